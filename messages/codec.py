@@ -1,0 +1,147 @@
+"""Values to bytes and back: msgpack, length-prefixed frames, and errors that name the place.
+
+A frame on a socket:
+
+    +----------------+--------------------------+
+    | u32 big-endian | msgpack                  |
+    | length         | [kind, payload]          |
+    +----------------+--------------------------+
+
+A value that travels inside a message (arguments, a result) is packed on its own and carried as `bin`, so
+that nobody between producer and consumer decodes it. Inside arguments, extension type 1 holds the packed
+bytes of another node's whole result: it is decoded by the consumer only.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+
+from sage_actors.messages.errors import ProtocolError, ResultError
+
+__all__ = ["MAX_FRAME_BYTES", "MAX_RESULT_BYTES", "FrameReader", "embed", "frame", "pack", "unpack"]
+
+MAX_RESULT_BYTES = 60 * 1024 * 1024
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+_LENGTH = struct.Struct(">I")
+_PACKED = 1  # msgpack extension type: the packed bytes of another value
+
+
+def embed(packed: bytes) -> msgpack.ExtType:
+    """The packed bytes of a value, to be placed whole inside another value without decoding it."""
+    return msgpack.ExtType(_PACKED, packed)
+
+
+def pack(value: object, *, what: str = "the value") -> bytes:
+    """`value` as msgpack.
+
+    Raises:
+        ResultError: something inside cannot be carried; the text names its type and its path in `value`.
+    """
+    try:
+        return bytes(msgpack.packb(value, default=_default))
+    except (TypeError, ValueError, OverflowError, RecursionError) as cause:
+        path, reason = _find_culprit(value)
+        raise ResultError(f"{what} cannot be stored: {path} is {reason or cause}") from cause
+
+
+def unpack(data: bytes | memoryview) -> Any:
+    """The value that `pack` made; other values' packed bytes inside are opened as well.
+
+    Raises:
+        ProtocolError: `data` is not one well-formed msgpack value.
+    """
+    try:
+        return msgpack.unpackb(data, ext_hook=_ext_hook, strict_map_key=False)
+    except (ValueError, msgpack.UnpackException, RecursionError, TypeError) as cause:
+        raise ProtocolError(f"malformed msgpack: {cause!r}") from cause
+
+
+def frame(kind: int, payload: object) -> bytes:
+    """One frame, ready for a socket."""
+    body = msgpack.packb((kind, payload), default=_default)
+    return _LENGTH.pack(len(body)) + bytes(body)
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames; holds what is still incomplete."""
+
+    def __init__(self, *, limit: int = MAX_FRAME_BYTES + (1 << 20)) -> None:
+        self._buffer = bytearray()
+        self._limit = limit
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, Any]]:
+        """The frames that `data` completes, as (kind, payload); bytes inside stay packed.
+
+        Raises:
+            ProtocolError: a length beyond the limit, or a body that is no [kind, payload].
+        """
+        buffer = self._buffer
+        buffer += data
+        start, end = 0, len(buffer)
+        try:
+            while end - start >= 4:
+                (length,) = _LENGTH.unpack_from(buffer, start)
+                if length > self._limit:
+                    raise ProtocolError(f"a frame of {length} bytes; the limit is {self._limit}")
+                if end - start - 4 < length:
+                    break
+                body = bytes(memoryview(buffer)[start + 4 : start + 4 + length])
+                start += 4 + length
+                yield _open(body)
+        finally:
+            if start:
+                del buffer[:start]
+
+
+def _open(body: bytes) -> tuple[int, Any]:
+    try:
+        message = msgpack.unpackb(body, strict_map_key=False)
+    except (ValueError, msgpack.UnpackException, RecursionError, TypeError) as cause:
+        raise ProtocolError(f"malformed frame: {cause!r}") from cause
+    if type(message) is not list or len(message) != 2 or type(message[0]) is not int:
+        raise ProtocolError("a frame must be [kind, payload]")
+    return message[0], message[1]
+
+
+def _default(value: object) -> object:
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__}")
+
+
+def _ext_hook(code: int, data: bytes) -> Any:
+    if code == _PACKED:
+        return unpack(data)
+    raise ValueError(f"unknown extension type {code}")
+
+
+def _find_culprit(value: object, path: str = "value", depth: int = 0) -> tuple[str, str]:
+    """Where in `value` the first thing is that msgpack cannot carry, and what it is."""
+    if depth > 200:
+        return path, "nested more than 200 levels deep"
+    if isinstance(value, dict):
+        for key, item in value.items():
+            here = f"{path}[{key!r}]"
+            for part, place in ((key, f"the key {key!r} of {path}"), (item, here)):
+                found = _find_culprit(part, place, depth + 1)
+                if found[1]:
+                    return found
+        return path, ""
+    if isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            found = _find_culprit(item, f"{path}[{index}]", depth + 1)
+            if found[1]:
+                return found
+        return path, ""
+    try:
+        msgpack.packb(value)
+    except (TypeError, ValueError, OverflowError) as cause:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        if isinstance(value, int):
+            return path, "an integer of more than 64 bits (use a string)"
+        if isinstance(value, str):
+            return path, f"a string that is not valid Unicode ({cause})"
+        return path, f"of type {kind}; msgpack carries None, bool, int, float, str, bytes, list and dict"
+    return path, ""

@@ -1,0 +1,217 @@
+"""A workflow as data: what a checked file becomes, and what the Python API builds directly.
+
+These are light, slotted classes, because there may be a million nodes. What comes from outside is checked
+by the pydantic models in `schema.py` first. `WorkflowSpec.to_dict` gives the file format back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+__all__ = [
+    "InputSpec",
+    "Limits",
+    "NodeSpec",
+    "OperationSpec",
+    "PhaseSpec",
+    "RetryPolicy",
+    "WorkflowSpec",
+]
+
+OnFailure = Literal["fail", "continue", "skip"]
+Trigger = Literal["all_success", "all_done", "any_success"]
+Effect = Literal["pure", "idempotent", "once"]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a failed attempt is tried again.
+
+    max_attempts: attempts in all, first one included, >= 1.
+    backoff: seconds before the second attempt, >= 0. factor: multiplies it each time, >= 1.
+    max_delay: seconds, the longest wait. jitter: share of the wait, 0 to 1, that is drawn at random.
+    on: error names (`TimeoutExceeded`, `ValueError`, ...) that are retried; empty means every error
+    that says a retry can help.
+    """
+
+    max_attempts: int = 1
+    backoff: float = 1.0
+    factor: float = 2.0
+    max_delay: float = 60.0
+    jitter: float = 0.1
+    on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one operation's process tree. memory: bytes. cpu_seconds: seconds. processes: a count."""
+
+    memory: int | None = None
+    cpu_seconds: float | None = None
+    processes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OperationSpec:
+    """What a node executes and under which policies; shared by all nodes that say the same.
+
+    `config` holds the fields of the type as written (`call`, `command`, `url`, ...), references unresolved.
+    `timeout` is in seconds. `cache`, `digest` and `sandbox` are carried for the layers that use them.
+    `fallback` counts only if `has_fallback`.
+    """
+
+    type: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float | None = None
+    retry: RetryPolicy = RetryPolicy()
+    on_failure: OnFailure = "fail"
+    trigger: Trigger = "all_success"
+    effect: Effect = "idempotent"
+    limits: Limits | None = None
+    endpoint: str | None = None
+    has_fallback: bool = False
+    fallback: Any = None
+    priority: int = 0
+    version: str | None = None
+    max_crashes: int = 3
+    is_async: bool = False
+    cache: Any = None
+    digest: Any = None
+    sandbox: Any = None
+
+
+@dataclass(slots=True, eq=False)
+class NodeSpec:
+    """One step: its id (`phase/operation` inside a phase), what it executes, and where its data comes from.
+
+    `needs` are full node ids. References inside `arguments`, `when`, `foreach` and `operation.config` are
+    edges too; they are not repeated in `needs`.
+    """
+
+    id: str
+    operation: OperationSpec
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    when: str | None = None
+    foreach: Any = None
+    phase: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSpec:
+    """A group of nodes. `min_success`: share (0 to 1) of its nodes that must succeed, or None."""
+
+    id: str
+    name: str = ""
+    dependencies: tuple[str, ...] = ()
+    min_success: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """An input of a workflow. `type` is a JSON type name, `required` means: there is no default."""
+
+    type: str = "any"
+    description: str = ""
+    required: bool = True
+    default: Any = None
+    enum: tuple[Any, ...] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class WorkflowSpec:
+    """A whole definition. `concurrency` counts executing nodes of the run, None is unlimited; `timeout`: s."""
+
+    name: str
+    nodes: list[NodeSpec]
+    description: str = ""
+    inputs: dict[str, InputSpec] = field(default_factory=dict)
+    phases: list[PhaseSpec] = field(default_factory=list)
+    concurrency: int | None = None
+    timeout: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The definition in the file format (phases where there are phases, else a flat `nodes` list)."""
+        top: dict[str, Any] = {"name": self.name}
+        if self.description:
+            top["description"] = self.description
+        if self.inputs:
+            top["inputs"] = {name: _input_to_dict(each) for name, each in self.inputs.items()}
+        top["concurrency"] = self.concurrency
+        if self.timeout is not None:
+            top["timeout"] = self.timeout
+        if not self.phases:
+            top["nodes"] = [_node_to_dict(node, node.id) for node in self.nodes]
+            return top
+        by_phase: dict[str, list[dict[str, Any]]] = {phase.id: [] for phase in self.phases}
+        for node in self.nodes:
+            assert node.phase is not None
+            by_phase[node.phase].append(_node_to_dict(node, node.id.partition("/")[2]))
+        top["phases"] = [_phase_to_dict(phase, by_phase[phase.id]) for phase in self.phases]
+        return top
+
+
+_POLICY_DEFAULTS = {
+    each.name: each.default
+    for each in fields(OperationSpec)
+    if each.name not in ("type", "config", "has_fallback", "fallback", "is_async")
+}
+
+
+def operation_to_dict(operation: OperationSpec) -> dict[str, Any]:
+    """The fields of an operation as a definition file has them; what equals its default is left out."""
+    out: dict[str, Any] = {"type": operation.type, **operation.config}
+    for name, default in _POLICY_DEFAULTS.items():
+        value = getattr(operation, name)
+        if value == default:
+            continue
+        if isinstance(value, RetryPolicy):
+            value = {each.name: getattr(value, each.name) for each in fields(RetryPolicy)}
+            value["on"] = list(value["on"])
+        elif isinstance(value, Limits):
+            value = {
+                each.name: getattr(value, each.name)
+                for each in fields(Limits)
+                if getattr(value, each.name) is not None
+            }
+        out[name] = value
+    if operation.has_fallback:
+        out["fallback"] = operation.fallback
+    return out
+
+
+def _node_to_dict(node: NodeSpec, short_id: str) -> dict[str, Any]:
+    out: dict[str, Any] = {"id": short_id, **operation_to_dict(node.operation)}
+    if node.arguments:
+        out["arguments"] = dict(node.arguments)
+    if node.needs:
+        out["needs"] = list(node.needs)
+    if node.when is not None:
+        out["when"] = node.when
+    if node.foreach is not None:
+        out["foreach"] = node.foreach
+    return out
+
+
+def _phase_to_dict(phase: PhaseSpec, operations: list[dict[str, Any]]) -> dict[str, Any]:
+    out: dict[str, Any] = {"id": phase.id}
+    if phase.name:
+        out["name"] = phase.name
+    out["dependencies"] = list(phase.dependencies)
+    if phase.min_success is not None:
+        out["min_success"] = phase.min_success
+    out["operations"] = operations
+    return out
+
+
+def _input_to_dict(each: InputSpec) -> dict[str, Any]:
+    out: dict[str, Any] = {"type": each.type}
+    if each.description:
+        out["description"] = each.description
+    if not each.required:
+        out["default"] = each.default
+    if each.enum is not None:
+        out["enum"] = list(each.enum)
+    return out

@@ -1,0 +1,1 @@
+"""Run a graph of agent work in parallel, and never lose a finished step."""
