@@ -23,6 +23,7 @@
      |   |- BreakerOpenError             1
      |   |- RejectedError                1   a person said no
      |   |- ResultError                  1   a result that msgpack cannot carry
+     |   |- ExpressionError              1   a reference that cannot be applied to the value it got
      |   `- OperationCancelled           1
      |- ActorDeadError                  70   who was asked has stopped
      `- ProtocolError                   70   a malformed frame: ends that peer, never the supervisor
@@ -41,6 +42,7 @@ __all__ = [
     "ChangedDefinitionError",
     "CycleError",
     "DefinitionError",
+    "ExpressionError",
     "KeyUnusableError",
     "LimitExceeded",
     "NoCheckpointError",
@@ -247,6 +249,13 @@ class ResultError(OperationError):
 
     retryable = False
     code = "RESULT_UNUSABLE"
+
+
+class ExpressionError(OperationError):
+    """A reference whose expression does not fit the value it got, or whose value has no text form."""
+
+    retryable = False
+    code = "EXPRESSION_FAILED"
 
 
 class OperationCancelled(OperationError):
