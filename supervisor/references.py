@@ -47,14 +47,20 @@ Kind: TypeAlias = Literal["input", "node", "env", "keyring", "item", "index"]
 RESERVED_IDS = frozenset({"inputs", "env", "keyring", "item", "index"})
 MAX_DEPTH = 100  # levels of lists and maps inside one value
 _MAX_EXPRESSION = 4096  # characters
+_SCALARS = frozenset({int, float, bool, bytes, type(None)})
 _OPENING = re.compile(r"\$\$\{|\$\{")
 _NODE_ID = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*\Z")
-_SIMPLE = re.compile(r"\$\{ *([A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*) *\}\Z")  # the common case, in one step
+_SIMPLE = re.compile(  # the common case, in one step
+    r"\$\{(?!(?:inputs|env|keyring|item|index)\})([A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*)\}\Z"
+)
 _NAMED: dict[str, tuple[Kind, re.Pattern[str]]] = {
     "inputs": ("input", re.compile(r"[A-Za-z0-9_-]+\Z")),
     "env": ("env", re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")),
     "keyring": ("keyring", re.compile(r"[A-Za-z0-9_.:@/-]+\Z")),
 }
+
+
+_new_tuple = tuple.__new__  # what NamedTuple does inside, without the call around it
 
 
 class Reference(NamedTuple):
@@ -113,7 +119,7 @@ class Template:
         return _evaluate(self._root, self._lookup(scope), quote)
 
     def bind(self, kind: Kind, values: Mapping[str, Any]) -> Template:
-        """The same with the references of `kind` whose name is in `values` resolved (item, index: name "")."""
+        """The same with the references of `kind` whose name is in `values` resolved (item and index: "")."""
         bound = dict(self._bound)
         bound.update({(kind, name): value for name, value in values.items()})
         left = tuple(each for each in self.references if (each.kind, each.name) not in bound)
@@ -149,16 +155,14 @@ def parse_template(value: Any, *, place: str = "", shell: bool = False) -> Templ
 
 def find_references(value: Any, *, place: str = "") -> list[Reference]:
     """The references in `value`, without a template: cheaper where only edges are wanted. Raises the same."""
-    if type(value) is str:
-        if "${" not in value:
-            return []
-        if (match := _SIMPLE.match(value)) and match[1] not in RESERVED_IDS:
-            return [Reference("node", match[1], None, place, True)]
-    parser = _Parser(False)
-    parser.parse(value, place, 0)
-    if parser.problems:
-        raise DefinitionError(parser.problems)
-    return parser.references
+    found: list[Reference] = []
+    if not _scan(value, place, found):
+        parser = _Parser(False)
+        parser.parse(value, place, 0)
+        if parser.problems:
+            raise DefinitionError(parser.problems)
+        return parser.references
+    return found
 
 
 def is_single_reference(value: object) -> bool:
@@ -203,6 +207,24 @@ def check_expression(expression: str) -> str:
     return ""
 
 
+def _scan(value: Any, place: str, found: list[Reference]) -> bool:
+    """Collect the references of a plain, flat value; False if it is more than that."""
+    if type(value) is dict:
+        prefix = f"{place}." if place else ""
+        for key, item in value.items():
+            if type(item) is dict or not _scan(item, f"{prefix}{key}", found):
+                return False
+        return True
+    if type(value) is not str:
+        return type(value) in _SCALARS
+    if "${" in value:
+        match = _SIMPLE.match(value)
+        if match is None:
+            return False
+        found.append(_new_tuple(Reference, ("node", match[1], None, place, True)))
+    return True
+
+
 class _Text:
     """A string with references inside other text (or one that must be quoted)."""
 
@@ -211,15 +233,6 @@ class _Text:
     def __init__(self, parts: list[str | Reference], place: str) -> None:
         self.parts = parts
         self.place = place
-
-
-class _Whole:
-    """A string that is one reference."""
-
-    __slots__ = ("reference",)
-
-    def __init__(self, reference: Reference) -> None:
-        self.reference = reference
 
 
 class _Map:
@@ -237,7 +250,7 @@ class _List:
 
 
 class _Parser:
-    """Walks a value; static parts stay plain, what holds references becomes one of the classes above."""
+    """Walks a value; static parts stay plain, the rest becomes Reference, _Text, _Map or _List."""
 
     def __init__(self, shell: bool) -> None:
         self.references: list[Reference] = []
@@ -245,30 +258,38 @@ class _Parser:
         self._shell = shell
 
     def parse(self, value: Any, place: str, depth: int) -> Any:
-        if isinstance(value, str):
+        kind = type(value)
+        if kind is str:
             return self._string(value, place) if "${" in value else value
-        if not isinstance(value, (Mapping, list, tuple)):
+        if kind in _SCALARS or not isinstance(value, (dict, list, tuple, str, Mapping)):
             return value
+        if kind is not dict and isinstance(value, str):
+            return self.parse(str(value), place, depth)
         if depth >= MAX_DEPTH:
             self._problem(place, f"nested more than {MAX_DEPTH} levels deep", "flatten it")
             return value
-        if isinstance(value, Mapping):
+        if kind is dict or isinstance(value, Mapping):
             return self._map(value, place, depth)
         items = [self.parse(item, f"{place}[{number}]", depth + 1) for number, item in enumerate(value)]
         same = all(new is old for new, old in zip(items, value, strict=True))
         return value if same else _List(items)
 
-    def _map(self, value: Mapping[Any, Any], place: str, depth: int) -> Any:
+    def _map(self, value: Any, place: str, depth: int) -> Any:
         prefix = f"{place}." if place else ""
-        items = {key: self.parse(item, f"{prefix}{key}", depth + 1) for key, item in value.items()}
-        same = all(items[key] is item for key, item in value.items())
-        return value if same else _Map(items)
+        items, changed = {}, False
+        for key, item in value.items():
+            if type(item) is str and "${" not in item:
+                items[key] = item
+                continue
+            items[key] = made = self.parse(item, f"{prefix}{key}", depth + 1)
+            changed = changed or made is not item
+        return _Map(items) if changed else value
 
     def _string(self, text: str, place: str) -> Any:
-        if (match := _SIMPLE.match(text)) and match[1] not in RESERVED_IDS and not self._shell:
-            reference = Reference("node", match[1], None, place, True)
+        if (match := _SIMPLE.match(text)) and not self._shell:
+            reference = _new_tuple(Reference, ("node", match[1], None, place, True))
             self.references.append(reference)
-            return _Whole(reference)
+            return reference
         try:
             parts = _split(text)
         except ValueError as cause:
@@ -286,7 +307,7 @@ class _Parser:
             return "".join(part for part in made if isinstance(part, str))
         only = made[0]
         if len(made) == 1 and isinstance(only, Reference):
-            return _Whole(only)
+            return only
         return _Text([part for part in made if part is not None], place)
 
     def _reference(self, body: str, place: str, whole: bool) -> Reference | None:
@@ -424,11 +445,10 @@ def _texts(parts: list[str | Reference | None]) -> list[str | None]:
 
 def _evaluate(node: Any, scope: Scope, quote: bool) -> Any:
     kind = type(node)
-    if kind is _Whole:
-        reference = node.reference
+    if kind is Reference:  # all of its string
         if quote:
-            return shlex.quote(_as_text(_resolve(reference._replace(whole=False), scope), reference))
-        return _resolve(reference, scope)
+            return _piece(node._replace(whole=False), scope, quote)
+        return _resolve(node, scope)
     if kind is _Text:
         if quote and (why := unsafe_reference(_texts(node.parts))):
             raise DefinitionError([Problem(node.place, *why)])
