@@ -104,19 +104,22 @@ class Template:
         """Nothing is left to be resolved: `evaluate` needs no scope."""
         return not self.references
 
-    def evaluate(self, scope: Scope | None = None, *, quote: bool = False) -> Any:
+    @property
+    def value(self) -> Any:
+        """The value of a static template, `$${` already opened. ExpressionError if it is not static."""
+        return self.evaluate()
+
+    def evaluate(self, scope: Scope | None = None) -> Any:
         """The value with everything put in.
 
         scope: gives the whole value that a reference refers to; the expression is applied here. What it gives
             for a reference with `whole` and no expression is used as it is, whatever its type: a packed
             result need not be decoded.
-        quote: quote each value that is put in for a POSIX shell (`whole` is then false in what `scope` sees).
 
         Raises:
             ExpressionError: an expression cannot be applied to the value, or a value has no place in text.
-            DefinitionError: with `quote`, a reference stands where quoting would not protect.
         """
-        return _evaluate(self._root, self._lookup(scope), quote)
+        return _evaluate(self._root, self._lookup(scope))
 
     def bind(self, kind: Kind, values: Mapping[str, Any]) -> Template:
         """The same with the references of `kind` whose name is in `values` resolved (item and index: "")."""
@@ -137,16 +140,18 @@ class Template:
         return lookup
 
 
-def parse_template(value: Any, *, place: str = "", shell: bool = False) -> Template:
+def parse_template(value: Any, *, place: str = "", quote_at: tuple[str, ...] | None = None) -> Template:
     """Find the references in `value`, a string or lists and maps of them; what has none is kept as it is.
 
     place: the path of `value`, for `Reference.place` and for problems.
-    shell: `value` is a command for the shell: a reference where quoting would not protect is a problem.
+    quote_at: the keys that lead to a command for a POSIX shell, () for `value` itself. What is put in there is
+        quoted, if it is a string; a reference where quoting would not protect is a problem.
 
     Raises:
         DefinitionError: all that is wrong with its references, each with its place.
     """
-    parser = _Parser(shell)
+    parser = _Parser()
+    parser.quoted_place = None if quote_at is None else ".".join((*((place,) if place else ()), *quote_at))
     root = parser.parse(value, place, 0)
     if parser.problems:
         raise DefinitionError(parser.problems)
@@ -157,7 +162,7 @@ def find_references(value: Any, *, place: str = "") -> list[Reference]:
     """The references in `value`, without a template: cheaper where only edges are wanted. Raises the same."""
     found: list[Reference] = []
     if not _scan(value, place, found):
-        parser = _Parser(False)
+        parser = _Parser()
         parser.parse(value, place, 0)
         if parser.problems:
             raise DefinitionError(parser.problems)
@@ -226,13 +231,13 @@ def _scan(value: Any, place: str, found: list[Reference]) -> bool:
 
 
 class _Text:
-    """A string with references inside other text (or one that must be quoted)."""
+    """A string with references inside other text (or one that is quoted)."""
 
-    __slots__ = ("parts", "place")
+    __slots__ = ("parts", "quote")
 
-    def __init__(self, parts: list[str | Reference], place: str) -> None:
+    def __init__(self, parts: list[str | Reference], quote: bool) -> None:
         self.parts = parts
-        self.place = place
+        self.quote = quote
 
 
 class _Map:
@@ -252,10 +257,10 @@ class _List:
 class _Parser:
     """Walks a value; static parts stay plain, the rest becomes Reference, _Text, _Map or _List."""
 
-    def __init__(self, shell: bool) -> None:
+    def __init__(self) -> None:
         self.references: list[Reference] = []
         self.problems: list[Problem] = []
-        self._shell = shell
+        self.quoted_place: str | None = None  # of the command for a shell
 
     def parse(self, value: Any, place: str, depth: int) -> Any:
         kind = type(value)
@@ -286,7 +291,8 @@ class _Parser:
         return _Map(items) if changed else value
 
     def _string(self, text: str, place: str) -> Any:
-        if (match := _SIMPLE.match(text)) and not self._shell:
+        quote = place == self.quoted_place
+        if not quote and (match := _SIMPLE.match(text)):
             reference = _new_tuple(Reference, ("node", match[1], None, place, True))
             self.references.append(reference)
             return reference
@@ -295,20 +301,12 @@ class _Parser:
         except ValueError as cause:
             self._problem(place, str(cause), "close it with `}`, or write `$${` for a literal `${`")
             return text
-        made = [
-            part if isinstance(part, str) else self._reference(part.body, place, len(parts) == 1)
-            for part in parts
-        ]
-        if None in made:
-            return text
-        if self._shell and (why := unsafe_reference(_texts(made))):
+        whole = len(parts) == 1 and not quote
+        made = [part if isinstance(part, str) else self._reference(part.body, place, whole) for part in parts]
+        known = [part for part in made if part is not None]
+        if quote and (why := unsafe_reference([part if isinstance(part, str) else None for part in known])):
             self._problem(place, *why)
-        if all(isinstance(part, str) for part in made):
-            return "".join(part for part in made if isinstance(part, str))
-        only = made[0]
-        if len(made) == 1 and isinstance(only, Reference):
-            return only
-        return _Text([part for part in made if part is not None], place)
+        return _assemble(known, whole, quote)
 
     def _reference(self, body: str, place: str, whole: bool) -> Reference | None:
         head, bar, expression = _cut_at_bar(body)
@@ -438,25 +436,22 @@ def _compile(expression: str) -> Any:
     return jmespath.compile(expression)
 
 
-def _texts(parts: list[str | Reference | None]) -> list[str | None]:
-    """For the shell check: literal text as it is, None for each reference."""
-    return [part if isinstance(part, str) else None for part in parts]
+def _assemble(parts: list[str | Reference], whole: bool, quote: bool) -> Any:
+    if not any(isinstance(part, Reference) for part in parts):
+        return "".join(map(str, parts))
+    return parts[0] if whole else _Text(parts, quote)
 
 
-def _evaluate(node: Any, scope: Scope, quote: bool) -> Any:
+def _evaluate(node: Any, scope: Scope) -> Any:
     kind = type(node)
     if kind is Reference:  # all of its string
-        if quote:
-            return _piece(node._replace(whole=False), scope, quote)
         return _resolve(node, scope)
-    if kind is _Text:
-        if quote and (why := unsafe_reference(_texts(node.parts))):
-            raise DefinitionError([Problem(node.place, *why)])
-        return "".join(_piece(part, scope, quote) for part in node.parts)
     if kind is _Map:
-        return {key: _evaluate(item, scope, quote) for key, item in node.items.items()}
+        return {key: _evaluate(item, scope) for key, item in node.items.items()}
+    if kind is _Text:
+        return "".join([_piece(part, scope, node.quote) for part in node.parts])
     if kind is _List:
-        return [_evaluate(item, scope, quote) for item in node.items]
+        return [_evaluate(item, scope) for item in node.items]
     return node
 
 
