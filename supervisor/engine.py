@@ -1,0 +1,596 @@
+"""The decisions about all runs and workers together: who gets the next slot, and what a lost worker means.
+
+Plain code without I/O: events come in as method calls, `ports` is called out (see `run_core.Ports`). Each event
+ends with `dispatch`, which fills workers with ready nodes: runs in turn, the most urgent node of a run first,
+about a millisecond of work ahead for short operations and exactly one for long ones.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import count
+from typing import Any, Protocol
+
+from sage_actors.actors.clock import Clock
+from sage_actors.messages.definition import OperationSpec
+from sage_actors.messages.errors import StorageError
+from sage_actors.messages.wire import OK, Evidence, error_map
+from sage_actors.supervisor.restart_policy import RestartIntensity, RestartPolicy
+from sage_actors.supervisor.run_core import Ports, RunCore
+
+__all__ = ["Engine", "EnginePorts", "Worker"]
+
+Key = tuple[int, int, int]  # run, node, attempt: the fencing token
+
+_AHEAD_US = 1000.0  # work that is handed to a worker ahead of time
+_LEAST_US = 5.0  # what any task costs a worker, however short
+_MOST_ROWS = 512  # tasks in one worker's queue
+_ASYNC_ROWS = 1024  # coroutines in one async worker
+_ASYNC_SHARE = 128  # from how many coroutines on another async worker is worth its start
+_OVERRUN_S = 0.005  # a node that runs this long gives the queue behind it back
+_CERTAIN_S = 0.05  # a head that ran this long is what the worker executed: results are flushed after 2 ms
+
+
+class EnginePorts(Ports, Protocol):
+    """`Ports`, and workers."""
+
+    def start_worker(self, kind: str) -> int: ...
+    def submit(self, worker: int, rows: Sequence[Any]) -> None: ...
+    def define(self, op: int, operation: OperationSpec) -> None: ...
+    def forget(self, ops: Sequence[int]) -> None: ...
+    def give_back(self, worker: int) -> None: ...
+    def cancel(self, worker: int, keys: Sequence[Key]) -> None: ...
+    def kill(self, worker: int, reason: str) -> None: ...
+    def tick_at(self, when: float) -> None: ...
+    def worker_lost(self, run: RunCore, evidence: Evidence, nodes: list[str]) -> None: ...
+
+
+class Worker:
+    """One worker as the engine sees it. tasks: what it holds, in order, with estimates in microseconds."""
+
+    __slots__ = (
+        "checking",
+        "dying",
+        "giving_back",
+        "head_since",
+        "is_async",
+        "load_us",
+        "number",
+        "solo",
+        "tasks",
+    )
+
+    def __init__(self, number: int, is_async: bool) -> None:
+        self.number, self.is_async = number, is_async
+        self.tasks: dict[Key, float] = {}
+        self.load_us = 0.0
+        self.head_since = 0.0
+        self.solo = False
+        self.giving_back = False
+        self.checking = False
+        self.dying = ""
+
+    def accepts(self) -> bool:
+        if self.dying or self.solo or self.giving_back:
+            return False
+        if self.is_async:
+            return len(self.tasks) < _ASYNC_ROWS
+        return self.load_us < _AHEAD_US / 2 and len(self.tasks) < _MOST_ROWS
+
+    def is_idle(self) -> bool:
+        return not (self.tasks or self.dying or self.giving_back)
+
+
+class Engine:
+    """All runs of one supervisor, and its workers."""
+
+    def __init__(
+        self, ports: EnginePorts, clock: Clock, *, workers: int, restart: RestartPolicy | None = None
+    ) -> None:
+        self.ports, self.clock = ports, clock
+        self.max_workers = workers
+        self.runs: dict[int, RunCore] = {}
+        self.rotation: deque[RunCore] = deque()
+        self.workers: dict[int, Worker] = {}
+        self.intensity = RestartIntensity(restart or RestartPolicy())
+        self.estimates: dict[int, float] = {}
+        self.refused = 0  # answers of attempts that had been given up
+        self._op_numbers: dict[OperationSpec, int] = {}
+        self._ops_of: dict[int, list[OperationSpec]] = {}
+        self._next_op = count(1)
+        self._timers: list[tuple[float, int, tuple[Any, ...]]] = []
+        self._timer_order = count()
+        self._tick_at = math.inf
+
+    # ------------------------------------------------------------------ runs
+
+    def add(self, run: RunCore, *, resumed: bool) -> None:
+        """Take a run in; its journal exists. Nodes start as workers allow."""
+        self.runs[run.number] = run
+        self.rotation.append(run)
+        run.begin(resumed=resumed)
+        self.dispatch()
+
+    def remove(self, run: RunCore) -> None:
+        """A run ended."""
+        if self.runs.pop(run.number, None) is not None:
+            self.rotation.remove(run)
+        operations = self._ops_of.pop(run.number, [])
+        numbers = [self._op_numbers.pop(each) for each in operations if each in self._op_numbers]
+        for number in numbers:
+            self.estimates.pop(number, None)
+        if numbers:
+            self.ports.forget(numbers)
+
+    def operation_number(self, run: RunCore, operation: OperationSpec) -> int:
+        number = self._op_numbers.get(operation)
+        if number is None:
+            number = self._op_numbers[operation] = next(self._next_op)
+            self._ops_of.setdefault(run.number, []).append(operation)
+            self.ports.define(number, operation)
+        return number
+
+    def acknowledged(self, run: RunCore, acks: Iterable[tuple[Any, Any, int]]) -> None:
+        """Records are on disk."""
+        for token, location, first_record in acks:
+            if token[0] == "solo":
+                run.unacknowledged -= 1
+                self._submit_solo(run, token[1], token[2])
+            else:
+                run.acknowledged(token, location, first_record)
+        self.dispatch()
+
+    def storage_failed(self, run: RunCore, error: StorageError) -> None:
+        """A write failed. Solo starts that waited for it never happen."""
+        for worker in self.workers.values():
+            if worker.solo and not worker.dying and not worker.head_since:
+                for key in [key for key in worker.tasks if key[0] == run.number]:
+                    self._forget_task(worker, key)
+                    run.running -= 1
+                    worker.solo = False
+        run.storage_failed(error)
+        self.dispatch()
+
+    def cancel(self, run: RunCore) -> None:
+        run.stop("cancelled", cancelled=True)
+        self._stop_tasks(run)
+        run.settle()
+
+    def stop(self, grace_s: float) -> None:
+        """No further dispatch; what runs gets the grace, then is stopped."""
+        for run in list(self.runs.values()):
+            run.stop("interrupted")
+        for worker in self.workers.values():
+            self._ask_back(worker)
+        self._at(self.clock.monotonic() + grace_s, ("abort",))
+
+    def abort(self) -> None:
+        """Stop everything now; all runs stay resumable."""
+        for run in list(self.runs.values()):
+            run.stop("interrupted")
+            self._stop_tasks(run)
+            run.settle()
+
+    def _stop_tasks(self, run: RunCore) -> None:
+        for worker in list(self.workers.values()):
+            keys = [key for key in worker.tasks if key[0] == run.number]
+            if not keys:
+                continue
+            if worker.is_async:
+                self.ports.cancel(worker.number, keys)
+                self._at(self.clock.monotonic() + 5.0, ("cancel_grace", worker.number, tuple(keys)))
+                continue
+            head = next(iter(worker.tasks))
+            if worker.solo and not worker.head_since:
+                continue  # its start is not on disk yet; the acknowledgement finds the run stopped
+            for key in keys:
+                if key != head:
+                    self._forget_task(worker, key)
+                    run.given_back(key[1])
+            if head[0] == run.number:
+                self._kill(worker, "cancelled")
+
+    # ------------------------------------------------------------------ dispatch
+
+    def dispatch(self) -> None:
+        """Give ready nodes to workers that can take them, and start workers while there is need."""
+        self._fill(is_async=False)
+        self._fill(is_async=True)
+
+    def _fill(self, *, is_async: bool) -> None:
+        waiting = [run for run in self.rotation if (run.ready or run.solo) and run.may_dispatch]
+        if not waiting:
+            return
+        mine = [worker for worker in self.workers.values() if worker.is_async is is_async]
+        for worker in mine:
+            if worker.is_idle():
+                self._give_solo(worker)
+        self._give_all([worker for worker in mine if worker.accepts()])
+        while len(mine) < self.max_workers and self._wants_worker(mine, is_async):
+            worker = self._start_worker(is_async)
+            mine.append(worker)
+            self._give_solo(worker)
+            if worker.accepts():
+                self._give(worker, accepting=1)
+            if worker.is_idle():
+                return
+
+    def _give_all(self, accepting: list[Worker]) -> None:
+        for i, worker in enumerate(accepting):
+            if not self._give(worker, accepting=len(accepting) - i):
+                return
+
+    def _give(self, worker: Worker, *, accepting: int) -> bool:
+        """Fill one worker from the next runs in turn. False if no run has anything for its kind."""
+        found = False
+        for _ in range(len(self.rotation)):
+            run = self.rotation[0]
+            self.rotation.rotate(-1)
+            if not run.ready or not run.may_dispatch:
+                continue
+            cap = self._room(worker, run, accepting)
+            if cap <= 0:
+                continue
+            rows, costs = run.take(
+                target_us=math.inf if worker.is_async else _AHEAD_US - worker.load_us,
+                cap=cap,
+                estimates=self.estimates,
+                is_async=worker.is_async,
+            )
+            if rows:
+                found = True
+                self._hand_over(worker, run, rows, costs)
+                if not worker.accepts():
+                    break
+        return found
+
+    def _room(self, worker: Worker, run: RunCore, accepting: int) -> int:
+        """How many tasks of `run` this worker may take now."""
+        share = max(1, -(-len(run.ready) // accepting))
+        if worker.is_async:
+            cap = min(_ASYNC_ROWS - len(worker.tasks), share)
+        else:
+            cap = min(_MOST_ROWS - len(worker.tasks), share)
+        limit = run.options.concurrency
+        if limit is None:
+            return cap
+        executing = self.executing(run)
+        if worker.is_async:
+            return min(cap, limit - executing)
+        return cap if worker.number in run.workers_busy or executing < limit else 0
+
+    def executing(self, run: RunCore) -> int:
+        """Nodes of `run` that execute: one in each blocking worker that holds any, all in async workers."""
+        total = 0
+        for number, held in run.workers_busy.items():
+            worker = self.workers.get(number)
+            total += held if worker is None or worker.is_async else 1
+        return total
+
+    def _hand_over(self, worker: Worker, run: RunCore, rows: list[Any], costs: list[float]) -> None:
+        now = self.clock.monotonic()
+        if not worker.tasks:
+            worker.head_since = now
+        tasks = worker.tasks
+        for row, cost in zip(rows, costs, strict=True):
+            tasks[row[0], row[1], row[2]] = cost
+        worker.load_us += sum(costs)
+        run.workers_busy[worker.number] = run.workers_busy.get(worker.number, 0) + len(rows)
+        self.ports.submit(worker.number, rows)
+        run.announce(rows, worker.number)
+        if not worker.is_async:
+            self._watch(worker, now)
+
+    def _give_solo(self, worker: Worker) -> None:
+        for _ in range(len(self.rotation)):
+            run = self.rotation[0]
+            self.rotation.rotate(-1)
+            if not run.solo or not run.may_dispatch or self._room(worker, run, 1) <= 0:
+                continue
+            row = run.take_solo(is_async=worker.is_async)
+            if row is None:
+                continue
+            worker.solo = True
+            worker.tasks[row[0], row[1], row[2]] = _AHEAD_US
+            worker.head_since = 0.0
+            run.workers_busy[worker.number] = 1
+            run.persist_solo_start(row, ("solo", worker.number, row))
+            return
+
+    def _submit_solo(self, run: RunCore, number: int, row: tuple[Any, ...]) -> None:
+        """The start is on disk: now the worker may have it."""
+        worker = self.workers.get(number)
+        if worker is None or worker.dying or not run.may_dispatch:
+            key = (row[0], row[1], row[2])
+            if worker is not None and key in worker.tasks:
+                self._forget_task(worker, key)
+                worker.solo = False
+                run.given_back(row[1])
+                run.settle()
+            return
+        worker.head_since = self.clock.monotonic()
+        self.ports.submit(number, [row])
+        run.announce([row], number)
+        self._watch(worker, worker.head_since)
+
+    def _wants_worker(self, mine: list[Worker], is_async: bool) -> bool:
+        """Whether one more worker of that kind would have something to do at once."""
+        waiting = 0
+        for run in self.rotation:
+            if run.may_dispatch and run.has_work_for(is_async):
+                limit = run.options.concurrency
+                if limit is None or self.executing(run) < limit:
+                    waiting += len(run.ready) + len(run.solo)
+        if not waiting:
+            return False
+        if not is_async or not mine:
+            return True
+        held = sum(len(worker.tasks) for worker in mine)
+        return any(run.solo for run in self.rotation) or held + waiting > _ASYNC_SHARE * len(mine)
+
+    def _start_worker(self, is_async: bool) -> Worker:
+        number = self.ports.start_worker("async" if is_async else "blocking")
+        worker = self.workers[number] = Worker(number, is_async)
+        return worker
+
+    # ------------------------------------------------------------------ answers
+
+    def results(self, number: int, rows: list[list[Any]]) -> None:
+        """Answers of one worker; those of attempts that were given up are refused."""
+        worker = self.workers.get(number)
+        if worker is None:
+            self.refused += len(rows)
+            return
+        tasks, estimates = worker.tasks, self.estimates
+        by_run: dict[int, list[list[Any]]] = {}
+        for row in rows:
+            cost = tasks.pop((row[0], row[1], row[2]), None)
+            if cost is None:
+                self.refused += 1
+                continue
+            worker.load_us -= cost
+            by_run.setdefault(row[0], []).append(row)
+        worker.head_since = self.clock.monotonic()
+        worker.solo = worker.solo and bool(tasks)
+        if not tasks:
+            worker.load_us = 0.0
+        for run_number, mine in by_run.items():
+            run = self.runs.get(run_number)
+            if run is None:
+                continue
+            self._less_busy(run, number, len(mine))
+            for row in mine:
+                op = run.op_number_of(row[1])
+                spent = row[4] if row[4] > _LEAST_US else _LEAST_US
+                old = estimates.get(op)
+                estimates[op] = spent if old is None else old + 0.3 * (spent - old)
+            self._sort_answers(run, mine)
+            run.settle()
+        self.dispatch()
+
+    def _sort_answers(self, run: RunCore, rows: list[list[Any]]) -> None:
+        good = [row for row in rows if row[3] == OK]
+        if good:
+            run.succeeded(good)
+        if len(good) == len(rows):
+            return
+        for row in rows:
+            if row[3] != OK:
+                self._bad_answer(run, row)
+
+    def _bad_answer(self, run: RunCore, row: list[Any]) -> None:
+        _, node, _attempt, _status, micros, error, usage = row
+        kind = error["type"]
+        stopped = kind == "OperationCancelled" and run.stopping is not None
+        unanswered = (
+            kind in ("OperationCancelled", "TimeoutExceeded") and run.operation(node).effect == "once"
+        )
+        if stopped or unanswered:
+            reason = "cancelled" if kind == "OperationCancelled" else "timeout"
+            run.abandoned(node, Evidence(exitcode=None, reason=reason))
+        else:
+            run.attempt_failed(node, error, micros=micros, usage=usage)
+
+    def given_back(self, number: int, keys: list[Key]) -> None:
+        """A worker returned what it had not started."""
+        worker = self.workers.get(number)
+        if worker is None:
+            return
+        worker.giving_back = False
+        for key in keys:
+            if key in worker.tasks:
+                run = self._forget_task(worker, key)
+                if run is not None:
+                    run.given_back(key[1])
+        for run in list(self.runs.values()):
+            run.settle()
+        self.dispatch()
+
+    def _forget_task(self, worker: Worker, key: Key) -> RunCore | None:
+        """Fence an attempt off: its answer will be refused."""
+        worker.load_us -= worker.tasks.pop(key)
+        run = self.runs.get(key[0])
+        if run is not None:
+            self._less_busy(run, worker.number, 1)
+        return run
+
+    def _less_busy(self, run: RunCore, number: int, by: int) -> None:
+        left = run.workers_busy[number] - by
+        if left:
+            run.workers_busy[number] = left
+        else:
+            del run.workers_busy[number]
+
+    # ------------------------------------------------------------------ lost workers
+
+    def lost(self, number: int, evidence: Evidence, culprits: Sequence[Key] = ()) -> None:
+        """A worker is gone with everything that it had started."""
+        worker = self.workers.pop(number, None)
+        if worker is None:
+            return
+        keys = list(worker.tasks)
+        guilty, suspects = self._judge(worker, keys, evidence, culprits)
+        self._tell_lost(keys, evidence)
+        touched: dict[int, RunCore] = {}
+        for key in keys:
+            run = self._forget_task(worker, key)
+            if run is None:
+                continue
+            touched[run.number] = run
+            if worker.solo and not worker.head_since:
+                run.given_back(key[1])  # it was never handed over
+            elif key in guilty:
+                self._charge(run, key[1], evidence, worker.dying or evidence.reason)
+            elif key in suspects:
+                run.lost(key[1], evidence, charged=False, suspect=True)
+            else:
+                run.given_back(key[1])
+        idle = not keys and evidence.reason in ("", "heartbeat", "protocol") and not worker.dying
+        if idle and self.intensity.died(self.clock.monotonic()):
+            self._give_up(evidence)
+        for run in touched.values():
+            run.settle()
+        self.dispatch()
+
+    def _judge(
+        self, worker: Worker, keys: list[Key], evidence: Evidence, culprits: Sequence[Key]
+    ) -> tuple[set[Key], set[Key]]:
+        """Who caused it, and who perhaps did: what only waited in the queue is neither."""
+        named = set(culprits) & set(keys)
+        if named:
+            return named, set()
+        if len(keys) <= 1:
+            return set(keys), set()
+        if worker.is_async:
+            return set(), set(keys)
+        certain = self.clock.monotonic() - worker.head_since > _CERTAIN_S
+        if worker.dying or evidence.reason in ("timeout", "limit", "cancelled") or certain:
+            return {keys[0]}, set()
+        return set(), set(keys)
+
+    def _charge(self, run: RunCore, node: int, evidence: Evidence, reason: str) -> None:
+        once = run.operation(node).effect == "once"
+        if reason in ("cancelled", "stopped"):
+            run.abandoned(node, evidence)
+        elif once or reason not in ("timeout", "limit"):
+            run.lost(node, evidence, charged=True, suspect=False)
+        elif reason == "timeout":
+            timeout = run.operation(node).timeout
+            text = (
+                f"{run.id_of(node)} took longer than its timeout of {timeout:g} s" if timeout else "timeout"
+            )
+            run.attempt_failed(node, error_map("TimeoutExceeded", text, details=evidence.to_dict()))
+        else:
+            text = f"{run.id_of(node)}: {evidence.describe()}"
+            run.attempt_failed(node, error_map("LimitExceeded", text, details=evidence.to_dict()))
+
+    def _tell_lost(self, keys: list[Key], evidence: Evidence) -> None:
+        if evidence.reason == "stopped":
+            return
+        by_run: dict[int, list[str]] = {}
+        for run_number, node, _attempt in keys:
+            run = self.runs.get(run_number)
+            if run is not None:
+                by_run.setdefault(run_number, []).append(run.id_of(node))
+        for run_number, nodes in by_run.items():
+            self.ports.worker_lost(self.runs[run_number], evidence, nodes)
+
+    def _give_up(self, evidence: Evidence) -> None:
+        policy = self.intensity.policy
+        reason = (
+            f"restart intensity: more than {policy.max_restarts} workers that executed nothing died within "
+            f"{policy.window_s:g} s; the last: {evidence.describe()}"
+        )
+        for run in list(self.runs.values()):
+            run.stop(reason)
+            self._stop_tasks(run)
+            run.settle()
+
+    def _kill(self, worker: Worker, reason: str) -> None:
+        if not worker.dying:
+            worker.dying = reason
+            self.ports.kill(worker.number, reason)
+
+    def _ask_back(self, worker: Worker) -> None:
+        if len(worker.tasks) > 1 and not (worker.giving_back or worker.is_async or worker.dying):
+            worker.giving_back = True
+            self.ports.give_back(worker.number)
+
+    # ------------------------------------------------------------------ time
+
+    def set_timer(self, run: RunCore, at: float, token: tuple[str, int, int]) -> None:
+        self._at(at, ("run", run.number, token))
+
+    def _at(self, when: float, what: tuple[Any, ...]) -> None:
+        heapq.heappush(self._timers, (when, next(self._timer_order), what))
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timers and self._timers[0][0] < self._tick_at:
+            self._tick_at = self._timers[0][0]
+            self.ports.tick_at(self._tick_at)
+
+    def tick(self) -> None:
+        """Time has come for something."""
+        now = self.clock.monotonic()
+        self._tick_at = math.inf
+        while self._timers and self._timers[0][0] <= now:
+            what = heapq.heappop(self._timers)[2]
+            self._ring(what, now)
+        self._arm()
+        self.dispatch()
+
+    def _ring(self, what: tuple[Any, ...], now: float) -> None:
+        if what[0] == "run":
+            run = self.runs.get(what[1])
+            if run is not None:
+                run.timer_fired(*what[2])
+                if run.timed_out:
+                    self._stop_tasks(run)
+                    run.settle()
+        elif what[0] == "check":
+            worker = self.workers.get(what[1])
+            if worker is not None:
+                worker.checking = False
+                self._check(worker, now)
+        elif what[0] == "cancel_grace":
+            worker = self.workers.get(what[1])
+            if worker is not None and any(key in worker.tasks for key in what[2]):
+                self._kill(worker, "cancelled")
+        elif what[0] == "abort":
+            self.abort()
+
+    def _watch(self, worker: Worker, now: float) -> None:
+        """Look at the worker again when its head may have overrun, or timed out."""
+        if worker.checking or not worker.tasks or worker.dying:
+            return
+        when = worker.head_since + _OVERRUN_S if len(worker.tasks) > 1 else math.inf
+        timeout = self._head_timeout(worker)
+        if timeout is not None:
+            when = min(when, worker.head_since + timeout)
+        if when < math.inf:
+            worker.checking = True
+            self._at(max(when, now), ("check", worker.number))
+
+    def _head_timeout(self, worker: Worker) -> float | None:
+        key = next(iter(worker.tasks))
+        run = self.runs.get(key[0])
+        return None if run is None else run.operation(key[1]).timeout
+
+    def _check(self, worker: Worker, now: float) -> None:
+        if not worker.tasks or worker.dying or worker.is_async:
+            return
+        timeout = self._head_timeout(worker)
+        if timeout is not None and now - worker.head_since >= timeout:
+            self._kill(worker, "timeout")
+            return
+        if now - worker.head_since >= _OVERRUN_S:
+            self._ask_back(worker)
+            if timeout is not None:
+                worker.checking = True
+                self._at(worker.head_since + timeout, ("check", worker.number))
+            return
+        self._watch(worker, now)

@@ -1,0 +1,301 @@
+"""A definition compiled for execution: nodes are numbers, edges are arrays, templates are parsed.
+
+    children of node i:  targets[offsets[i] : offsets[i + 1]]      (compressed sparse rows)
+    parents of node i:   parents[parent_offsets[i] : parent_offsets[i + 1]]
+
+After the nodes of the definition come the *gates*, one for each phase: a gate depends on every node of its
+phase, and every node of the phases that depend on it depends on the gate. So a phase of a thousand nodes
+after one of a thousand costs two thousand edges, not a million; `min_success` is judged at the gate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from sage_actors.messages.codec import pack
+from sage_actors.messages.definition import (
+    NodeSpec,
+    OperationSpec,
+    PhaseSpec,
+    WorkflowSpec,
+    operation_to_dict,
+)
+from sage_actors.supervisor.graph import build_rows, kahn_levels, longest_path_to_end
+from sage_actors.supervisor.references import Reference, Scope, Template, parse_template
+
+__all__ = ["ENGINE_TYPES", "Payload", "Plan", "compile_plan", "fingerprint", "node_number", "wire_spec"]
+
+ENGINE_TYPES: Final = frozenset({"approval", "wait", "workflow"})  # handled here, never sent to a worker
+_EMPTY: Final = pack({})
+_GATE: Final = OperationSpec(type="gate")
+
+
+class Payload:
+    """What a worker gets, as a template. A command for the shell is apart: what is put in must be quoted."""
+
+    __slots__ = ("command", "references", "rest")
+
+    def __init__(self, rest: Template, command: Template | None = None) -> None:
+        self.rest, self.command = rest, command
+        self.references: tuple[Reference, ...] = rest.references + (command.references if command else ())
+
+    def evaluate(self, scope: Scope) -> Any:
+        value = self.rest.evaluate(scope)
+        if self.command is not None:
+            value["config"]["command"] = self.command.evaluate(scope, quote=True)
+        return value
+
+
+class Plan:
+    """What `compile_plan` made of one definition; shared by all runs of it, and never changed.
+
+    size: nodes and gates; visible: nodes alone. payloads: what a worker gets, packed, or a template of it.
+    order: nodes by urgency (priority, then longest path to the end, then definition order); rank: its inverse.
+    value_uses: how many nodes refer to the value of a node. simple: 1 where a node needs nothing but a worker.
+    """
+
+    __slots__ = (
+        "by_id",
+        "foreaches",
+        "gates",
+        "ids",
+        "indegree",
+        "offsets",
+        "op_of",
+        "ops",
+        "order",
+        "parent_offsets",
+        "parents",
+        "payloads",
+        "phase_of",
+        "rank",
+        "references",
+        "simple",
+        "size",
+        "spec",
+        "subplans",
+        "targets",
+        "value_uses",
+        "visible",
+        "whens",
+    )
+
+    def __init__(self, spec: WorkflowSpec) -> None:
+        self.spec = spec
+        self.visible = len(spec.nodes)
+        self.ids: list[str] = [node.id for node in spec.nodes]
+        self.by_id: dict[str, int] = {each: i for i, each in enumerate(self.ids)}
+        self.ops: list[OperationSpec] = []
+        self.op_of = array("I")
+        self.payloads: list[bytes | Payload] = []
+        self.whens: dict[int, Template] = {}
+        self.foreaches: dict[int, Template] = {}
+        self.gates: dict[int, PhaseSpec] = {}
+        self.phase_of: dict[str, list[int]] = {}
+        self.references: dict[int, tuple[int, ...]] = {}
+        self.value_uses: dict[int, int] = {}
+        self.subplans: dict[int, Plan] = {}
+
+    def children(self, node: int) -> array[int]:
+        return self.targets[self.offsets[node] : self.offsets[node + 1]]
+
+    def parents_of(self, node: int) -> array[int]:
+        return self.parents[self.parent_offsets[node] : self.parent_offsets[node + 1]]
+
+    def leaves(self) -> list[int]:
+        """Nodes that nothing depends on (a gate is nothing)."""
+        visible, offsets, targets = self.visible, self.offsets, self.targets
+        return [
+            node
+            for node in range(visible)
+            if all(target >= visible for target in targets[offsets[node] : offsets[node + 1]])
+            and not self._gate_leads_on(node)
+        ]
+
+    def _gate_leads_on(self, node: int) -> bool:
+        """Whether the phase of `node` has phases after it."""
+        for target in self.children(node):
+            if target >= self.visible and self.offsets[target + 1] > self.offsets[target]:
+                return True
+        return False
+
+
+def compile_plan(spec: WorkflowSpec) -> Plan:
+    """`spec`, already validated, as a Plan. O(V + E), a few microseconds a node."""
+    plan = Plan(spec)
+    index = plan.by_id
+    parents = array("I")
+    parent_offsets = array("I", [0])
+    op_numbers: dict[int, int] = {}
+    gate_of = {phase.id: plan.visible + i for i, phase in enumerate(spec.phases)}
+    gates_before = {phase.id: tuple(gate_of[each] for each in phase.dependencies) for phase in spec.phases}
+    op_of, payloads = plan.op_of, plan.payloads
+    for i, node in enumerate(spec.nodes):
+        number = op_numbers.get(id(node.operation))
+        if number is None:
+            number = op_numbers[id(node.operation)] = len(plan.ops)
+            plan.ops.append(node.operation)
+        op_of.append(number)
+        payload, used = _compile_data(plan, i, node)
+        payloads.append(payload)
+        if node.needs or used or node.phase:
+            here = {index[each]: None for each in node.needs}
+            here.update(dict.fromkeys(used))
+            if node.phase:
+                here.update(dict.fromkeys(gates_before[node.phase]))
+                plan.phase_of.setdefault(node.phase, []).append(i)
+            parents.extend(here)
+        parent_offsets.append(len(parents))
+    _add_gates(plan, parents, parent_offsets, gate_of)
+    plan.size = plan.visible + len(spec.phases)
+    plan.parents, plan.parent_offsets = parents, parent_offsets
+    plan.indegree = array("i", map(int.__sub__, parent_offsets[1:], parent_offsets[:-1]))
+    owners = array("I", (node for node, count in enumerate(plan.indegree) for _ in range(count)))
+    plan.offsets, plan.targets = build_rows(plan.size, parents, owners)
+    _rank(plan)
+    _mark_simple(plan)
+    return plan
+
+
+def fingerprint(node: NodeSpec) -> bytes:
+    """What decides whether a finished node still counts after its definition was edited (8 bytes).
+
+    Type, call, arguments, `when`, `foreach` and declared `version`; not retry, timeout or priority.
+    """
+    operation = node.operation
+    said = [
+        operation.type,
+        _plain(operation.config),
+        _plain(node.arguments),
+        node.when,
+        _plain(node.foreach),
+        operation.version,
+        sorted(node.needs),
+    ]
+    return hashlib.blake2b(pack(said), digest_size=8).digest()
+
+
+def _plain(value: Any) -> Any:
+    """Maps in one order, so that equal data has equal bytes."""
+    if isinstance(value, Mapping):
+        return {key: _plain(value[key]) for key in sorted(value, key=str)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value
+
+
+def _compile_data(plan: Plan, i: int, node: NodeSpec) -> tuple[bytes | Payload, Iterable[int]]:
+    """What the worker will get, and the nodes whose values that takes."""
+    operation = node.operation
+    plain = node.when is None and node.foreach is None and not operation.has_fallback
+    if plain and not node.arguments and operation.type == "python":
+        return _EMPTY, ()
+    payload = _payload(node)
+    used: dict[int, None] = {}
+    _note_references(plan, node, payload, used)
+    if operation.type == "workflow":
+        plan.subplans[i] = _subplan(operation)
+    if operation.has_fallback:
+        _note_references(plan, node, parse_template(operation.fallback), used)
+    for source, found in ((node.when, plan.whens), (node.foreach, plan.foreaches)):
+        if source is not None:
+            found[i] = parse_template(source)
+            _note_references(plan, node, found[i], used)
+    if used:
+        plan.references[i] = tuple(used)
+        for each in used:
+            plan.value_uses[each] = plan.value_uses.get(each, 0) + 1
+    if payload.references:
+        return payload, used
+    return pack(payload.evaluate(_no_references), what=f"the arguments of {node.id}"), used
+
+
+def _payload(node: NodeSpec) -> Payload:
+    operation, arguments = node.operation, dict(node.arguments)
+    if operation.type == "python":
+        return Payload(parse_template(arguments, place="arguments"))
+    config = dict(operation.config)
+    if operation.type == "workflow":
+        return Payload(parse_template({"inputs": config.get("inputs") or {}, "arguments": arguments}))
+    command = config.get("command")
+    if operation.type == "shell" and isinstance(command, str):
+        config["command"] = ""
+        rest = parse_template({"config": config, "arguments": arguments})
+        return Payload(rest, parse_template(command, place="command", shell=True))
+    return Payload(parse_template({"config": config, "arguments": arguments}))
+
+
+def _no_references(reference: Reference) -> Any:
+    raise AssertionError(f"{reference} in a static value")
+
+
+def _subplan(operation: OperationSpec) -> Plan:
+    from sage_actors.supervisor.definitions import spec_from_dict
+
+    return compile_plan(spec_from_dict(operation.config["definition"]))
+
+
+def _note_references(plan: Plan, node: NodeSpec, template: Template | Payload, used: dict[int, None]) -> None:
+    for reference in template.references:
+        if reference.kind == "node":
+            used[node_number(plan, node.phase, reference.name)] = None
+
+
+def node_number(plan: Plan, phase: str | None, name: str) -> int:
+    """The node that `name` means when said in `phase`: its own phase first."""
+    if phase is not None and "/" not in name:
+        return plan.by_id[f"{phase}/{name}"]
+    return plan.by_id[name]
+
+
+def _add_gates(plan: Plan, parents: array[int], parent_offsets: array[int], gate_of: dict[str, int]) -> None:
+    if not gate_of:
+        return
+    gate_op = len(plan.ops)
+    plan.ops.append(_GATE)
+    for phase in plan.spec.phases:
+        number = gate_of[phase.id]
+        plan.gates[number] = phase
+        plan.ids.append(phase.id)
+        plan.op_of.append(gate_op)
+        plan.payloads.append(_EMPTY)
+        parents.extend(plan.phase_of.get(phase.id, ()))
+        parents.extend(gate_of[each] for each in phase.dependencies)
+        parent_offsets.append(len(parents))
+
+
+def _rank(plan: Plan) -> None:
+    topological, _bounds = kahn_levels(plan.indegree, plan.offsets, plan.targets)
+    longest = longest_path_to_end(plan.offsets, plan.targets, topological)
+    order = sorted(range(plan.size), key=longest.__getitem__, reverse=True)  # stable: definition order stays
+    if any(op.priority for op in plan.ops):
+        order.sort(key=lambda node: -plan.ops[plan.op_of[node]].priority)
+    plan.order = array("I", order)
+    plan.rank = array("I", bytes(4 * plan.size))
+    for position, node in enumerate(order):
+        plan.rank[node] = position
+
+
+def _mark_simple(plan: Plan) -> None:
+    """Most nodes need nothing but a worker; one byte tells the engine so."""
+    plain_op = bytes(
+        op.type not in ENGINE_TYPES and op.type != "gate" and op.endpoint is None and op.effect != "once"
+        for op in plan.ops
+    )
+    simple = bytearray(map(plain_op.__getitem__, plan.op_of))
+    for node in (*plan.whens, *plan.foreaches):
+        simple[node] = 0
+    plan.simple = simple
+
+
+def wire_spec(operation: OperationSpec) -> dict[str, Any]:
+    """What a worker needs to know of an operation, once."""
+    said: dict[str, Any] = {"type": operation.type}
+    if operation.type == "python":
+        said["call"] = operation.config["call"]
+    if operation.limits is not None:
+        said["limits"] = operation_to_dict(operation)["limits"]
+    return said

@@ -1,0 +1,1221 @@
+"""The decisions about one run: plain code without I/O, threads or randomness. Events in, calls on `ports` out.
+
+A node's way is drawn in `states.py`. Everything that must survive is told to `ports.persist`, with a token; its
+acknowledgement comes back through `acknowledged` and only then counts (strict): that is the one place where
+a finished node makes its dependents ready.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from array import array
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import msgpack
+
+from sage_actors.actors.clock import Clock
+from sage_actors.messages.codec import MAX_RESULT_BYTES, embed, pack, unpack
+from sage_actors.messages.definition import OperationSpec
+from sage_actors.messages.errors import ResultError, SageError, StorageError
+from sage_actors.messages.events import Event
+from sage_actors.messages.records import (
+    DecisionTaken,
+    LogLines,
+    NodeExpanded,
+    NodeFailed,
+    NodeLost,
+    NodeSkipped,
+    NodesStarted,
+    NodesSucceeded,
+    NodeWaiting,
+    PhaseCompleted,
+    Record,
+    RunFinished,
+    RunPaused,
+)
+from sage_actors.messages.wire import Evidence, error_map
+from sage_actors.supervisor import states as st
+from sage_actors.supervisor.plan import Payload, Plan, node_number
+from sage_actors.supervisor.references import Reference, Template, parse_template, truthy
+
+__all__ = ["Ports", "RunCore", "RunOptions", "Scope"]
+
+_GATHER = b""  # the packed result of an expanded node: made of its children's when it is read
+_MAX_CHILDREN = 1_000_000
+_NIL = pack(None)
+
+
+class Ports(Protocol):
+    """What the core may ask of the world. Calls return at once; answers come back as events."""
+
+    def persist(self, run: RunCore, records: list[Record], *, sync: bool, token: object | None) -> None: ...
+    def emit(self, run: RunCore, event: Event) -> None: ...
+    def timer(self, run: RunCore, at: float, token: tuple[str, int, int]) -> None: ...
+    def request_permit(self, run: RunCore, node: int, endpoint: str) -> None: ...
+    def report_permit(
+        self, run: RunCore, node: int, endpoint: str, ok: bool | None, retry_after: float | None
+    ) -> None: ...
+    def stored_value(self, run: RunCore, location: tuple[Any, int, int]) -> bytes: ...
+    def secret(self, kind: str, name: str) -> str: ...
+    def random(self) -> float: ...
+    def operation_number(self, run: RunCore, operation: OperationSpec) -> int: ...
+    def ended(self, run: RunCore) -> None: ...
+
+
+@dataclass(slots=True)
+class RunOptions:
+    """How one run is carried out. waits_for_people: False ends the run as paused when only approvals remain.
+
+    patience_s: how long a run may wait for nothing but an open breaker before it pauses.
+    """
+
+    durability: str = "strict"
+    concurrency: int | None = None
+    waits_for_people: bool = True
+    listening: bool = False
+    patience_s: float = 900.0
+    timeout: float | None = None
+
+
+@dataclass(slots=True)
+class Scope:
+    """Where a node's references look: one plan laid at `base`, its inputs, and the item of a `foreach`.
+
+    owner: the expanded node that this belongs to, -1 at the top. prefix: of the ids of its nodes.
+    """
+
+    plan: Plan
+    base: int
+    inputs: Mapping[str, Any]
+    owner: int = -1
+    prefix: str = ""
+    item: Any = None
+    index: int | None = None
+    only: int = -1  # a foreach child stands for this one node of the plan
+    open: int = 0  # nodes in it that have not ended
+    failed: list[int] = field(default_factory=list)
+
+
+class RunCore:
+    """One run. The engine calls in, `ports` is called out; nothing here blocks."""
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        run_id: str,
+        run_key: str,
+        plan: Plan,
+        inputs: Mapping[str, Any],
+        ports: Ports,
+        clock: Clock,
+        options: RunOptions,
+    ) -> None:
+        self.number, self.run_id, self.run_key = number, run_id, run_key
+        self.plan, self.ports, self.clock, self.options = plan, ports, clock, options
+        self.strict = options.durability == "strict"
+        self.volatile = options.durability == "none"
+        self.root = Scope(plan, 0, inputs)
+        size = plan.size
+        self.state = bytearray(size)
+        self.simple = bytearray(plan.simple)
+        self.bad = bytearray(size)
+        self.indegree = array("i", plan.indegree)
+        self.attempts = array("I", bytes(4 * size))
+        self.where_stored = array("Q", bytes(8 * size))
+        self.frames: list[Any] = []
+        self.scopes: list[Scope] = []  # of the dynamic nodes, by node - plan.size
+        self.ready: list[int] = []
+        self.solo: list[int] = []
+        self.alone: set[int] = set()
+        self.values: dict[int, bytes] = {}
+        self.uses: dict[int, int] = dict(plan.value_uses)
+        self.decoded: dict[int, Any] = {}
+        self.tries: dict[int, int] = {}
+        self.crashes: dict[int, int] = {}
+        self.errors: dict[int, dict[str, Any]] = {}
+        self.skip_reasons: dict[int, str] = {}
+        self.children: dict[int, tuple[int, int]] = {}
+        self.left: dict[int, int] = {}  # children of a foreach that have not ended
+        self.inner: dict[int, Scope] = {}
+        self.held: dict[int, str] = {}
+        self.doubts: set[int] = set()
+        self.permits: dict[int, str] = {}
+        self.failed: set[int] = set()
+        self.excused_failures: set[int] = set()
+        self.todo: deque[int] = deque()
+        self.open = size
+        self.running = 0
+        self.unacknowledged = 0
+        self.workers_busy: dict[int, int] = {}
+        self.started_at = 0.0
+        self.began_seconds = 0.0
+        self.busy_us = 0
+        self.usage = {"input_tokens": 0, "output_tokens": 0, "cost": 0.0}
+        self.counts = {"succeeded": 0, "failed": 0, "skipped": 0, "cached": 0, "retries": 0}
+        self.stopping: str | None = None  # reason; no further dispatch
+        self.cancelled = False
+        self.timed_out = False
+        self.breaker_until: float | None = None
+        self.paused: str | None = None
+        self.storage_error: StorageError | None = None
+        self.status: str | None = None
+        self.deadline: float | None = None
+        self._ending = False
+
+    # ------------------------------------------------------------------ who is who
+
+    def where(self, node: int) -> tuple[Scope, int]:
+        """The scope of a node, and its number inside that scope's plan."""
+        size = self.plan.size
+        if node < size:
+            return self.root, node
+        scope = self.scopes[node - size]
+        return scope, scope.only if scope.only >= 0 else node - scope.base
+
+    def operation(self, node: int) -> OperationSpec:
+        scope, local = self.where(node)
+        return scope.plan.ops[scope.plan.op_of[local]]
+
+    def op_number_of(self, node: int) -> int:
+        if node < self.plan.size:
+            return self.ports.operation_number(self, self.plan.ops[self.plan.op_of[node]])
+        return self.ports.operation_number(self, self.operation(node))
+
+    def has_work_for(self, is_async: bool) -> bool:
+        """Whether something that is ready needs that kind of worker (a look at the most urgent few)."""
+        for urgencies in (self.solo, self.ready):
+            for urgency in urgencies[:64]:
+                if self.operation(self._node(urgency)).is_async is is_async:
+                    return True
+        return False
+
+    def id_of(self, node: int) -> str:
+        scope, local = self.where(node)
+        if scope.only >= 0:
+            return f"{scope.prefix}[{scope.index}]"
+        return scope.prefix + scope.plan.ids[local]
+
+    def is_gate(self, node: int) -> bool:
+        scope, local = self.where(node)
+        return local >= scope.plan.visible and scope.only < 0
+
+    def find(self, node_id: str) -> int | None:
+        """The number of a node by its id, children of expansions included."""
+        found = self.plan.by_id.get(node_id)
+        if found is not None:
+            return found
+        for node in range(self.plan.size, self.plan.size + len(self.scopes)):
+            if not self.is_gate(node) and self.id_of(node) == node_id:
+                return node
+        return None
+
+    @property
+    def total(self) -> int:
+        """Nodes that a person would count: no gates."""
+        return self.plan.visible + sum(
+            1 for node in range(self.plan.size, len(self.state)) if not self.is_gate(node)
+        )
+
+    @property
+    def is_live(self) -> bool:
+        return self.status is None and not self._ending
+
+    @property
+    def may_dispatch(self) -> bool:
+        return self.stopping is None and self.storage_error is None and not self._ending
+
+    # ------------------------------------------------------------------ begin
+
+    def begin(self, *, resumed: bool) -> None:
+        """Everything that has no open dependency becomes ready. After `restore`, if there was anything."""
+        self.started_at = self.clock.now()
+        completed = self.counts["succeeded"]
+        if self.options.listening:
+            self.emit("run_started", None, nodes=self.total, resumed=resumed, completed=completed)
+        if self.options.timeout is not None:
+            self.ports.timer(self, self.clock.monotonic() + self.options.timeout, ("run_timeout", -1, 0))
+        indegree, state = self.indegree, self.state
+        self.todo.extend(
+            node for node in range(len(state)) if state[node] == st.PENDING and indegree[node] == 0
+        )
+        self.settle()
+
+    def emit(self, event: str, node: int | None, **data: Any) -> None:
+        if self.options.listening:
+            self.ports.emit(
+                self,
+                Event(event, self.run_id, self.clock.now(), None if node is None else self.id_of(node), data),
+            )
+
+    # ------------------------------------------------------------------ readiness
+
+    def settle(self) -> None:
+        """Consider every node whose dependencies are done, then look whether the run is at its end."""
+        todo = self.todo
+        while todo:
+            node = todo.popleft()
+            if self.state[node] == st.PENDING:
+                if self.simple[node] and not self.bad[node]:
+                    self._make_ready(node)
+                else:
+                    self._consider(node)
+        self._look_for_the_end()
+
+    def _key(self, node: int) -> int:
+        """Urgency as one integer: the rank, then for children their order; the node can be read from it."""
+        size = self.plan.size
+        if node < size:
+            return self.plan.rank[node] << 33
+        owner = node
+        while owner >= size:
+            owner = self.scopes[owner - size].owner
+        return (self.plan.rank[owner] << 33) | (1 << 32) | (node - size)
+
+    def _node(self, key: int) -> int:
+        if key & (1 << 32):
+            return self.plan.size + (key & 0xFFFFFFFF)
+        return self.plan.order[key >> 33]
+
+    def _make_ready(self, node: int) -> None:
+        self.state[node] = st.READY
+        heapq.heappush(self.ready, self._key(node))
+
+    def _consider(self, node: int) -> None:
+        """All dependencies of `node` ended: run, skip, expand, or wait for something else."""
+        scope, local = self.where(node)
+        if scope.only < 0 and local in scope.plan.gates:
+            self._judge_gate(node, scope, local)
+            return
+        operation = scope.plan.ops[scope.plan.op_of[local]]
+        reason = self._trigger_says_no(node, scope, local, operation) if self.bad[node] else None
+        if reason is not None:
+            self._skip(node, reason, st.SKIPPED)
+            return
+        try:
+            if scope.only < 0 and local in scope.plan.whens:
+                if not truthy(self.evaluate(scope, local, scope.plan.whens[local])):
+                    self._skip(
+                        node, f"its condition {scope.plan.spec.nodes[local].when!r} is false", st.EXCUSED
+                    )
+                    return
+            if scope.only < 0 and local in scope.plan.foreaches:
+                self._expand_foreach(node, scope, local)
+            elif operation.type in _ENGINE:
+                _ENGINE[operation.type](self, node, scope, local, operation)
+            else:
+                self._to_worker(node, operation)
+        except SageError as error:
+            self._fail_undispatched(node, error)
+
+    def _to_worker(self, node: int, operation: OperationSpec) -> None:
+        if operation.endpoint is not None and node not in self.permits:
+            self.state[node] = st.HELD
+            self.held[node] = "breaker"
+            self.ports.request_permit(self, node, operation.endpoint)
+        elif operation.effect == "once" or node in self.alone:
+            self.state[node] = st.READY
+            heapq.heappush(self.solo, self._key(node))
+        else:
+            self._make_ready(node)
+
+    def _trigger_says_no(self, node: int, scope: Scope, local: int, operation: OperationSpec) -> str | None:
+        """Why `node` must be skipped, or None: its trigger against how its dependencies ended."""
+        if operation.trigger == "all_done":
+            return None
+        parents = [scope.base + each for each in scope.plan.parents_of(local)]
+        if operation.trigger == "any_success":
+            if not parents or any(self.state[each] == st.SUCCEEDED for each in parents):
+                return None
+            return "nothing that it depends on succeeded"
+        phase = scope.plan.spec.nodes[local].phase
+        for each in parents:
+            state = self.state[each]
+            if state in (st.SUCCEEDED, st.TOLERATED):
+                continue
+            other = each - scope.base
+            if other in scope.plan.gates:
+                return f"phase {scope.plan.ids[other]} did not complete"
+            elsewhere = phase is not None and scope.plan.spec.nodes[other].phase != phase
+            if elsewhere and state != st.EXCUSED:
+                continue  # whether that is good enough is judged at the gate of its phase
+            if state in (st.SKIPPED, st.EXCUSED):
+                return f"{self.id_of(each)} was skipped"
+            return f"{self.id_of(each)} failed"
+        return None
+
+    def _judge_gate(self, node: int, scope: Scope, local: int) -> None:
+        phase = scope.plan.gates[local]
+        members = [scope.base + each for each in scope.plan.phase_of.get(phase.id, ())]
+        before = [scope.base + each for each in scope.plan.parents_of(local) if each in scope.plan.gates]
+        ends = [self.state[each] for each in members]
+        succeeded = ends.count(st.SUCCEEDED)
+        judged = len(ends) - ends.count(st.EXCUSED)
+        if any(self.state[each] != st.SUCCEEDED for each in before):
+            good = False
+        elif phase.min_success is None:
+            good = all(each in (st.SUCCEEDED, st.TOLERATED, st.EXCUSED) for each in ends)
+        else:
+            good = succeeded >= phase.min_success * judged - 1e-9
+            if not good:
+                self.paused = (
+                    f"phase {scope.prefix}{phase.id}: {succeeded} of {judged} operations succeeded, "
+                    f"min_success is {phase.min_success:g}; resume to try the failed ones again"
+                )
+                return
+            self.excused_failures.update(each for each in members if self.state[each] == st.FAILED)
+        self._persist([PhaseCompleted(self.clock.now(), scope.prefix + phase.id, succeeded, len(members))])
+        self.emit(
+            "phase_completed",
+            None,
+            phase=scope.prefix + phase.id,
+            succeeded=succeeded,
+            total=len(members),
+            ok=good,
+        )
+        self._end(node, st.SUCCEEDED if good else st.FAILED)
+
+    def _skip(self, node: int, reason: str, state: int) -> None:
+        self.skip_reasons[node] = reason
+        self.counts["skipped"] += 1
+        self._persist([NodeSkipped(self.clock.now(), node, reason)])
+        self.emit("node_skipped", node, reason=reason)
+        self._end(node, state)
+
+    # ------------------------------------------------------------------ values
+
+    def value(self, node: int) -> bytes | None:
+        """The packed result of a node, None if it has none."""
+        if self.state[node] not in (st.SUCCEEDED, st.COMMITTING):
+            return None
+        packed = self.values.get(node)
+        if packed is None:
+            packed = self.ports.stored_value(self, self._location(node))
+        if packed == _GATHER:
+            packed = self._gather(node)
+        return packed
+
+    def _location(self, node: int) -> tuple[Any, int, int]:
+        stored = self.where_stored[node]
+        return self.frames[(stored >> 32) - 1], (stored >> 16) & 0xFFFF, stored & 0xFFFF
+
+    def _gather(self, node: int) -> bytes:
+        """An expanded node's result, put together from its children's without decoding them."""
+        inner = self.inner.get(node)
+        if inner is not None:
+            leaves = inner.plan.leaves()
+            parts = [_map_header(len(leaves))]
+            for leaf in leaves:
+                parts += [pack(inner.plan.ids[leaf]), self.value(inner.base + leaf) or _NIL]
+        else:
+            first, count = self.children[node]
+            parts = [_array_header(count)]
+            parts += [self.value(first + i) or _NIL for i in range(count)]
+        if sum(map(len, parts)) > MAX_RESULT_BYTES:
+            raise ResultError(f"the results of {self.id_of(node)} together exceed {MAX_RESULT_BYTES} bytes")
+        return b"".join(parts)
+
+    def _decoded(self, node: int) -> Any:
+        if node in self.decoded:
+            return self.decoded[node]
+        packed = self.value(node)
+        value = None if packed is None else unpack(packed)
+        while len(self.decoded) >= 8:
+            self.decoded.pop(next(iter(self.decoded)))
+        self.decoded[node] = value
+        return value
+
+    def evaluate(self, scope: Scope, local: int, template: Template | Payload) -> Any:
+        """`template` with every value opened."""
+        return template.evaluate(self._look_up(scope, local, closed=False))
+
+    def _look_up(self, scope: Scope, local: int, *, closed: bool) -> Callable[[Reference], Any]:
+        """Finds what a reference means. `closed`: whole results stay packed, for a worker to open."""
+        phase = scope.plan.spec.nodes[local].phase
+
+        def find(reference: Reference) -> Any:
+            kind = reference.kind
+            if kind == "node":
+                node = scope.base + node_number(scope.plan, phase, reference.name)
+                if closed and reference.expression is None and reference.whole:
+                    packed = self.value(node)
+                    return None if packed is None else embed(packed)
+                return self._decoded(node)
+            if kind == "input":
+                return scope.inputs.get(reference.name)
+            if kind == "item":
+                return scope.item
+            if kind == "index":
+                return scope.index
+            return self.ports.secret(kind, reference.name)
+
+        return find
+
+    def payload(self, node: int) -> bytes:
+        """What the worker gets: the arguments, packed."""
+        scope, local = self.where(node)
+        payload = scope.plan.payloads[local]
+        if type(payload) is bytes:
+            return payload
+        value = payload.evaluate(self._look_up(scope, local, closed=True))
+        return pack(value, what=f"the arguments of {self.id_of(node)}")
+
+    def _release_values(self, node: int) -> None:
+        """`node` ended: what it referred to may be forgotten once nobody else needs it."""
+        if self.volatile:
+            return
+        scope, local = self.where(node)
+        used = scope.plan.references.get(local)
+        if used is None or scope.only >= 0:
+            return
+        for each in used:
+            number = scope.base + each
+            left = self.uses.get(number, 0) - 1
+            self.uses[number] = left
+            if left <= 0:
+                self.values.pop(number, None)
+                self.decoded.pop(number, None)
+
+    # ------------------------------------------------------------------ dispatch
+
+    def take(
+        self, *, target_us: float, cap: int, estimates: dict[int, float], is_async: bool
+    ) -> tuple[list[tuple[Any, ...]], list[float]]:
+        """Up to `cap` ready nodes for one worker, about `target_us` of work, as task rows with estimates.
+
+        Nodes for the other kind of worker (`is_async`) stay.
+        """
+        rows: list[tuple[Any, ...]] = []
+        costs: list[float] = []
+        starts: list[tuple[int, int]] = []
+        others: list[int] = []
+        ready, state, attempts, plan = self.ready, self.state, self.attempts, self.plan
+        number, key, load = self.number, self.run_key, 0.0
+        while ready and load < target_us and len(rows) < cap:
+            urgency = heapq.heappop(ready)
+            node = self._node(urgency)
+            if node < plan.size:
+                operation, payload, node_id = (
+                    plan.ops[plan.op_of[node]],
+                    plan.payloads[node],
+                    plan.ids[node],
+                )
+            else:
+                operation, payload, node_id = self.operation(node), None, self.id_of(node)
+            if operation.is_async is not is_async:
+                others.append(urgency)
+                if len(others) > 64:
+                    break
+                continue
+            if type(payload) is not bytes:
+                try:
+                    payload = self.payload(node)
+                except SageError as error:
+                    self._fail_undispatched(node, error)
+                    continue
+            op = self.ports.operation_number(self, operation)
+            attempt = attempts[node] = attempts[node] + 1
+            state[node] = st.RUNNING
+            starts.append((node, attempt))
+            rows.append((number, node, attempt, op, node_id, key, operation.timeout, payload))
+            cost = estimates.get(op, target_us)
+            costs.append(cost)
+            load += cost
+        for urgency in others:
+            heapq.heappush(ready, urgency)
+        if rows:
+            self.running += len(rows)
+            self._persist([NodesStarted(self.clock.now(), starts)])
+        return rows, costs
+
+    def take_solo(self, *, is_async: bool) -> tuple[Any, ...] | None:
+        """One node that must run with nothing else in its worker; its start is to be on disk first."""
+        for i, urgency in enumerate(self.solo):
+            node = self._node(urgency)
+            operation = self.operation(node)
+            if operation.is_async is not is_async:
+                continue
+            self.solo.pop(i)
+            heapq.heapify(self.solo)
+            try:
+                payload = self.payload(node)
+            except SageError as error:
+                self._fail_undispatched(node, error)
+                return self.take_solo(is_async=is_async)
+            op = self.ports.operation_number(self, operation)
+            attempt = self.attempts[node] = self.attempts[node] + 1
+            self.state[node] = st.RUNNING
+            self.running += 1
+            return (
+                self.number,
+                node,
+                attempt,
+                op,
+                self.id_of(node),
+                self.run_key,
+                operation.timeout,
+                payload,
+            )
+        return None
+
+    def persist_solo_start(self, row: tuple[Any, ...], token: object) -> None:
+        self._persist([NodesStarted(self.clock.now(), [(row[1], row[2])])], sync=True, token=token)
+
+    def announce(self, rows: list[tuple[Any, ...]], worker: int) -> None:
+        if self.options.listening:
+            for row in rows:
+                self.emit("node_started", row[1], attempt=row[2], worker=worker)
+
+    # ------------------------------------------------------------------ answers
+
+    def succeeded(self, rows: list[list[Any]]) -> None:
+        """Attempts that answered, as result rows; each was checked to be the current one."""
+        state, uses, values = self.state, self.uses, self.values
+        kept: list[tuple[int, int, int, bytes, Any]] = []
+        for _, node, attempt, _status, micros, payload, usage in rows:
+            state[node] = st.COMMITTING
+            if self.volatile or uses.get(node) or node >= self.plan.size:
+                values[node] = payload
+            self.busy_us += micros
+            if usage is not None:
+                self._add_usage(usage)
+            if self.permits and node in self.permits:
+                self._return_permit(node, True, None)
+            kept.append((node, attempt, micros, payload, usage))
+        self._commit(kept)
+
+    def _commit(self, rows: list[tuple[int, int, int, bytes, Any]], extra: tuple[Record, ...] = ()) -> None:
+        record = NodesSucceeded(self.clock.now(), rows)  # type: ignore[arg-type]
+        early = not self.strict
+        self._persist([record, *extra], sync=self.strict, token=("done", rows, early))
+        if early and not self.volatile:
+            self._finish_rows(rows)
+
+    def _finish_rows(self, rows: list[tuple[int, int, int, bytes, Any]]) -> None:
+        """Results are as durable as this run asks: their dependents may start."""
+        state, indegree, bad = self.state, self.indegree, self.bad
+        plan = self.plan
+        offsets, targets, size, todo = plan.offsets, plan.targets, plan.size, self.todo
+        references = plan.references
+        for node, _attempt, _micros, _payload, _usage in rows:
+            state[node] = st.SUCCEEDED
+            self.running -= 1
+            if node >= size:
+                self._end(node, st.SUCCEEDED, counted=True)
+                continue
+            self.open -= 1
+            if node in references:
+                self._release_values(node)
+            for child in targets[offsets[node] : offsets[node + 1]]:
+                left = indegree[child] = indegree[child] - 1
+                if left == 0:
+                    if self.simple[child] and not bad[child]:
+                        self._make_ready(child)
+                    else:
+                        todo.append(child)
+        self.counts["succeeded"] += len(rows)
+
+    def attempt_failed(
+        self, node: int, error: dict[str, Any], *, micros: int = 0, usage: dict[str, Any] | None = None
+    ) -> None:
+        """An attempt ended with an error: try again later, take the fallback, or fail."""
+        operation = self.operation(node)
+        self.busy_us += micros
+        if usage is not None:
+            self._add_usage(usage)
+        retry_after = error.get("retry_after")
+        self._return_permit(node, False, retry_after)
+        tries = self.tries[node] = self.tries.get(node, 0) + 1
+        policy = operation.retry
+        wanted = error["type"] in policy.on if policy.on else error.get("retryable", True)
+        self.errors[node] = error
+        attempt = self.attempts[node]
+        if wanted and tries < policy.max_attempts and not self.cancelled:
+            delay = self._delay(operation, tries, retry_after)
+            at = self.clock.now() + delay
+            self.counts["retries"] += 1
+            self.running -= 1
+            self._hold(node, "retry", delay)
+            self._persist([NodeFailed(self.clock.now(), node, attempt, error, at, "", micros, usage)])
+            self.emit(
+                "node_failed", node, attempt=attempt, error=error, will_retry=True, retry_in=round(delay, 3)
+            )
+        elif operation.has_fallback:
+            self._persist([NodeFailed(self.clock.now(), node, attempt, error, None, "", micros, usage)])
+            self.emit("node_failed", node, attempt=attempt, error=error, will_retry=False, fallback=True)
+            self._take_fallback(node)
+        else:
+            self._fail(node, error, micros=micros, usage=usage)
+
+    def _delay(self, operation: OperationSpec, tries: int, retry_after: Any) -> float:
+        """Exponential backoff with jitter; the other side's Retry-After is a lower bound, up to an hour."""
+        policy = operation.retry
+        delay = min(policy.backoff * policy.factor ** min(tries - 1, 60), policy.max_delay)
+        delay *= 1.0 + policy.jitter * (2.0 * self.ports.random() - 1.0)
+        if isinstance(retry_after, (int, float)):
+            delay = max(delay, min(float(retry_after), 3600.0))
+        return max(delay, 0.0)
+
+    def _hold(self, node: int, why: str, delay: float) -> None:
+        self.state[node] = st.HELD
+        self.held[node] = why
+        self.ports.timer(self, self.clock.monotonic() + delay, (why, node, self.attempts[node]))
+
+    def _fail(
+        self, node: int, error: dict[str, Any], *, micros: int = 0, usage: dict[str, Any] | None = None
+    ) -> None:
+        """For good, under the node's `on_failure`. The node counts as ended when that is on disk."""
+        operation = self.operation(node)
+        self.errors[node] = error
+        self.state[node] = st.COMMITTING
+        record = NodeFailed(
+            self.clock.now(), node, self.attempts[node], error, None, operation.on_failure, micros, usage
+        )
+        self._persist([record], sync=True, token=("failed", node, operation.on_failure))
+
+    def _fail_undispatched(self, node: int, error: SageError) -> None:
+        """Something was wrong before a worker was asked: arguments, a reference, a secret."""
+        self.running += 1
+        self.attempts[node] += 1
+        self._return_permit(node, None, None)
+        if self.operation(node).has_fallback:
+            self._take_fallback(node)
+        else:
+            self._fail(node, error_map(type(error).__name__, str(error), retryable=False))
+
+    def _take_fallback(self, node: int) -> None:
+        """The node's fallback becomes its result (it must be counted as running)."""
+        operation = self.operation(node)
+        scope, local = self.where(node)
+        try:
+            value = self.evaluate(scope, local, parse_template(operation.fallback, place="fallback"))
+            packed = pack(value, what=f"the fallback of {self.id_of(node)}")
+        except SageError as error:
+            self._fail(node, error_map(type(error).__name__, str(error), retryable=False))
+            return
+        self.state[node] = st.COMMITTING
+        if self.volatile or self.uses.get(node) or node >= self.plan.size:
+            self.values[node] = packed
+        self._commit([(node, self.attempts[node], 0, packed, {"fallback": True})])
+
+    def _succeed_here(self, node: int, value: bytes, *extra: Record) -> None:
+        """A node that the engine itself carried out."""
+        self.running += 1
+        self.attempts[node] = max(self.attempts[node], 1)
+        self.state[node] = st.COMMITTING
+        if self.volatile or self.uses.get(node) or node >= self.plan.size:
+            self.values[node] = value
+        self._commit([(node, self.attempts[node], 0, value, None)], extra)
+
+    def _end(self, node: int, state: int, *, counted: bool = False) -> None:
+        """`node` ended: tell its dependents, or the expansion that it belongs to."""
+        self.state[node] = state
+        if state == st.FAILED and not self.is_gate(node):
+            self.counts["failed"] += 1
+            if node < self.plan.size:
+                self.failed.add(node)
+        elif state in (st.TOLERATED, st.DROPPED):
+            self.counts["failed"] += 1
+        elif state == st.SUCCEEDED and not counted and not self.is_gate(node):
+            self.counts["succeeded"] += 1
+        self.open -= 1
+        scope, local = self.where(node)
+        self._release_values(node)
+        if scope.only < 0:
+            indegree, bad, base = self.indegree, self.bad, scope.base
+            for child in scope.plan.children(local):
+                number = base + child
+                if state != st.SUCCEEDED:
+                    bad[number] = 1
+                left = indegree[number] = indegree[number] - 1
+                if left == 0:
+                    self.todo.append(number)
+        if scope.owner >= 0:
+            scope.open -= 1
+            if scope.only < 0:
+                if state == st.FAILED and local not in scope.plan.gates:
+                    scope.failed.append(node)
+                if scope.open == 0:
+                    self._close_expansion(scope.owner)
+            else:
+                self._child_ended(scope.owner)
+
+    # ------------------------------------------------------------------ expansions
+
+    def _expand_foreach(self, node: int, scope: Scope, local: int) -> None:
+        items = self.evaluate(scope, local, scope.plan.foreaches[local])
+        if not isinstance(items, list):
+            kind = "null" if items is None else type(items).__name__
+            raise ResultError(
+                f"foreach of {self.id_of(node)} needs a list, {scope.plan.spec.nodes[local].foreach!r} is {kind}"
+            )
+        if len(items) > _MAX_CHILDREN:
+            raise ResultError(
+                f"foreach of {self.id_of(node)}: {len(items)} items; the limit is {_MAX_CHILDREN}"
+            )
+        if not items:
+            self._succeed_here(node, pack([]))
+            return
+        self._record_expansion(node, pack(items), len(items))
+
+    def _start_workflow(self, node: int, scope: Scope, local: int, operation: OperationSpec) -> None:
+        from sage_actors.supervisor.definitions import resolve_inputs
+
+        source = self._opened(scope, local)
+        subplan = scope.plan.subplans[local]
+        inputs = resolve_inputs(subplan.spec, {**source["arguments"], **source["inputs"]})
+        self._record_expansion(node, pack(inputs), subplan.size)
+
+    def _record_expansion(self, node: int, packed: bytes, count: int) -> None:
+        self.state[node] = st.EXPANDED
+        first = self.expand(node, packed, count)
+        record = NodeExpanded(self.clock.now(), node, first, count, hashlib.sha256(packed).digest(), packed)
+        self._persist([record], sync=True, token=("expanded", node))
+
+    def expand(self, node: int, packed: bytes, count: int) -> int:
+        """Number the children of `node`; they start when `release_children` is called. Returns the first."""
+        scope, local = self.where(node)
+        first = len(self.state)
+        prefix = self.id_of(node)
+        data = unpack(packed)
+        is_foreach = scope.only < 0 and local in scope.plan.foreaches
+        self.children[node] = (first, count)
+        self.state[node] = st.EXPANDED
+        if is_foreach:
+            for i, item in enumerate(data):
+                self.scopes.append(
+                    Scope(scope.plan, first + i, scope.inputs, node, prefix, item, i, local, open=1)
+                )
+            self.indegree.extend([0] * count)
+        else:
+            subplan = scope.plan.subplans[local]
+            inner = Scope(subplan, first, data, node, prefix + "/", scope.item, scope.index, open=count)
+            self.inner[node] = inner
+            self.scopes.extend([inner] * count)
+            self.indegree.extend(subplan.indegree)
+            for each, uses in subplan.value_uses.items():
+                self.uses[first + each] = uses
+        for column in (self.state, self.simple, self.bad):
+            column.extend(bytes(count))
+        self.attempts.extend([0] * count)
+        self.where_stored.extend([0] * count)
+        self.open += count
+        self.left[node] = count
+        return first
+
+    def release_children(self, node: int) -> None:
+        first, count = self.children[node]
+        self.todo.extend(
+            each for each in range(first, first + count) if self.indegree[each] == 0 and not self.state[each]
+        )
+        if self.left.get(node) == 0:
+            self._close_expansion(node)
+
+    def _child_ended(self, owner: int) -> None:
+        self.left[owner] -= 1
+        if self.left[owner] == 0:
+            self._close_expansion(owner)
+
+    def _close_expansion(self, node: int) -> None:
+        """All children of `node` ended: its own result, or its own failure."""
+        if self.state[node] != st.EXPANDED:
+            return
+        first, count = self.children[node]
+        inner = self.inner.get(node)
+        failed = (
+            [each for each in inner.failed if each not in self.excused_failures]
+            if inner is not None
+            else [each for each in range(first, first + count) if self.state[each] == st.FAILED]
+        )
+        dropped = inner is None and any(
+            self.state[each] == st.DROPPED for each in range(first, first + count)
+        )
+        self.running += 1
+        self.attempts[node] = max(self.attempts[node], 1)
+        if failed or dropped:
+            culprit = failed[0] if failed else first
+            cause = self.errors.get(culprit, {})
+            text = f"{len(failed) or 'some'} of {count} children failed; the first: {self.id_of(culprit)}: {cause.get('message', '')}"
+            self._fail(node, error_map("OperationError", text, retryable=False))
+            return
+        self.state[node] = st.COMMITTING
+        if self.volatile or self.uses.get(node) or node >= self.plan.size:
+            self.values[node] = _GATHER
+        self._commit([(node, self.attempts[node], 0, _GATHER, None)])
+
+    # ------------------------------------------------------------------ people, clocks, breakers
+
+    def _wait(self, node: int, scope: Scope, local: int, operation: OperationSpec) -> None:
+        config = self._config(scope, local)
+        seconds = _seconds_to_wait(config, self.clock.now())
+        until = self.clock.now() + seconds
+        self.state[node] = st.HELD
+        self.held[node] = "wait"
+        self._persist(
+            [NodeWaiting(self.clock.now(), node, "wait", until)], sync=True, token=("waiting", node, seconds)
+        )
+        self.emit("node_waiting", node, reason="wait", until=until)
+
+    def _ask_person(self, node: int, scope: Scope, local: int, operation: OperationSpec) -> None:
+        config = self._config(scope, local)
+        self.state[node] = st.HELD
+        self.held[node] = "approval"
+        self._persist([NodeWaiting(self.clock.now(), node, "approval", None)], sync=True, token=("held",))
+        self.emit("node_waiting", node, reason="approval", until=None, message=config.get("message", ""))
+
+    def _opened(self, scope: Scope, local: int) -> dict[str, Any]:
+        """The payload of a node that the engine itself carries out, with every value opened."""
+        payload = scope.plan.payloads[local]
+        return dict(unpack(payload) if type(payload) is bytes else self.evaluate(scope, local, payload))
+
+    def _config(self, scope: Scope, local: int) -> dict[str, Any]:
+        return dict(self._opened(scope, local)["config"])
+
+    def decide(self, node: int, *, approved: bool, data: Any, by: str, token: object) -> None:
+        """A person answered an approval. `token` is acknowledged when the answer is on disk."""
+        now = self.clock.now()
+        record = DecisionTaken(now, node, "approve" if approved else "reject", data, by)
+        del self.held[node]
+        if approved:
+            result = pack({"approved": True, "data": data, "by": by})
+            self._succeed_here(node, result, record)
+            self._persist([], sync=True, token=token)
+        else:
+            self._persist([record], sync=True, token=token)
+            self.running += 1
+            self.attempts[node] = max(self.attempts[node], 1)
+            text = f"{self.id_of(node)} was rejected by {by}" + (f": {data}" if data is not None else "")
+            self._fail(node, error_map("RejectedError", text, retryable=False))
+        self.settle()
+
+    def resolve(self, node: int, *, how: str, result: Any, by: str, token: object) -> None:
+        """A person settled an in-doubt node: how = "retry", "result" or "fail"."""
+        record = DecisionTaken(self.clock.now(), node, f"resolve-{how}", result, by)
+        self.doubts.discard(node)
+        if how == "result":
+            self._succeed_here(node, pack(result, what="the given result"), record)
+            self._persist([], sync=True, token=token)
+        elif how == "fail":
+            self._persist([record], sync=True, token=token)
+            self.running += 1
+            text = f"{self.id_of(node)} was in doubt, and was resolved as failed by {by}"
+            self._fail(node, error_map("RejectedError", text, retryable=False))
+        else:
+            self._persist([record], sync=True, token=token)
+            self.state[node] = st.PENDING
+            self.todo.append(node)
+        self.settle()
+
+    def timer_fired(self, why: str, node: int, attempt: int) -> None:
+        if why == "run_timeout":
+            self.time_out()
+            return
+        if self.held.get(node) != why or (why == "retry" and self.attempts[node] != attempt):
+            return
+        del self.held[node]
+        if why == "wait":
+            self._succeed_here(node, pack({"waited": True}))
+        else:
+            self.state[node] = st.PENDING
+            self._to_worker(node, self.operation(node))
+        self.settle()
+
+    def time_out(self) -> None:
+        """The whole run took too long."""
+        if self.is_live and self.stopping is None:
+            self.stopping = f"the run took longer than its timeout of {self.options.timeout:g} s"
+            self.timed_out = True
+
+    def permit_granted(self, node: int, endpoint: str) -> None:
+        if self.held.get(node) != "breaker" and self.held.get(node) != "open breaker":
+            self.ports.report_permit(self, node, endpoint, None, None)
+            return
+        del self.held[node]
+        self.permits[node] = endpoint
+        self.state[node] = st.PENDING
+        self._to_worker(node, self.operation(node))
+        self.settle()
+
+    def permit_waits(self, node: int, endpoint: str, reason: str, until: float | None) -> bool:
+        """The endpoint cannot be called now. Returns False if the node does not wait (it has a fallback)."""
+        if self.held.get(node) not in ("breaker", "open breaker"):
+            return False
+        if reason == "open" and self.operation(node).has_fallback:
+            del self.held[node]
+            self.running += 1
+            self.attempts[node] = max(self.attempts[node], 1)
+            self._take_fallback(node)
+            self.settle()
+            return False
+        self.held[node] = "open breaker" if reason == "open" else "breaker"
+        self.emit(
+            "node_waiting",
+            node,
+            reason=f"{reason} breaker" if reason == "open" else reason,
+            until=until,
+            endpoint=endpoint,
+        )
+        patience = self.clock.now() + self.options.patience_s
+        self.breaker_until = until if reason == "open" and until and until > patience else None
+        self.settle()
+        return True
+
+    def _return_permit(self, node: int, ok: bool | None, retry_after: Any) -> None:
+        endpoint = self.permits.pop(node, None)
+        if endpoint is not None:
+            self.ports.report_permit(self, node, endpoint, ok, retry_after)
+
+    # ------------------------------------------------------------------ lost workers
+
+    def given_back(self, node: int) -> None:
+        """It was queued and never started: ready again, no mark."""
+        self.running -= 1
+        self.state[node] = st.PENDING
+        self._to_worker(node, self.operation(node))
+
+    def lost(self, node: int, evidence: Evidence, *, charged: bool, suspect: bool) -> None:
+        """The worker that executed `node` is gone, and there is no answer."""
+        operation = self.operation(node)
+        doubtful = operation.effect == "once"
+        attempt = self.attempts[node]
+        self._persist(
+            [
+                NodeLost(
+                    self.clock.now(), node, attempt, evidence.to_dict(), charged and not doubtful, doubtful
+                )
+            ],
+            sync=doubtful,
+            token=("doubt", node) if doubtful else None,
+        )
+        self._return_permit(node, None, None)
+        if doubtful:
+            self.state[node] = st.IN_DOUBT
+            self.doubts.add(node)
+            self.running -= 1
+            self.emit("node_waiting", node, reason="in_doubt", until=None, evidence=evidence.describe())
+            return
+        if charged:
+            crashes = self.crashes[node] = self.crashes.get(node, 0) + 1
+            if crashes >= operation.max_crashes:
+                text = f"{self.id_of(node)} killed its worker {crashes} times: {evidence.describe()}"
+                self.errors[node] = error = error_map(
+                    "PoisonedError", text, retryable=False, details=evidence.to_dict()
+                )
+                if operation.has_fallback:
+                    self._take_fallback(node)
+                else:
+                    self._fail(node, error)
+                return
+        if charged or suspect:
+            self.alone.add(node)
+            self.simple[node] = 0
+        self.running -= 1
+        self.state[node] = st.PENDING
+        self.todo.append(node)
+
+    def abandoned(self, node: int, evidence: Evidence) -> None:
+        """Stopped by us (cancel, stop): runs again when the run is resumed."""
+        self.lost(node, evidence, charged=False, suspect=False)
+
+    # ------------------------------------------------------------------ durability
+
+    def _persist(self, records: list[Record], *, sync: bool = False, token: object | None = None) -> None:
+        if self.storage_error is not None:
+            return
+        if token is not None:
+            self.unacknowledged += 1
+        self.ports.persist(self, records, sync=sync, token=token)
+
+    def log_lines(self, rows: list[list[Any]]) -> None:
+        """Output of operations, rows of [node, attempt, stream, text]."""
+        self._persist([LogLines(self.clock.now(), rows)])
+        for node, attempt, stream, text in rows:
+            self.emit("node_log", node, attempt=attempt, stream=stream, text=text)
+
+    def acknowledged(self, token: Any, location: Any, first_record: int) -> None:
+        """What was persisted under `token` is on disk (as far as the durability of this run goes)."""
+        self.unacknowledged -= 1
+        kind = token[0]
+        if kind == "done":
+            rows, early = token[1], token[2]
+            self._note_location(rows, location, first_record)
+            if not early or self.volatile:
+                self._finish_rows(rows)
+            self._announce_done(rows)
+        elif kind == "failed":
+            self._failure_is_durable(token[1], token[2])
+        elif kind == "expanded":
+            self.release_children(token[1])
+        elif kind == "waiting":
+            self.ports.timer(self, self.clock.monotonic() + token[2], ("wait", token[1], 0))
+        elif kind == "end":
+            self.status = token[1]
+            self.ports.ended(self)
+            return
+        self.settle()
+
+    def _note_location(self, rows: list[Any], location: Any, first_record: int) -> None:
+        if location is None:
+            return
+        if not self.frames or self.frames[-1] != location:
+            self.frames.append(location)
+        place = (len(self.frames) << 32) | (first_record << 16)
+        stored = self.where_stored
+        for i, row in enumerate(rows):
+            stored[row[0]] = place | i
+        if self.values:
+            for row in rows:
+                node = row[0]
+                if not self.uses.get(node) and node not in self.children:
+                    self.values.pop(node, None)
+
+    def _announce_done(self, rows: list[Any]) -> None:
+        if not self.options.listening:
+            return
+        for node, attempt, micros, _payload, usage in rows:
+            tokens = (usage or {}).get("input_tokens", 0) + (usage or {}).get("output_tokens", 0)
+            data: dict[str, Any] = {
+                "attempt": attempt,
+                "seconds": micros / 1e6,
+                "cached": False,
+                "tokens": tokens,
+            }
+            if usage and usage.get("fallback"):
+                data["fallback"] = True
+            self.emit("node_succeeded", node, **data)
+
+    def _failure_is_durable(self, node: int, on_failure: str) -> None:
+        self.running -= 1
+        error = self.errors[node]
+        self.emit("node_failed", node, attempt=self.attempts[node], error=error, will_retry=False)
+        self._end(node, {"fail": st.FAILED, "continue": st.TOLERATED, "skip": st.DROPPED}[on_failure])
+
+    def storage_failed(self, error: StorageError) -> None:
+        """A write failed: dispatch stops, running nodes end, the run pauses and can be resumed."""
+        if self.storage_error is None:
+            self.storage_error = error
+            self.stopping = self.stopping or "storage"
+            self.settle()
+
+    # ------------------------------------------------------------------ the end
+
+    def stop(self, reason: str, *, cancelled: bool = False) -> None:
+        """No further dispatch; the run ends as paused (or cancelled) when what runs has ended."""
+        if self.stopping is None or cancelled:
+            self.stopping = reason
+            self.cancelled = self.cancelled or cancelled
+        self.settle()
+
+    def _look_for_the_end(self) -> None:
+        if self._ending or self.status is not None:
+            return
+        if self.storage_error is not None:
+            if self._executing() == 0:
+                self._ending = True
+                self.status = "paused"
+                self.paused = f"storage: {self.storage_error}"
+                self.emit("run_paused", None, reason=self.paused)
+                self.ports.ended(self)
+            return
+        if self.running or self.unacknowledged:
+            return
+        if self.stopping is not None:
+            self._finish_stopped()
+        elif self.open == 0:
+            failed = self.failed - self.excused_failures
+            self._finish("failed" if failed else "succeeded")
+        elif not self.ready and not self.solo and not self.todo:
+            self._consider_pause()
+
+    def _executing(self) -> int:
+        return sum(self.workers_busy.values())
+
+    def _finish_stopped(self) -> None:
+        if self.timed_out:
+            self._finish("failed")
+        elif self.cancelled:
+            self._finish("cancelled")
+        else:
+            self._pause(str(self.stopping))
+
+    def _consider_pause(self) -> None:
+        """Nothing runs and nothing is ready: pause unless a clock or a breaker will bring more."""
+        waits = set(self.held.values())
+        if waits & {"retry", "wait", "breaker"}:
+            return
+        if "open breaker" in waits:
+            if self.breaker_until is not None and waits <= {"open breaker", "approval"}:
+                self._pause("open breaker: an endpoint that is needed stays open")
+            return
+        if self.doubts:
+            ids = ", ".join(sorted(self.id_of(node) for node in self.doubts))
+            self._pause(f"in doubt: {ids}; say what happened with `sage-actors resolve`")
+        elif self.paused is not None:
+            self._pause(self.paused)
+        elif "approval" in waits and not self.options.waits_for_people:
+            ids = ", ".join(sorted(self.id_of(node) for node, why in self.held.items() if why == "approval"))
+            self._pause(f"approval: {ids}; answer with `sage-actors approve`")
+
+    def _pause(self, reason: str) -> None:
+        self._ending = True
+        self.paused = reason
+        self.emit("run_paused", None, reason=reason)
+        self._persist([RunPaused(self.clock.now(), reason)], sync=True, token=("end", "paused"))
+
+    def _finish(self, status: str) -> None:
+        self._ending = True
+        seconds = self.clock.now() - self.started_at
+        record = RunFinished(self.clock.now(), status, seconds, dict(self.counts))
+        self._persist([record], sync=True, token=("end", status))
+
+    def results(self) -> dict[str, Any]:
+        """Results of the nodes that nothing depends on, by id."""
+        out: dict[str, Any] = {}
+        for node in self.plan.leaves():
+            packed = self.value(node)
+            out[self.plan.ids[node]] = None if packed is None else unpack(packed)
+        return out
+
+    def _add_usage(self, usage: dict[str, Any]) -> None:
+        for name in self.usage:
+            amount = usage.get(name)
+            if isinstance(amount, (int, float)):
+                self.usage[name] += amount
+
+
+def _array_header(count: int) -> bytes:
+    return bytes(msgpack.Packer().pack_array_header(count))
+
+
+def _map_header(count: int) -> bytes:
+    return bytes(msgpack.Packer().pack_map_header(count))
+
+
+def _seconds_to_wait(config: Mapping[str, Any], now: float) -> float:
+    if config.get("until") is not None:
+        until = config["until"]
+        if isinstance(until, (int, float)):
+            return max(0.0, float(until) - now)
+        try:
+            moment = datetime.fromisoformat(str(until))
+        except ValueError as cause:
+            raise ResultError(f"`until` is no ISO 8601 time: {until!r}") from cause
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(0.0, moment.timestamp() - now)
+    seconds = config.get("seconds", 0)
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or seconds < 0:
+        raise ResultError(f"`seconds` must be a number that is not negative, not {seconds!r}")
+    return float(seconds)
+
+
+_ENGINE: dict[str, Callable[[RunCore, int, Scope, int, OperationSpec], None]] = {
+    "approval": RunCore._ask_person,
+    "wait": RunCore._wait,
+    "workflow": RunCore._start_workflow,
+}
