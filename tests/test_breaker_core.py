@@ -391,6 +391,15 @@ def test_a_clock_set_back_keeps_rates_and_pauses() -> None:
     assert granted(core.tick(T0 - 990)) == ["b"]
 
 
+def test_a_clock_set_back_does_not_lengthen_a_pause_that_was_asked_for() -> None:
+    core = breaker()
+    core.request(API, "a", T0)
+    core.report(API, "a", True, T0, retry_after_s=30)
+    core.request(API, "b", T0)
+    core.tick(T0 - 1000)
+    assert granted(core.tick(T0 - 970)) == ["b"]
+
+
 def test_a_known_change_of_the_clock_leaves_the_time_that_passed() -> None:
     core = opened()
     core.shift(-500.0)  # set back by 500 s, and 30 s passed
@@ -422,6 +431,21 @@ def test_what_opened_long_ago_is_tried_with_one_call(word: str, until: float) ->
     assert core.restore(API, word, until, T0) == [Transition(API, State.CLOSED, State.HALF_OPEN, 0.0, 0)]
     assert granted(core.request(API, "a", T0)) == ["a"]
     assert granted(core.request(API, "b", T0)) == []
+
+
+def test_one_failure_opens_what_a_journal_left_half_open() -> None:
+    core = breaker()
+    core.restore(API, "half_open", 0.0, T0)
+    assert call(core, False) == [Transition(API, State.HALF_OPEN, State.OPEN, T0 + 60, 1)]
+
+
+def test_restoring_does_not_disturb_a_half_open_breaker() -> None:
+    core = breaker()
+    core.restore(API, "half_open", 0.0, T0)
+    core.request(API, "probe", T0)
+    assert core.restore(API, "half_open", 0.0, T0) == []
+    assert core.restore(API, "open", T0 + 50, T0) == []
+    assert granted(core.request(API, "second", T0)) == []
 
 
 @pytest.mark.parametrize("word", ["closed", "a word of a later version"])
@@ -460,6 +484,15 @@ def test_more_slots_serve_waiters_at_once() -> None:
     for token in "abc":
         core.request(API, token, T0)
     assert granted(core.configure(API, BreakerPolicy(max_concurrent=3), T0)) == ["b", "c"]
+
+
+def test_a_shorter_longest_pause_takes_effect_at_once() -> None:
+    core = breaker()
+    core.request(API, "a", T0)
+    core.report(API, "a", True, T0, retry_after_s=3000)
+    core.request(API, "b", T0)
+    core.configure(API, BreakerPolicy(retry_after_max_s=10), T0)
+    assert core.next_wakeup() == T0 + 10
 
 
 def test_a_faster_rate_does_not_wait_for_the_slower_one() -> None:
