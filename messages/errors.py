@@ -89,8 +89,8 @@ class Problem:
     line: int | None = None
 
     def __str__(self) -> str:
-        where = self.place if self.line is None else f"line {self.line}: {self.place}"
-        text = f"{where}: {self.message}" if where else self.message
+        line = "" if self.line is None else f"line {self.line}"
+        text = ": ".join(part for part in (line, self.place, self.message) if part)
         return f"{text} ({self.hint})" if self.hint else text
 
 
