@@ -64,11 +64,12 @@ class _OperationTable:
 
     def __init__(self) -> None:
         self._known: dict[bytes, OperationSpec] = {}
+        self._pack = msgpack.Packer().pack  # reused: the table belongs to one call in one thread
 
     def __call__(self, raw: Mapping[str, Any]) -> OperationSpec:
-        said = [pair for pair in raw.items() if pair[0] not in _NODE_FIELDS]
+        said = {name: raw[name] for name in raw if name not in _NODE_FIELDS}
         try:
-            key: bytes = msgpack.packb(said)  # unlike hash and ==, it tells 1 from 1.0 from True
+            key: bytes = self._pack(said)  # unlike hash and ==, it tells 1 from 1.0 from True
         except (TypeError, ValueError, OverflowError):
             return _operation(said)  # validation says what is wrong with such a value
         found = self._known.get(key)
@@ -86,10 +87,10 @@ def _node(
     )
 
 
-def _operation(said: list[tuple[str, Any]]) -> OperationSpec:
+def _operation(said: Mapping[str, Any]) -> OperationSpec:
     config: dict[str, Any] = {}
     policies: dict[str, Any] = {}
-    for name, value in said:
+    for name, value in said.items():
         if name == "fallback":
             policies.update(has_fallback=True, fallback=value)
         elif name not in _POLICIES:
