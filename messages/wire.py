@@ -9,10 +9,14 @@
     INSPECT     [token, [call, ...]]            GUARD     [token, run, node, attempt, endpoint]
     STOP        nil                             GUARDED   [endpoint, token, ok]
                                                 INSPECTED [token, [info, ...]]
-                                                HEARTBEAT [[run, node, attempt], ...]   (async workers)
+                                                HEARTBEAT [[run, node, attempt], ...]
+                                                BLOCKED   [[run, node, attempt]] or []
 
 `run` is the supervisor's number for one segment of one run (a run id and its segment number, so an old
 owner's number never matches); with `node` and `attempt` it is the fencing token of the attempt.
+
+HEARTBEAT lists what executes: async workers send it twice a second, any worker as it starts a limited task.
+BLOCKED says which attempt blocks the event loop, where that is known.
 """
 
 from __future__ import annotations
@@ -54,6 +58,7 @@ class Kind(IntEnum):
     GUARDED = 26
     INSPECTED = 27
     HEARTBEAT = 28
+    BLOCKED = 29
 
 
 # A task row: [run, node, attempt, op, node id, idempotency key or run id, timeout or nil, arguments packed]
@@ -71,7 +76,8 @@ class Evidence:
     """What is known about the end of a worker.
 
     exitcode: negative is a signal, None is unknown. reason: "" if it died by itself, else why the pool ended
-    it ("timeout", "cancelled", "limit", "heartbeat", "protocol", "stopped"). limit: {"kind", "limit", "seen"}.
+    it ("timeout", "cancelled", "limit", "heartbeat", "protocol", "stopped").
+    limit: {"kind", "limit", "seen"}.
     peak_rss_bytes: the most that was seen of the process tree. last_lines: end of what it printed.
     """
 

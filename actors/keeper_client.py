@@ -1,0 +1,103 @@
+"""Starts a keeper process and speaks with it: the pool's side of keeper.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sage_actors.actors import keeper_wire as keeper
+from sage_actors.actors.watch import process_started_at
+from sage_actors.messages.codec import FrameReader, frame
+from sage_actors.messages.errors import ProtocolError
+
+__all__ = ["KeeperClient"]
+
+_BOOT = (
+    "import json, sys; a = json.loads(sys.argv[1]); sys.path[:] = a.pop('sys_path');"
+    "from sage_actors.actors.keeper import main; main(**a)"
+)
+_SECRET_VARIABLES = ("SAGE_STATE_KEY",)
+_SEND_TIMEOUT_S = 5.0
+
+
+class KeeperClient:
+    """One keeper process. `socket` is readable when answers wait, or when the keeper is gone.
+
+    Raises:
+        OSError: the process cannot be started.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: Path,
+        main_path: str | None,
+        sys_path: Sequence[str],
+        environ: Mapping[str, str] | None,
+    ) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(_SEND_TIMEOUT_S)
+        self._reader = FrameReader()
+        settings = {
+            "sys_path": list(sys_path),
+            "channel_fd": theirs.fileno(),
+            "parent_pid": os.getpid(),
+            "project": str(project),
+            "main_path": main_path,
+        }
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, json.dumps(settings)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=_clean(os.environ if environ is None else environ),
+                start_new_session=True,  # Ctrl-C on the terminal is the supervisor's alone
+            )
+        except OSError:
+            self.socket.close()
+            raise
+        finally:
+            theirs.close()
+        self.identity = (self._process.pid, process_started_at(self._process.pid) or 0.0)
+
+    def fork(self, number: int, kind: str, fds: Sequence[int]) -> None:
+        """Asks for a worker that owns `fds` (copies of them: the caller's stay open)."""
+        socket.send_fds(self.socket, [frame(keeper.FORK, [number, kind])], fds)
+
+    def signal(self, number: int, which: int) -> None:
+        self.socket.sendall(frame(keeper.SIGNAL, [number, int(which)]))
+
+    def answers(self) -> Iterator[tuple[int, Any]]:
+        """What the keeper says, after `socket` became readable.
+
+        Raises:
+            EOFError: the keeper is gone.
+        """
+        try:
+            data = self.socket.recv(65536)
+            if not data:
+                raise EOFError("the keeper is gone")
+            yield from self._reader.feed(data)
+        except (OSError, ProtocolError) as cause:
+            raise EOFError("the keeper is gone") from cause
+
+    def close(self, timeout_s: float) -> None:
+        """Lets the keeper kill what is left, and waits until it is gone."""
+        self.socket.close()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _clean(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of operations: without what opens saved state."""
+    return {name: value for name, value in environ.items() if name not in _SECRET_VARIABLES}

@@ -1,0 +1,95 @@
+"""The operation types. This is the one file where a type is added.
+
+A type is a name, where it runs, and the class that runs it, named by import path, so that a worker loads only
+what it executes. The class is called as `Class(spec, settings)` once for each operation in a worker, and its
+`run(task)` for each task; `run` returns the result, or a coroutine of it.
+
+    worker     "blocking": in a worker's main thread, one at a time. "async": on an event loop with hundreds
+               of others. "any": as the operation itself says (`def` or `async def`).
+               "engine": the supervisor does it itself; there is no class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal, Protocol
+
+from sage_actors.actors.context import Task
+from sage_actors.messages.errors import UsageError
+
+__all__ = ["OPERATION_TYPES", "OperationType", "Runner", "RunnerSettings", "create_runner", "worker_kind"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSettings:
+    """project: its directory. main_path: the script (or dotted module) that `__main__:name` refers to."""
+
+    project: str
+    main_path: str | None = None
+
+
+class Runner(Protocol):
+    """Executes the tasks of one operation. `is_async`: `run` returns a coroutine."""
+
+    is_async: bool
+
+    def __init__(self, spec: Mapping[str, Any], settings: RunnerSettings) -> None: ...
+
+    def run(self, task: Task) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OperationType:
+    name: str
+    worker: Literal["blocking", "async", "any", "engine"]
+    runner: str = ""
+
+    @property
+    def by_engine(self) -> bool:
+        """Whether the supervisor handles it without a worker."""
+        return self.worker == "engine"
+
+
+OPERATION_TYPES: dict[str, OperationType] = {
+    each.name: each
+    for each in (
+        OperationType("python", "any", "sage_actors.actors.op_python:PythonRunner"),
+        OperationType("shell", "blocking", "sage_actors.actors.op_shell:ShellRunner"),
+        OperationType("http", "async", "sage_actors.actors.op_http:HttpRunner"),
+        OperationType("approval", "engine"),
+        OperationType("wait", "engine"),
+        OperationType("workflow", "engine"),
+    )
+}
+
+
+def worker_kind(
+    type_name: str, *, is_async: bool = False, limited: bool = False
+) -> Literal["blocking", "async", "engine"]:
+    """The kind of worker for an operation. `limited`: it has `limits`, which count a worker's whole process
+    tree, so that it must be alone in one."""
+    worker = OPERATION_TYPES[type_name].worker
+    if worker == "engine":
+        return "engine"
+    if limited:
+        return "blocking"
+    if worker == "any":
+        return "async" if is_async else "blocking"
+    return worker
+
+
+def create_runner(spec: Mapping[str, Any], settings: RunnerSettings) -> Runner:
+    """What executes the operation `spec`.
+
+    Raises:
+        UsageError: there is no such type, or the engine itself handles it.
+        ImportError: its call cannot be imported.
+    """
+    found = OPERATION_TYPES.get(spec.get("type", ""))
+    if found is None or found.by_engine:
+        raise UsageError(f"no worker can execute an operation of type {spec.get('type')!r}")
+    module, _, name = found.runner.partition(":")
+    runner: Runner = getattr(import_module(module), name)(spec, settings)
+    return runner

@@ -1,0 +1,169 @@
+"""What operations print: captured at the descriptors, told apart by attempt, limited in size.
+
+In a worker the descriptors 1 and 2 are pipes whose other ends the worker holds itself (and the pool, as
+duplicates: what a crashed worker left unread is evidence). So Python, C code and child processes are all
+caught, and a line is out of the process before the next statement can crash it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import select
+import sys
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+__all__ = ["ATTEMPT_CAP_BYTES", "UNKNOWN", "AttributedStream", "LogBook", "OutputPipes", "safe_text"]
+
+Key = tuple[int, int, int]
+UNKNOWN: Key = (-1, -1, -1)
+ATTEMPT_CAP_BYTES = 1024 * 1024
+_CHUNK = 65536
+
+
+def safe_text(text: str) -> str:
+    """`text` without lone surrogates, which msgpack cannot carry."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class LogBook:
+    """Rows for LOGS frames, at most `cap_bytes` of text an attempt; then one line says so."""
+
+    def __init__(self, *, cap_bytes: int = ATTEMPT_CAP_BYTES) -> None:
+        self.rows: list[list[Any]] = []
+        self._cap = cap_bytes
+        self._sizes: dict[Key, int] = {}
+
+    def add(self, key: Key, stream: str, text: str) -> None:
+        before = self._sizes.get(key, 0)
+        if before > self._cap:
+            return
+        after = before + len(text)
+        self._sizes[key] = after
+        if after > self._cap:
+            text = text[: self._cap - before] + f"\n[output cut: more than {self._cap} characters]\n"
+        self.rows.append([*key, stream, text])
+
+    def end(self, key: Key) -> None:
+        """The attempt is over: its count is not needed any more."""
+        if self._sizes:
+            self._sizes.pop(key, None)
+
+    def take(self) -> list[list[Any]]:
+        """All rows so far; the book is empty afterwards. Safe beside `add` in another thread."""
+        count = len(self.rows)
+        rows = self.rows[:count]
+        del self.rows[:count]
+        return rows
+
+
+class OutputPipes:
+    """The read ends of this process's own standard output and error."""
+
+    def __init__(self, out_fd: int, err_fd: int, book: LogBook) -> None:
+        self.fds = (out_fd, err_fd)
+        self._book = book
+        self._lock = threading.Lock()
+        self._poll = select.poll()
+        self._streams: dict[int, tuple[str, codecs.IncrementalDecoder]] = {}
+        for fd, name in ((out_fd, "stdout"), (err_fd, "stderr")):
+            os.set_blocking(fd, False)
+            self._poll.register(fd, select.POLLIN)
+            self._streams[fd] = (name, codecs.getincrementaldecoder("utf-8")("replace"))
+
+    def install(self) -> None:
+        """Makes sys.stdout and sys.stderr write to the pipes line by line."""
+        self._stdout = _open_text(1)
+        self._stderr = _open_text(2)
+        sys.stdout = sys.__stdout__ = self._stdout  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = self._stderr  # type: ignore[misc]
+
+    def settle(self, key: Key) -> None:
+        """Books everything that was printed until now under `key`. A microsecond if nothing was."""
+        try:
+            self._stdout.flush()
+            self._stderr.flush()
+        except (OSError, ValueError):  # the operation closed it
+            self.install()
+        if self._poll.poll(0):
+            self.drain(key)
+
+    def drain(self, key: Key) -> None:
+        """Books what can be read now under `key`."""
+        with self._lock:
+            for fd, (name, decoder) in self._streams.items():
+                while data := _read(fd):
+                    text = decoder.decode(data)
+                    if text:
+                        self._book.add(key, name, text)
+
+
+class AttributedStream(io.TextIOBase):
+    """A text stream for async workers: each write is booked under the attempt whose task writes."""
+
+    def __init__(
+        self, name: str, fd: int, key: ContextVar[Key], book: LogBook, wake: Callable[[], None]
+    ) -> None:
+        self._name = name
+        self._fd = fd
+        self._key = key
+        self._book = book
+        self._wake = wake
+        self.buffer = _AttributedBytes(self)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        return "backslashreplace"
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def write(self, text: str) -> int:
+        key = self._key.get(UNKNOWN)
+        if key is UNKNOWN:
+            os.write(self._fd, text.encode("utf-8", "backslashreplace"))
+        elif text:
+            first = not self._book.rows
+            self._book.add(key, self._name, safe_text(text))
+            if first:
+                self._wake()
+        return len(text)
+
+
+class _AttributedBytes(io.RawIOBase):
+    """The `buffer` of an AttributedStream."""
+
+    def __init__(self, stream: AttributedStream) -> None:
+        self._stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def write(self, data: Any) -> int:
+        self._stream.write(bytes(data).decode("utf-8", "replace"))
+        return len(data)
+
+
+def _open_text(fd: int) -> io.TextIOWrapper:
+    return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, _CHUNK)
+    except (BlockingIOError, InterruptedError):
+        return b""

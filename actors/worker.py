@@ -1,0 +1,249 @@
+"""A blocking worker: executes `def` operations one after the other in its main thread.
+
+The I/O thread (worker_link.py) hands tasks over; the main thread executes, so that signal handlers and what
+libraries expect of a main thread hold. SIGTERM raises OperationTerminated in the running operation, whose
+`finally` blocks run; then the worker ends.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import CoroutineType
+from typing import Any
+
+from sage_actors.actors.attempt_error import describe_error
+from sage_actors.actors.context import OperationTerminated, Task
+from sage_actors.actors.operation_types import Runner, RunnerSettings, create_runner
+from sage_actors.actors.output import UNKNOWN, LogBook, OutputPipes
+from sage_actors.actors.worker_link import Link
+from sage_actors.messages.codec import MAX_RESULT_BYTES, pack
+from sage_actors.messages.errors import OperationCancelled, ProtocolError, ResultError
+from sage_actors.messages.wire import FAILED, OK, Kind
+
+__all__ = ["BlockingWorker", "OperationTable", "Settings", "main", "pack_result"]
+
+Key = tuple[int, int, int]
+TERMINATED = 128 + signal.SIGTERM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a worker is told by the keeper. out_fd, err_fd: read ends of its own output."""
+
+    number: int
+    project: str
+    main_path: str | None
+    out_fd: int
+    err_fd: int
+
+
+def main(sock: socket.socket, settings: Settings) -> int:
+    """Works until told to stop; returns the exit code."""
+    enter_project(settings.project)
+    worker = BlockingWorker(sock, settings)
+    return worker.run()
+
+
+def enter_project(project: str) -> None:
+    """Operations run in the project directory and can import from it."""
+    os.chdir(project)
+    if project not in sys.path:
+        sys.path.insert(0, project)
+
+
+def pack_result(value: object, node_id: str) -> bytes:
+    """The packed result.
+
+    Raises:
+        ResultError: it cannot be carried, or is larger than MAX_RESULT_BYTES.
+    """
+    try:
+        packed = pack(value)
+    except ResultError:
+        packed = pack(value, what=f"the result of node {node_id!r}")
+    if len(packed) > MAX_RESULT_BYTES:
+        raise ResultError(
+            f"the result of node {node_id!r} ({type(value).__module__}.{type(value).__qualname__}) has "
+            f"{len(packed)} bytes, more than {MAX_RESULT_BYTES}: write it to a file and return its path"
+        )
+    return packed
+
+
+class OperationTable:
+    """What the operation numbers mean in this worker; runners are made at the first use."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = RunnerSettings(project=settings.project, main_path=settings.main_path)
+        self._specs: dict[int, dict[str, Any]] = {}
+        self._runners: dict[int, Runner] = {}
+        self.limited: set[int] = set()
+
+    def update(self, rows: list[Any]) -> None:
+        """[[op, spec], ...]; a spec of None forgets the operation."""
+        for op, spec in rows:
+            self._runners.pop(op, None)
+            self.limited.discard(op)
+            if spec is None:
+                self._specs.pop(op, None)
+                continue
+            self._specs[op] = spec
+            if spec.get("limits"):
+                self.limited.add(op)
+
+    def runner(self, op: int) -> Runner:
+        found = self._runners.get(op)
+        if found is None:
+            spec = self._specs.get(op)
+            if spec is None:
+                raise ProtocolError(f"operation {op} was never defined")
+            found = self._runners[op] = create_runner(spec, self._settings)
+        return found
+
+
+class BlockingWorker:
+    """One task at a time. See the module's text."""
+
+    def __init__(self, sock: socket.socket, settings: Settings) -> None:
+        self._book = LogBook()
+        self._pipes = OutputPipes(settings.out_fd, settings.err_fd, self._book)
+        self._link = Link(sock, self._pipes, self._book, Path(settings.project))
+        self._table = OperationTable(settings)
+        self._main_path = settings.main_path
+        # Rows (lists), inspections (tuples), and None: the end
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._task: Task | None = None
+        self._executing = False
+        self._terminated = False
+        self._cancelled: set[Key] = set()
+
+    def run(self) -> int:
+        self._pipes.install()
+        signal.signal(signal.SIGTERM, self._on_terminate)
+        self._link.send(Kind.READY, [os.getpid(), "blocking"])
+        self._link.start(self)
+        try:
+            self._work()
+        except OperationTerminated:
+            pass
+        self._link.flush()
+        return TERMINATED if self._terminated else 0
+
+    def _work(self) -> None:
+        take, wait = self._queue.get_nowait, self._queue.get
+        while True:
+            try:
+                item = take()
+            except queue.Empty:
+                item = wait()
+            if item is None or self._terminated:
+                return
+            if type(item) is list:
+                self._execute(item)
+            else:
+                self._inspect(*item)
+
+    def _execute(self, row: list[Any]) -> None:
+        started = time.perf_counter()
+        task = self._task = Task(row, self._link)
+        payload: Any
+        try:
+            payload = self._call(task, row[3])
+            status = OK
+        except OperationTerminated:
+            self._pipes.settle(task.key)
+            raise
+        except BaseException as error:  # noqa: BLE001 - the border: SystemExit of user code is its failure
+            payload = describe_error(error)
+            status = FAILED
+        self._pipes.settle(task.key)
+        self._book.end(task.key)
+        self._task = None
+        micros = int((time.perf_counter() - started) * 1e6)
+        run, node, attempt = task.key
+        size = len(payload) if status == OK else 1024
+        more = not self._queue.empty()
+        self._link.add_result([run, node, attempt, status, micros, payload, task.used], size, more=more)
+
+    def _call(self, task: Task, op: int) -> bytes:
+        if self._cancelled and task.key in self._cancelled:
+            self._cancelled.discard(task.key)
+            raise OperationCancelled(f"node {task.node_id!r} was cancelled before it started")
+        try:
+            self._executing = True
+            if op in self._table.limited:
+                self._link.send(Kind.HEARTBEAT, [list(task.key)])
+            value = self._table.runner(op).run(task)
+            if type(value) is CoroutineType:
+                import asyncio
+
+                value = asyncio.run(value)
+        finally:
+            self._executing = False
+        return pack_result(value, task.node_id)
+
+    def _inspect(self, token: int, calls: list[str]) -> None:
+        from sage_actors.actors.op_python import inspect_call
+
+        self._link.send(Kind.INSPECTED, [token, [inspect_call(call, self._main_path) for call in calls]])
+
+    def _on_terminate(self, *_: object) -> None:
+        if self._terminated:
+            return
+        self._terminated = True
+        if self._executing:
+            if self._task is not None:
+                self._task.cancelled = True
+            raise OperationTerminated
+        self._queue.put(None)
+
+    # Handler: called in the I/O thread
+
+    def operations(self, rows: list[Any]) -> None:
+        self._table.update(rows)
+
+    def tasks(self, rows: list[Any]) -> None:
+        for row in rows:
+            self._queue.put(row)
+
+    def give_back(self) -> list[Key]:
+        keys, kept = [], []
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if type(item) is list:
+                keys.append((item[0], item[1], item[2]))
+            else:
+                kept.append(item)
+        for item in kept:
+            self._queue.put(item)
+        return keys
+
+    def cancel(self, keys: list[Key]) -> None:
+        task = self._task
+        for key in keys:
+            if task is not None and task.key == key:
+                task.cancelled = True
+            else:
+                self._cancelled.add(key)
+
+    def inspect(self, token: int, calls: list[str]) -> None:
+        self._queue.put((token, calls))
+
+    def stop(self) -> None:
+        self._queue.put(None)
+
+    def current_key(self) -> Key:
+        task = self._task
+        return UNKNOWN if task is None else task.key
+
+    def tick(self) -> None:
+        """Nothing to do here at intervals."""
