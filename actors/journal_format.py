@@ -20,7 +20,8 @@
     frame      = AES-256-GCM(key, nonce = number, associated data = binding)
 
 The 16 bytes before a frame are the tag of the frame before, or the commitment for frame 0: frames are
-chained, and each can still be opened alone. A key is used by one writer for one segment, so a nonce never repeats.
+chained, and each can still be opened alone. A key is used by one writer for one segment, so a nonce never
+repeats.
 """
 
 from __future__ import annotations

@@ -79,8 +79,8 @@ def _find_damage(directory: Path, keys: KeyRing) -> _Finding:
     except StateCorruptedError as error:
         bad_header = str(error)
     last = None
-    ends = [header.previous for header in headers[1:]]
-    for number, ends_at in zip(range(1, len(headers) + 1), [*ends, None], strict=True):
+    for number in range(1, len(headers) + 1):
+        ends_at = headers[number].previous if number < len(headers) else None
         reader = SegmentReader(directory, number, keys, ends_at=ends_at)
         try:
             for location, _ in reader.frames():

@@ -153,7 +153,8 @@ class StateActor(pykka.ThreadingActor):
     def on_receive(self, message: Any) -> None:
         """Commit `message` together with everything of ours that waits behind it."""
         if type(message) not in _OWN:
-            raise UsageError(f"the state actor does not know {type(message).__name__}")
+            super().on_receive(message)  # which logs it: a stray message must not end everybody's runs
+            return
         envelopes = self._drain()
         try:
             self._commit([message, *(each.message for each in envelopes)])

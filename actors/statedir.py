@@ -153,7 +153,7 @@ class StateDirectory:
         kind = filesystem_type(self.project)
         if is_network_filesystem(kind) and environ.get(NETWORK_VARIABLE) != "1":
             raise UsageError(
-                f"{self.project} is on a network file system ({kind}), where locks and fsync are not reliable; "
+                f"{self.project} is on a network file system ({kind}): no reliable locks and fsync there; "
                 f"use a local directory (--project), or set {NETWORK_VARIABLE}=1 to take the risk"
             )
 
