@@ -98,7 +98,7 @@ class AsyncWorker:
                 row = self._inbox.popleft()
             except IndexError:  # given back in this moment
                 return
-            task = Task(row, self._link)
+            task = Task(row, self._link, time.monotonic())
             context = contextvars.copy_context()
             context.run(_current_key.set, task.key)
             running = self._loop.create_task(self._execute(task, row[3]), context=context)
@@ -124,9 +124,10 @@ class AsyncWorker:
             self._pipes.drain(task.key)  # what C code and child processes printed is its own beyond doubt
         self._running.pop(task.key, None)
         self._book.end(task.key)
-        micros = int((time.monotonic() - task.started) * 1e6)
+        now = time.monotonic()
+        micros = int((now - task.started) * 1e6)
         size = len(payload) if status == OK else 1024
-        self._link.add_result([*task.key, status, micros, payload, task.used], size, more=True)
+        self._link.add_result([*task.key, status, micros, payload, task.used], size, more=True, now=now)
         if not self._flush_soon:
             self._flush_soon = True
             self._loop.call_soon(self._flush)

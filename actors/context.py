@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +29,7 @@ class Services(Protocol):
 
     project: Path
 
-    def log(self, key: Key, text: str) -> None: ...
+    def log(self, key: Key, text: str, stream: str = "log") -> None: ...
     def progress(self, key: Key, data: dict[str, Any]) -> None: ...
     def ask_guard(self, key: Key, endpoint: str, answer: Callable[[bool, Any], None]) -> int: ...
     def abandon_guard(self, token: int, endpoint: str) -> bool: ...
@@ -38,15 +37,15 @@ class Services(Protocol):
 
 
 class Task:
-    """One task row as it is executed."""
+    """One task row as it is executed. `started` is monotonic."""
 
     __slots__ = ("cancelled", "key", "node_id", "packed", "run_key", "services", "started", "timeout", "used")
 
-    def __init__(self, row: Any, services: Services) -> None:
+    def __init__(self, row: Any, services: Services, started: float) -> None:
         run, node, attempt, _, self.node_id, self.run_key, self.timeout, self.packed = row
         self.key: Key = (run, node, attempt)
         self.services = services
-        self.started = time.monotonic()
+        self.started = started
         self.cancelled = False
         self.used: dict[str, Any] | None = None
 

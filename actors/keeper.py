@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import multiprocessing
 import os
 import resource
@@ -79,6 +80,8 @@ class Keeper:
 
     def run(self) -> None:
         self._prepare()
+        gc.collect()
+        gc.freeze()  # what is here now is never collected: workers do not copy its pages by looking
         self._send(READY, os.getpid())
         while not self._finished and os.getppid() == self._parent_pid:
             ready = {key.data for key, _ in self._selector.select(_TICK_S)}

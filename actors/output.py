@@ -77,18 +77,25 @@ class OutputPipes:
 
     def install(self) -> None:
         """Makes sys.stdout and sys.stderr write to the pipes line by line."""
-        self._stdout = _open_text(1)
-        self._stderr = _open_text(2)
+        self._stdout = _MarkedStream(1)
+        self._stderr = _MarkedStream(2)
         sys.stdout = sys.__stdout__ = self._stdout  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = self._stderr  # type: ignore[misc]
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether Python code printed since the last `settle`. Costs no system call."""
+        return self._stdout.marked or self._stderr.marked
+
     def settle(self, key: Key) -> None:
-        """Books everything that was printed until now under `key`. A microsecond if nothing was."""
-        try:
-            self._stdout.flush()
-            self._stderr.flush()
-        except (OSError, ValueError):  # the operation closed it
-            self.install()
+        """Books everything that was printed until now under `key`."""
+        if self.is_marked:
+            try:
+                self._stdout.flush()
+                self._stderr.flush()
+                self._stdout.marked = self._stderr.marked = False
+            except (OSError, ValueError):  # the operation closed it
+                self.install()
         if self._poll.poll(0):
             self.drain(key)
 
@@ -158,8 +165,17 @@ class _AttributedBytes(io.RawIOBase):
         return len(data)
 
 
-def _open_text(fd: int) -> io.TextIOWrapper:
-    return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+class _MarkedStream(io.TextIOWrapper):
+    """Text to a descriptor line by line; remembers that something was written."""
+
+    def __init__(self, fd: int) -> None:
+        raw = io.BufferedWriter(io.FileIO(fd, "w", closefd=False))
+        super().__init__(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        self.marked = False
+
+    def write(self, text: str) -> int:
+        self.marked = True
+        return super().write(text)
 
 
 def _read(fd: int) -> bytes:

@@ -387,7 +387,7 @@ class LocalPool:
             self._empty.set()
 
     def _on_keeper_gone(self, keeper: KeeperClient) -> None:
-        """The kernel kills its workers: each is lost as its socket ends. The next worker gets a new keeper."""
+        """The kernel kills its workers: each is lost once its socket ends. A new keeper comes on demand."""
         self._loop.unwatch(keeper.socket)
         self._keeper = None
         keeper.close(1.0)

@@ -61,7 +61,7 @@ class Link:
     ) -> None:
         self.project = project
         self.results: list[list[Any]] = []
-        self.flushed_at = time.perf_counter()
+        self.flushed_at = time.monotonic()
         self._result_bytes = 0
         self._sock = sock
         self._pipes = pipes
@@ -96,16 +96,16 @@ class Link:
                 os._exit(1)
             self._torn = False
 
-    def add_result(self, row: list[Any], size: int, *, more: bool) -> None:
+    def is_due(self, now: float) -> bool:
+        """Whether the next result would leave at once."""
+        return now - self.flushed_at > _FLUSH_AFTER_S
+
+    def add_result(self, row: list[Any], size: int, *, more: bool, now: float) -> None:
         """Keeps a result for the next flush; `more`: other tasks wait, so that a flush may wait too."""
         first = not self.results
         self.results.append(row)
         self._result_bytes += size
-        if (
-            not more
-            or self._result_bytes > _FLUSH_BYTES
-            or time.perf_counter() - self.flushed_at > _FLUSH_AFTER_S
-        ):
+        if not more or now - self.flushed_at > _FLUSH_AFTER_S or self._result_bytes > _FLUSH_BYTES:
             self.flush()
         elif first:
             self.wake()
@@ -114,7 +114,7 @@ class Link:
         """Sends waiting log rows, then waiting results: an attempt's output is there before its result."""
         with self._lock:
             self.flush_logs()
-            self.flushed_at = time.perf_counter()
+            self.flushed_at = time.monotonic()
             self._result_bytes = 0
             count = len(self.results)
             if count:
@@ -136,9 +136,11 @@ class Link:
 
     # What contexts use
 
-    def log(self, key: Key, text: str) -> None:
-        self._book.add(key, "log", text)
-        self.wake()
+    def log(self, key: Key, text: str, stream: str = "log") -> None:
+        first = not self._book.rows
+        self._book.add(key, stream, text)
+        if first:
+            self.wake()
 
     def progress(self, key: Key, data: dict[str, Any]) -> None:
         self.send(Kind.PROGRESS, [[*key, data]])
