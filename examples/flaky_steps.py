@@ -45,5 +45,6 @@ def publish(summary: dict[str, Any]) -> str:
     """One line, for the person who ran it."""
     return (
         f"{len(summary['hits'])} hits on attempt {summary['fetched_on_attempt']},"
-        f" prices from {summary['prices']['from']}, {summary['calls_answered']} calls answered, extra {summary['extra']}"
+        f" prices from {summary['prices']['from']},"
+        f" {summary['calls_answered']} calls answered, extra {summary['extra']}"
     )

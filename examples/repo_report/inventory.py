@@ -94,9 +94,7 @@ def count_lines(text: str, language: str) -> Counter[str]:
 
 
 def _by_language(languages: dict[str, Counter[str]]) -> dict[str, Any]:
-    ordered = sorted(
-        languages.items(), key=lambda item: (item[0] in PROSE_AND_DATA, -item[1]["lines"], item[0])
-    )
+    ordered = sorted(languages.items(), key=lambda item: (not _is_code(item[0]), -item[1]["lines"], item[0]))
     fields = ("files", "lines", "blank", "comment", "source_lines", "test_lines", "test_files")
     rows = [
         {"name": name, "is_code": _is_code(name), **{field: counts[field] for field in fields}}

@@ -17,6 +17,7 @@ _LANGUAGES = {
     "Clojure": "clj cljc cljs edn",
     "Cython": "pxd pyx",
     "Dart": "dart",
+    "Diff": "diff patch",
     "Elixir": "ex exs",
     "Erlang": "erl hrl",
     "Fortran": "f f90 f95",
@@ -81,7 +82,7 @@ _BY_INTERPRETER = (
     (re.compile(r"^#!.*\bruby\b"), "Ruby"),
 )
 PROSE_AND_DATA = frozenset(
-    ["CSV", "HTML", "INI", "JSON", "Jupyter", "Markdown", "Roff", "TOML", "Text", "XML", "YAML"]
+    ["CSV", "Diff", "HTML", "INI", "JSON", "Jupyter", "Markdown", "Roff", "TOML", "Text", "XML", "YAML"]
 ) | {"Go module"}
 
 _SLASHES = (

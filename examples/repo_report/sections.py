@@ -79,6 +79,7 @@ def history_section(facts: Facts) -> list[str]:
     if history.get("commits", 0) < 2:
         return []
     most = max((row["commits"] for row in history["months"]), default=0)
+    started = time.strftime("%Y-%m", time.gmtime(history["first"] or 0))
     months = [
         [
             row["month"],
@@ -88,6 +89,7 @@ def history_section(facts: Facts) -> list[str]:
             bar(row["commits"], most),
         ]
         for row in history["months"]
+        if row["month"] >= started
     ]
     people = [
         [plain(row["name"]), row["commits"], f"{row['share']:.0%}", _day(row["first"]), _day(row["last"])]
@@ -214,8 +216,8 @@ def imports_section(facts: Facts) -> list[str]:
     if not lines:
         return []
     text = (
-        "A file is listed when no import, no string and no configuration, script or page here names it. Users of"
-        " a library may still import it, and computed names cannot be seen: check before deleting."
+        "A file is listed when no import, no string and no configuration, script or page here names it. Users"
+        " of a library may still import it, and computed names cannot be seen: check before deleting."
     )
     return _section("Imports", text, lines)
 
@@ -309,7 +311,7 @@ def limits_section(facts: Facts) -> list[str]:
         f"- {number(blind)} notes have no age: blame was cut short to save time." if blind else "",
         "- Merges are not counted. A renamed file keeps its history where 90 % of it stayed the same.",
         "- Tests, vendored and generated files are told by path and by what the head of a file says.",
-        "- Imports are read for Python (by grammar) and JavaScript/TypeScript (by pattern), for no other language.",
+        "- Imports are read for Python (by grammar) and JavaScript/TypeScript (by pattern), not for others.",
         "- Commits are counted by author as `.mailmap` says; who reviewed or paired is not in git.",
     ]
     return _section("Limits", "", [line for line in lines if line])
@@ -340,8 +342,8 @@ def _people(history: Facts) -> str:
     if history["author_count"] < 2:
         return number(history["author_count"])
     return (
-        f"{number(history['author_count'])}, {number(history['recent_authors'])} of them in the last year of work"
-        f"; {history['bus_factor']} made more than half of the commits"
+        f"{number(history['author_count'])}, {number(history['recent_authors'])} of them in the last year of"
+        f" work; {history['bus_factor']} made more than half of the commits"
     )
 
 
