@@ -201,8 +201,7 @@ class Engine:
         self._fill(is_async=True)
 
     def _fill(self, *, is_async: bool) -> None:
-        waiting = [run for run in self.rotation if (run.ready or run.solo) and run.may_dispatch]
-        if not waiting:
+        if not any((run.ready[is_async] or run.solo[is_async]) and run.may_dispatch for run in self.rotation):
             return
         mine = [worker for worker in self.workers.values() if worker.is_async is is_async]
         for worker in mine:
@@ -229,7 +228,7 @@ class Engine:
         for _ in range(len(self.rotation)):
             run = self.rotation[0]
             self.rotation.rotate(-1)
-            if not run.ready or not run.may_dispatch:
+            if not run.ready[worker.is_async] or not run.may_dispatch:
                 continue
             cap = self._room(worker, run, accepting)
             if cap <= 0:
@@ -249,7 +248,7 @@ class Engine:
 
     def _room(self, worker: Worker, run: RunCore, accepting: int) -> int:
         """How many tasks of `run` this worker may take now."""
-        share = max(1, -(-len(run.ready) // accepting))
+        share = max(1, -(-len(run.ready[worker.is_async]) // accepting))
         if worker.is_async:
             cap = min(_ASYNC_ROWS - len(worker.tasks), share)
         else:
@@ -288,7 +287,7 @@ class Engine:
         for _ in range(len(self.rotation)):
             run = self.rotation[0]
             self.rotation.rotate(-1)
-            if not run.solo or not run.may_dispatch or self._room(worker, run, 1) <= 0:
+            if not run.solo[worker.is_async] or not run.may_dispatch or self._room(worker, run, 1) <= 0:
                 continue
             row = run.take_solo(is_async=worker.is_async)
             if row is None:
@@ -320,16 +319,16 @@ class Engine:
         """Whether one more worker of that kind would have something to do at once."""
         waiting = 0
         for run in self.rotation:
-            if run.may_dispatch and run.has_work_for(is_async):
+            if run.may_dispatch:
                 limit = run.options.concurrency
                 if limit is None or self.executing(run) < limit:
-                    waiting += len(run.ready) + len(run.solo)
+                    waiting += len(run.ready[is_async]) + len(run.solo[is_async])
         if not waiting:
             return False
         if not is_async or not mine:
             return True
         held = sum(len(worker.tasks) for worker in mine)
-        return any(run.solo for run in self.rotation) or held + waiting > _ASYNC_SHARE * len(mine)
+        return any(run.solo[True] for run in self.rotation) or held + waiting > _ASYNC_SHARE * len(mine)
 
     def _start_worker(self, is_async: bool) -> Worker:
         number = self.ports.start_worker("async" if is_async else "blocking")

@@ -13,8 +13,10 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
+from sage_actors.actors.operation_types import OPERATION_TYPES, worker_kind
 from sage_actors.messages.codec import pack
 from sage_actors.messages.definition import (
     NodeSpec,
@@ -23,30 +25,21 @@ from sage_actors.messages.definition import (
     WorkflowSpec,
     operation_to_dict,
 )
-from sage_actors.supervisor.graph import build_rows, kahn_levels, longest_path_to_end
-from sage_actors.supervisor.references import Reference, Scope, Template, parse_template
+from sage_actors.messages.errors import CycleError, DefinitionError, Problem
+from sage_actors.supervisor.graph import (
+    DependencyGraph,
+    build_rows,
+    kahn_levels,
+    longest_path_to_end,
+    nearest,
+)
+from sage_actors.supervisor.references import Template, parse_template
 
-__all__ = ["ENGINE_TYPES", "Payload", "Plan", "compile_plan", "fingerprint", "node_number", "wire_spec"]
+__all__ = ["ENGINE_TYPES", "Plan", "compile_plan", "fingerprint", "node_number", "wire_spec"]
 
-ENGINE_TYPES: Final = frozenset({"approval", "wait", "workflow"})  # handled here, never sent to a worker
+ENGINE_TYPES: Final = frozenset(each.name for each in OPERATION_TYPES.values() if each.by_engine)
 _EMPTY: Final = pack({})
 _GATE: Final = OperationSpec(type="gate")
-
-
-class Payload:
-    """What a worker gets, as a template. A command for the shell is apart: what is put in must be quoted."""
-
-    __slots__ = ("command", "references", "rest")
-
-    def __init__(self, rest: Template, command: Template | None = None) -> None:
-        self.rest, self.command = rest, command
-        self.references: tuple[Reference, ...] = rest.references + (command.references if command else ())
-
-    def evaluate(self, scope: Scope) -> Any:
-        value = self.rest.evaluate(scope)
-        if self.command is not None:
-            value["config"]["command"] = self.command.evaluate(scope, quote=True)
-        return value
 
 
 class Plan:
@@ -54,7 +47,7 @@ class Plan:
 
     size: nodes and gates; visible: nodes alone. payloads: what a worker gets, packed, or a template of it.
     order: nodes by urgency (priority, then longest path to the end, then definition order); rank: its inverse.
-    value_uses: how many nodes refer to the value of a node. simple: 1 where a node needs nothing but a worker.
+    value_uses: how many nodes refer to the value of a node. simple: 1 where a node needs nothing but a blocking worker, 2 an async one.
     """
 
     __slots__ = (
@@ -90,7 +83,7 @@ class Plan:
         self.by_id: dict[str, int] = {each: i for i, each in enumerate(self.ids)}
         self.ops: list[OperationSpec] = []
         self.op_of = array("I")
-        self.payloads: list[bytes | Payload] = []
+        self.payloads: list[bytes | Template] = []
         self.whens: dict[int, Template] = {}
         self.foreaches: dict[int, Template] = {}
         self.gates: dict[int, PhaseSpec] = {}
@@ -104,6 +97,10 @@ class Plan:
 
     def parents_of(self, node: int) -> array[int]:
         return self.parents[self.parent_offsets[node] : self.parent_offsets[node + 1]]
+
+    def topological(self) -> array[int]:
+        """All nodes, each after those that it depends on."""
+        return kahn_levels(self.indegree, self.offsets, self.targets)[0]
 
     def leaves(self) -> list[int]:
         """Nodes that nothing depends on (a gate is nothing)."""
@@ -137,7 +134,7 @@ def compile_plan(spec: WorkflowSpec) -> Plan:
         number = op_numbers.get(id(node.operation))
         if number is None:
             number = op_numbers[id(node.operation)] = len(plan.ops)
-            plan.ops.append(node.operation)
+            plan.ops.append(_placed(node.operation))
         op_of.append(number)
         payload, used = _compile_data(plan, i, node)
         payloads.append(payload)
@@ -187,7 +184,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _compile_data(plan: Plan, i: int, node: NodeSpec) -> tuple[bytes | Payload, Iterable[int]]:
+def _compile_data(plan: Plan, i: int, node: NodeSpec) -> tuple[bytes | Template, Iterable[int]]:
     """What the worker will get, and the nodes whose values that takes."""
     operation = node.operation
     plain = node.when is None and node.foreach is None and not operation.has_fallback
@@ -210,26 +207,18 @@ def _compile_data(plan: Plan, i: int, node: NodeSpec) -> tuple[bytes | Payload, 
             plan.value_uses[each] = plan.value_uses.get(each, 0) + 1
     if payload.references:
         return payload, used
-    return pack(payload.evaluate(_no_references), what=f"the arguments of {node.id}"), used
+    return pack(payload.value, what=f"the arguments of {node.id}"), used
 
 
-def _payload(node: NodeSpec) -> Payload:
+def _payload(node: NodeSpec) -> Template:
     operation, arguments = node.operation, dict(node.arguments)
     if operation.type == "python":
-        return Payload(parse_template(arguments, place="arguments"))
+        return parse_template(arguments, place="arguments")
     config = dict(operation.config)
     if operation.type == "workflow":
-        return Payload(parse_template({"inputs": config.get("inputs") or {}, "arguments": arguments}))
-    command = config.get("command")
-    if operation.type == "shell" and isinstance(command, str):
-        config["command"] = ""
-        rest = parse_template({"config": config, "arguments": arguments})
-        return Payload(rest, parse_template(command, place="command", shell=True))
-    return Payload(parse_template({"config": config, "arguments": arguments}))
-
-
-def _no_references(reference: Reference) -> Any:
-    raise AssertionError(f"{reference} in a static value")
+        return parse_template({"inputs": config.get("inputs") or {}, "arguments": arguments})
+    quote_at = ("config", "command") if operation.type == "shell" else None
+    return parse_template({"config": config, "arguments": arguments}, quote_at=quote_at)
 
 
 def _subplan(operation: OperationSpec) -> Plan:
@@ -238,7 +227,7 @@ def _subplan(operation: OperationSpec) -> Plan:
     return compile_plan(spec_from_dict(operation.config["definition"]))
 
 
-def _note_references(plan: Plan, node: NodeSpec, template: Template | Payload, used: dict[int, None]) -> None:
+def _note_references(plan: Plan, node: NodeSpec, template: Template, used: dict[int, None]) -> None:
     for reference in template.references:
         if reference.kind == "node":
             used[node_number(plan, node.phase, reference.name)] = None
@@ -246,9 +235,12 @@ def _note_references(plan: Plan, node: NodeSpec, template: Template | Payload, u
 
 def node_number(plan: Plan, phase: str | None, name: str) -> int:
     """The node that `name` means when said in `phase`: its own phase first."""
-    if phase is not None and "/" not in name:
-        return plan.by_id[f"{phase}/{name}"]
-    return plan.by_id[name]
+    full = name if phase is None or "/" in name else f"{phase}/{name}"
+    found = plan.by_id.get(full)
+    if found is None:
+        hint = nearest(full, plan.by_id)
+        raise DefinitionError([Problem(full, "there is no such node", hint)], source=plan.spec.name)
+    return found
 
 
 def _add_gates(plan: Plan, parents: array[int], parent_offsets: array[int], gate_of: dict[str, int]) -> None:
@@ -268,7 +260,9 @@ def _add_gates(plan: Plan, parents: array[int], parent_offsets: array[int], gate
 
 
 def _rank(plan: Plan) -> None:
-    topological, _bounds = kahn_levels(plan.indegree, plan.offsets, plan.targets)
+    topological = plan.topological()
+    if len(topological) < plan.size:
+        raise _cycle(plan)
     longest = longest_path_to_end(plan.offsets, plan.targets, topological)
     order = sorted(range(plan.size), key=longest.__getitem__, reverse=True)  # stable: definition order stays
     if any(op.priority for op in plan.ops):
@@ -279,16 +273,38 @@ def _rank(plan: Plan) -> None:
         plan.rank[node] = position
 
 
+def _cycle(plan: Plan) -> CycleError:
+    graph = DependencyGraph()
+    for node_id in plan.ids:
+        graph.add_node(node_id)
+    for node in range(plan.size):
+        for parent in plan.parents_of(node):
+            graph.add_edge(plan.ids[node], plan.ids[parent])
+    return CycleError(graph.find_cycle() or (), source=plan.spec.name)
+
+
 def _mark_simple(plan: Plan) -> None:
     """Most nodes need nothing but a worker; one byte tells the engine so."""
-    plain_op = bytes(
-        op.type not in ENGINE_TYPES and op.type != "gate" and op.endpoint is None and op.effect != "once"
-        for op in plan.ops
-    )
+    plain_op = bytes(_simplicity(op) for op in plan.ops)
     simple = bytearray(map(plain_op.__getitem__, plan.op_of))
     for node in (*plan.whens, *plan.foreaches):
         simple[node] = 0
     plan.simple = simple
+
+
+def _placed(operation: OperationSpec) -> OperationSpec:
+    """The operation, knowing which kind of worker it runs in."""
+    kind = worker_kind(operation.type, is_async=operation.is_async, limited=operation.limits is not None)
+    is_async = kind == "async"
+    return operation if operation.is_async is is_async else replace(operation, is_async=is_async)
+
+
+def _simplicity(operation: OperationSpec) -> int:
+    if operation.type in ENGINE_TYPES or operation.type == "gate":
+        return 0
+    if operation.endpoint is not None or operation.effect == "once":
+        return 0
+    return 2 if operation.is_async else 1
 
 
 def wire_spec(operation: OperationSpec) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from sage_actors.messages.records import (
 )
 from sage_actors.messages.wire import Evidence, error_map
 from sage_actors.supervisor import states as st
-from sage_actors.supervisor.plan import Payload, Plan, node_number
+from sage_actors.supervisor.plan import Plan, node_number
 from sage_actors.supervisor.references import Reference, Template, parse_template, truthy
 
 __all__ = ["Ports", "RunCore", "RunOptions", "Scope"]
@@ -130,8 +130,11 @@ class RunCore:
         self.where_stored = array("Q", bytes(8 * size))
         self.frames: list[Any] = []
         self.scopes: list[Scope] = []  # of the dynamic nodes, by node - plan.size
-        self.ready: list[int] = []
-        self.solo: list[int] = []
+        self.ready: tuple[list[int], list[int]] = (
+            [],
+            [],
+        )  # heaps of urgencies: for blocking, for async workers
+        self.solo: tuple[list[int], list[int]] = ([], [])
         self.alone: set[int] = set()
         self.values: dict[int, bytes] = {}
         self.uses: dict[int, int] = dict(plan.value_uses)
@@ -166,6 +169,8 @@ class RunCore:
         self.storage_error: StorageError | None = None
         self.status: str | None = None
         self.deadline: float | None = None
+        self.resumed_waits: list[tuple[str, int, float]] = []
+        self.resumed_doubts: list[tuple[int, int]] = []
         self._ending = False
 
     # ------------------------------------------------------------------ who is who
@@ -186,14 +191,6 @@ class RunCore:
         if node < self.plan.size:
             return self.ports.operation_number(self, self.plan.ops[self.plan.op_of[node]])
         return self.ports.operation_number(self, self.operation(node))
-
-    def has_work_for(self, is_async: bool) -> bool:
-        """Whether something that is ready needs that kind of worker (a look at the most urgent few)."""
-        for urgencies in (self.solo, self.ready):
-            for urgency in urgencies[:64]:
-                if self.operation(self._node(urgency)).is_async is is_async:
-                    return True
-        return False
 
     def id_of(self, node: int) -> str:
         scope, local = self.where(node)
@@ -240,11 +237,33 @@ class RunCore:
             self.emit("run_started", None, nodes=self.total, resumed=resumed, completed=completed)
         if self.options.timeout is not None:
             self.ports.timer(self, self.clock.monotonic() + self.options.timeout, ("run_timeout", -1, 0))
+        self._take_up_waits()
         indegree, state = self.indegree, self.state
         self.todo.extend(
             node for node in range(len(state)) if state[node] == st.PENDING and indegree[node] == 0
         )
+        for node in list(self.children):
+            if self.left.get(node) == 0 or (node in self.inner and self.inner[node].open == 0):
+                self._close_expansion(node)
         self.settle()
+
+    def _take_up_waits(self) -> None:
+        """What waited when the last process ended waits on; what it executed with effect `once` is in doubt."""
+        now = self.clock.now()
+        for reason, node, delay in self.resumed_waits:
+            if reason == "approval":
+                self.emit("node_waiting", node, reason=reason, until=None)
+            else:
+                self.ports.timer(self, self.clock.monotonic() + delay, (reason, node, self.attempts[node]))
+                self.emit("node_waiting", node, reason=reason, until=now + delay)
+        evidence = Evidence(exitcode=None, reason="supervisor died")
+        for node, attempt in self.resumed_doubts:
+            self.state[node] = st.IN_DOUBT
+            self.doubts.add(node)
+            record = NodeLost(now, node, attempt, evidence.to_dict(), False, True)
+            self._persist([record], sync=True, token=("held",))
+        for node in self.doubts:
+            self.emit("node_waiting", node, reason="in_doubt", until=None)
 
     def emit(self, event: str, node: int | None, **data: Any) -> None:
         if self.options.listening:
@@ -262,7 +281,7 @@ class RunCore:
             node = todo.popleft()
             if self.state[node] == st.PENDING:
                 if self.simple[node] and not self.bad[node]:
-                    self._make_ready(node)
+                    self._make_ready(node, self.simple[node] == 2)
                 else:
                     self._consider(node)
         self._look_for_the_end()
@@ -282,9 +301,9 @@ class RunCore:
             return self.plan.size + (key & 0xFFFFFFFF)
         return self.plan.order[key >> 33]
 
-    def _make_ready(self, node: int) -> None:
+    def _make_ready(self, node: int, is_async: bool) -> None:
         self.state[node] = st.READY
-        heapq.heappush(self.ready, self._key(node))
+        heapq.heappush(self.ready[is_async], self._key(node))
 
     def _consider(self, node: int) -> None:
         """All dependencies of `node` ended: run, skip, expand, or wait for something else."""
@@ -320,9 +339,9 @@ class RunCore:
             self.ports.request_permit(self, node, operation.endpoint)
         elif operation.effect == "once" or node in self.alone:
             self.state[node] = st.READY
-            heapq.heappush(self.solo, self._key(node))
+            heapq.heappush(self.solo[operation.is_async], self._key(node))
         else:
-            self._make_ready(node)
+            self._make_ready(node, operation.is_async)
 
     def _trigger_says_no(self, node: int, scope: Scope, local: int, operation: OperationSpec) -> str | None:
         """Why `node` must be skipped, or None: its trigger against how its dependencies ended."""
@@ -430,7 +449,7 @@ class RunCore:
         self.decoded[node] = value
         return value
 
-    def evaluate(self, scope: Scope, local: int, template: Template | Payload) -> Any:
+    def evaluate(self, scope: Scope, local: int, template: Template) -> Any:
         """`template` with every value opened."""
         return template.evaluate(self._look_up(scope, local, closed=False))
 
@@ -486,15 +505,11 @@ class RunCore:
     def take(
         self, *, target_us: float, cap: int, estimates: dict[int, float], is_async: bool
     ) -> tuple[list[tuple[Any, ...]], list[float]]:
-        """Up to `cap` ready nodes for one worker, about `target_us` of work, as task rows with estimates.
-
-        Nodes for the other kind of worker (`is_async`) stay.
-        """
+        """Up to `cap` ready nodes for one worker, about `target_us` of work, as task rows with estimates."""
         rows: list[tuple[Any, ...]] = []
         costs: list[float] = []
         starts: list[tuple[int, int]] = []
-        others: list[int] = []
-        ready, state, attempts, plan = self.ready, self.state, self.attempts, self.plan
+        ready, state, attempts, plan = self.ready[is_async], self.state, self.attempts, self.plan
         number, key, load = self.number, self.run_key, 0.0
         while ready and load < target_us and len(rows) < cap:
             urgency = heapq.heappop(ready)
@@ -507,11 +522,6 @@ class RunCore:
                 )
             else:
                 operation, payload, node_id = self.operation(node), None, self.id_of(node)
-            if operation.is_async is not is_async:
-                others.append(urgency)
-                if len(others) > 64:
-                    break
-                continue
             if type(payload) is not bytes:
                 try:
                     payload = self.payload(node)
@@ -526,8 +536,6 @@ class RunCore:
             cost = estimates.get(op, target_us)
             costs.append(cost)
             load += cost
-        for urgency in others:
-            heapq.heappush(ready, urgency)
         if rows:
             self.running += len(rows)
             self._persist([NodesStarted(self.clock.now(), starts)])
@@ -535,18 +543,15 @@ class RunCore:
 
     def take_solo(self, *, is_async: bool) -> tuple[Any, ...] | None:
         """One node that must run with nothing else in its worker; its start is to be on disk first."""
-        for i, urgency in enumerate(self.solo):
-            node = self._node(urgency)
+        solo = self.solo[is_async]
+        while solo:
+            node = self._node(heapq.heappop(solo))
             operation = self.operation(node)
-            if operation.is_async is not is_async:
-                continue
-            self.solo.pop(i)
-            heapq.heapify(self.solo)
             try:
                 payload = self.payload(node)
             except SageError as error:
                 self._fail_undispatched(node, error)
-                return self.take_solo(is_async=is_async)
+                continue
             op = self.ports.operation_number(self, operation)
             attempt = self.attempts[node] = self.attempts[node] + 1
             self.state[node] = st.RUNNING
@@ -615,7 +620,7 @@ class RunCore:
                 left = indegree[child] = indegree[child] - 1
                 if left == 0:
                     if self.simple[child] and not bad[child]:
-                        self._make_ready(child)
+                        self._make_ready(child, self.simple[child] == 2)
                     else:
                         todo.append(child)
         self.counts["succeeded"] += len(rows)
@@ -1031,6 +1036,18 @@ class RunCore:
             self.unacknowledged += 1
         self.ports.persist(self, records, sync=sync, token=token)
 
+    def persist_records(self, records: list[Record]) -> None:
+        """Write something about the run that nothing waits for."""
+        self._persist(records)
+
+    def uses_endpoint(self, endpoint: str) -> bool:
+        """Whether any node of the run names that endpoint, or one holds or waits for it now."""
+        return endpoint in self.permits.values() or any(
+            operation.endpoint == endpoint
+            for plan in (self.plan, *(inner.plan for inner in self.inner.values()))
+            for operation in plan.ops
+        )
+
     def log_lines(self, rows: list[list[Any]]) -> None:
         """Output of operations, rows of [node, attempt, stream, text]."""
         self._persist([LogLines(self.clock.now(), rows)])
@@ -1043,7 +1060,7 @@ class RunCore:
         kind = token[0]
         if kind == "done":
             rows, early = token[1], token[2]
-            self._note_location(rows, location, first_record)
+            self.note_location(rows, location, first_record)
             if not early or self.volatile:
                 self._finish_rows(rows)
             self._announce_done(rows)
@@ -1059,7 +1076,7 @@ class RunCore:
             return
         self.settle()
 
-    def _note_location(self, rows: list[Any], location: Any, first_record: int) -> None:
+    def note_location(self, rows: list[Any], location: Any, first_record: int) -> None:
         if location is None:
             return
         if not self.frames or self.frames[-1] != location:
@@ -1129,7 +1146,7 @@ class RunCore:
         elif self.open == 0:
             failed = self.failed - self.excused_failures
             self._finish("failed" if failed else "succeeded")
-        elif not self.ready and not self.solo and not self.todo:
+        elif not any(self.ready) and not any(self.solo) and not self.todo:
             self._consider_pause()
 
     def _executing(self) -> int:

@@ -1,1 +1,106 @@
 """Run a graph of agent work in parallel, and never lose a finished step."""
+
+# Every worker process imports this file, so nothing is loaded before it is asked for.
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sage_actors.actors.breaker_policy import BreakerPolicy
+    from sage_actors.actors.context import Context
+    from sage_actors.messages.definition import InputSpec, Limits, RetryPolicy
+    from sage_actors.messages.errors import (
+        BreakerOpenError,
+        BudgetExceeded,
+        ChangedDefinitionError,
+        CycleError,
+        DefinitionError,
+        KeyUnusableError,
+        LimitExceeded,
+        NoCheckpointError,
+        OperationCancelled,
+        OperationError,
+        PoisonedError,
+        Problem,
+        RejectedError,
+        ResultError,
+        RunLockedError,
+        RunPausedError,
+        SageError,
+        SecretInStateError,
+        StateCorruptedError,
+        StorageError,
+        TimeoutExceeded,
+        UsageError,
+        WrongKeyError,
+    )
+    from sage_actors.messages.events import Event
+    from sage_actors.supervisor.api import Supervisor, load
+    from sage_actors.supervisor.handle import Outcome, Run, RunStatus
+    from sage_actors.supervisor.workflow import Node, Workflow, operation
+else:
+    _HOME = {
+        "BreakerPolicy": "actors.breaker_policy",
+        "Context": "actors.context",
+        "InputSpec": "messages.definition",
+        "Limits": "messages.definition",
+        "RetryPolicy": "messages.definition",
+        "Event": "messages.events",
+        "Supervisor": "supervisor.api",
+        "load": "supervisor.api",
+        "Outcome": "supervisor.handle",
+        "Run": "supervisor.handle",
+        "RunStatus": "supervisor.handle",
+        "Node": "supervisor.workflow",
+        "Workflow": "supervisor.workflow",
+        "operation": "supervisor.workflow",
+    }
+
+    def __getattr__(name):
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        home = _HOME.get(name, "messages.errors")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+        return value
+
+
+__all__ = [
+    "BreakerOpenError",
+    "BreakerPolicy",
+    "BudgetExceeded",
+    "ChangedDefinitionError",
+    "Context",
+    "CycleError",
+    "DefinitionError",
+    "Event",
+    "InputSpec",
+    "KeyUnusableError",
+    "LimitExceeded",
+    "Limits",
+    "NoCheckpointError",
+    "Node",
+    "OperationCancelled",
+    "OperationError",
+    "Outcome",
+    "PoisonedError",
+    "Problem",
+    "RejectedError",
+    "ResultError",
+    "RetryPolicy",
+    "Run",
+    "RunLockedError",
+    "RunPausedError",
+    "RunStatus",
+    "SageError",
+    "SecretInStateError",
+    "StateCorruptedError",
+    "StorageError",
+    "Supervisor",
+    "TimeoutExceeded",
+    "UsageError",
+    "Workflow",
+    "WrongKeyError",
+    "load",
+    "operation",
+]

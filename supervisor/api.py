@@ -1,0 +1,527 @@
+"""The library: a Supervisor for a project, which carries out workflows and continues them."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pykka
+
+from sage_actors.actors.breaker import BreakerActor, BreakerPolicy
+from sage_actors.actors.clock import Clock, SystemClock
+from sage_actors.actors.keys import KeyRing, load_keys
+from sage_actors.actors.pool_protocol import WorkerPool
+from sage_actors.actors.state import StateActor
+from sage_actors.actors.statedir import Registry, StateDirectory, check_run_id
+from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
+from sage_actors.messages.errors import ActorDeadError, DefinitionError, Problem, SageError, UsageError
+from sage_actors.messages.events import Event
+from sage_actors.supervisor.handle import Outcome, Run, RunStatus, outcome_of
+from sage_actors.supervisor.inputs import default_run_id, resolve_inputs
+from sage_actors.supervisor.opening import Accept, Opened, Opening
+from sage_actors.supervisor.run_core import RunOptions
+from sage_actors.supervisor.supervisor import AddRun, Ask, Stop, SupervisorActor
+from sage_actors.supervisor.workflow import Node, Operation, Workflow, operation
+
+__all__ = ["Node", "Operation", "Outcome", "Run", "RunStatus", "Supervisor", "Workflow", "load", "operation"]
+
+_DURABILITIES = ("strict", "relaxed", "none")
+_ANSWER_S = 60.0
+_INSPECT_S = 120.0
+_WORKERS = max(
+    6, os.cpu_count() or 1
+)  # four to six operations at once are wanted where nobody says otherwise
+
+
+def load(path: str | Path) -> WorkflowSpec:
+    """The workflow in a .json or .yaml file, checked.
+
+    Raises:
+        DefinitionError: all that is wrong with it, each with its place and line.
+    """
+    from sage_actors.supervisor.definitions import load_file
+
+    return load_file(path)
+
+
+class Supervisor:
+    """Carries out workflows in worker processes, and continues those that were interrupted.
+
+    Args:
+        project: the directory whose `.sage/state` holds the runs; operations run in it.
+        workers: processes for blocking operations, and as many for async ones; started when needed.
+        durability: "strict" (a node's dependents start when its result is fsynced), "relaxed" (when it is
+            written; a loss of power may undo the last ones) or "none" (nothing is written, no key needed).
+        pool: makes another WorkerPool than the local one: called with `deliver`.
+        waits_for_people: False ends a run as paused when only approvals remain.
+        keys: opens and seals the state; by default those of `load_keys`.
+        breakers: endpoint -> BreakerPolicy or a map of its fields; "*" is the default for all others.
+        search_paths: directories that workers find modules in, besides the project and sys.path.
+
+    A context manager: leaving it stops what still runs (resumable) and ends every process.
+    Two supervisors in one process do not disturb each other.
+    """
+
+    def __init__(
+        self,
+        project: str | Path = ".",
+        *,
+        workers: int | None = None,
+        durability: str = "strict",
+        pool: Callable[[Callable[[Any], None]], WorkerPool] | None = None,
+        waits_for_people: bool = True,
+        keys: KeyRing | None = None,
+        breakers: Mapping[str, BreakerPolicy | Mapping[str, Any]] | None = None,
+        search_paths: Sequence[str | Path] = (),
+        grace_s: float = 5.0,
+        clock: Clock | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        _refuse_child_process()
+        if durability not in _DURABILITIES:
+            raise UsageError(f"durability is one of {', '.join(_DURABILITIES)}, not {durability!r}")
+        if workers is not None and (not isinstance(workers, int) or workers < 1):
+            raise UsageError(f"workers must be a whole number of at least 1, not {workers!r}")
+        self.project = Path(project).absolute()
+        if not self.project.is_dir():
+            raise UsageError(f"the project directory {self.project} does not exist")
+        self.state = StateDirectory(self.project)
+        self.workers = workers or _WORKERS
+        self.durability = durability
+        self._waits_for_people = waits_for_people
+        self._clock = clock or SystemClock()
+        self._environ = dict(os.environ if environ is None else environ)
+        self._keys, self._keys_lock = keys, threading.Lock()
+        self._search_paths = [str(Path(each).absolute()) for each in search_paths]
+        self._grace_s = grace_s
+        self._numbers = count(1)
+        self._registry = Registry(self.state)
+        self._handles: dict[str, Run] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._policies = _policies(breakers or {})
+        self._inspected: dict[str, dict[str, Any]] = {}
+        self._state_actor = StateActor.start()
+        self._actor = SupervisorActor.start(
+            clock=self._clock,
+            workers=self.workers,
+            state=self._state_actor,
+            make_pool=pool or self._local_pool,
+            make_breaker=self._breaker,
+            random=random.Random().random,
+            environ=self._environ,
+        )
+        proxy: Any = self._actor.proxy()
+        self._pool: WorkerPool = proxy.pool.get(timeout=_ANSWER_S)
+        self._pool.start()
+        self._opening = Opening(
+            self.state,
+            self.keys,
+            clock=self._clock,
+            numbers=lambda: next(self._numbers),
+            ports=None,
+            version=_version(),
+        )
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Supervisor of {self.project}, {self.durability}{', closed' if self._closed else ''}>"
+
+    def keys(self) -> KeyRing:
+        """The keys of this supervisor's state, found (or made) when they are first needed."""
+        with self._keys_lock:
+            if self._keys is None:
+                self._keys = load_keys(environ=self._environ)
+            return self._keys
+
+    # ------------------------------------------------------------------ runs
+
+    def start(
+        self,
+        flow: Workflow | WorkflowSpec,
+        *,
+        run_id: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        fresh: bool = False,
+        must_exist: bool = False,
+        repair: bool = False,
+        accept_changes: Accept = False,
+        on_event: Callable[[Event], None] | None = None,
+        listening: bool = True,
+    ) -> Run:
+        """Begin a run, or continue the one of that id, and return at once.
+
+        Args:
+            run_id: by default from the workflow's name and inputs. The same id again means: continue; a run
+                that has succeeded gives its results again.
+            fresh: archive what exists under that id and start anew.
+            must_exist: refuse where there is nothing to continue.
+            repair: cut a damaged journal back to its longest valid prefix first; the rest is kept aside.
+            accept_changes: what to do where the run exists under another definition that costs results:
+                True, or a function that is told what would run again.
+            on_event: called with each event, in a thread of the run's own.
+            listening: False makes no events at all (cheaper by a microsecond or two a node).
+
+        Raises:
+            DefinitionError: the workflow or an input is invalid, or a call cannot be imported.
+            RunLockedError: another process owns the run, or this supervisor is carrying it out already.
+            ChangedDefinitionError, NoCheckpointError, StateCorruptedError, WrongKeyError, StorageError.
+        """
+        spec = flow.to_spec() if isinstance(flow, Workflow) else self._checked(flow)
+        values = resolve_inputs(spec, inputs or {})
+        name = check_run_id(run_id or default_run_id(spec, values))
+        options = self._options(spec, listening)
+        with self._claim(name):
+            if self.durability == "none":
+                opened = self._opening.volatile(name, spec, values, options)
+            else:
+                opened = self._opening.durable(
+                    name,
+                    spec,
+                    values,
+                    options,
+                    fresh=fresh,
+                    must_exist=must_exist,
+                    do_repair=repair,
+                    accept=accept_changes,
+                )
+            return self._begin(opened, on_event)
+
+    def resume(
+        self,
+        run_id: str,
+        *,
+        from_node: str | None = None,
+        new_run_id: str | None = None,
+        repair: bool = False,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Run:
+        """Continue a run on the definition that its journal holds.
+
+        Args:
+            from_node: make a new run (`new_run_id`, by default `<run>-from-<node>`) that keeps everything
+                that is not downstream of this node.
+
+        Raises:
+            NoCheckpointError: there is no such run; and as `start`.
+        """
+        if self.durability == "none":
+            raise UsageError("durability none keeps nothing that could be resumed")
+        name = check_run_id(run_id)
+        if from_node is not None:
+            from sage_actors.supervisor.forking import fork
+
+            name = fork(self.state, self.keys(), name, from_node, new_run_id, clock=self._clock)
+        with self._claim(name):
+            options = self._options(None, True)
+            opened = self._opening.durable(name, None, None, options, must_exist=True, do_repair=repair)
+            core = opened.core
+            core.options = replace(
+                options, concurrency=core.plan.spec.concurrency, timeout=core.plan.spec.timeout
+            )
+            return self._begin(opened, on_event)
+
+    def run(self, flow: Workflow | WorkflowSpec, *, timeout: float | None = None, **options: Any) -> Outcome:
+        """`start` and wait for the end. Takes what `start` takes; `timeout` seconds as `Run.result` does."""
+        options.setdefault("listening", options.get("on_event") is not None)
+        return self.start(flow, **options).result(timeout)
+
+    def stop(self, grace_s: float = 10.0) -> None:
+        """No further dispatch: running nodes get the grace, then runs end as paused ("interrupted")."""
+        self._actor.tell(Stop(grace_s))
+
+    def abort(self) -> None:
+        """Stop everything at once. Runs stay resumable."""
+        self._actor.tell(Stop(0))
+
+    def close(self) -> None:
+        """Stop what runs, end every process, and answer everyone who waits. Twice is harmless."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            live = list(self._handles.values())
+        if any(not handle.done for handle in live) and self._actor.is_alive():
+            self.abort()
+            for handle in live:
+                handle._done.wait(self._grace_s + 10.0)
+        for step in (
+            lambda: self._pool.close(),
+            lambda: self._actor.stop(timeout=_ANSWER_S),
+            lambda: self._breaker_ref.stop(timeout=_ANSWER_S),
+            lambda: self._state_actor.stop(timeout=_ANSWER_S),
+        ):
+            try:
+                step()
+            except pykka.ActorDeadError:
+                pass
+
+    def statistics(self) -> Any:
+        """The worker pool's figures now."""
+        return self._pool.statistics()
+
+    # ------------------------------------------------------------------ parts
+
+    def _begin(self, opened: Opened, on_event: Callable[[Event], None] | None) -> Run:
+        core = opened.core
+        handle = Run(
+            core.run_id,
+            resumed=opened.resumed,
+            completed=core.counts["succeeded"],
+            notices=opened.notices,
+            listening=core.options.listening,
+        )
+        if on_event is not None:
+            threading.Thread(
+                target=_forward, args=(handle.events(), on_event), name="sage-events", daemon=True
+            ).start()
+        if opened.finished:
+            self._tell_finished(handle, opened)
+            return handle
+        handle._ask = self._ask
+        with self._lock:
+            self._handles[core.run_id] = handle
+        if opened.lock is not None:
+            self._registry.note_started(core.run_id, core.plan.spec.name, os.getpid())
+        self._actor.tell(
+            AddRun(
+                handle=handle,
+                core=core,
+                writer=opened.writer,
+                store=opened.store,
+                lock=opened.lock,
+                first=opened.first,
+                resumed=opened.resumed,
+                breakers=opened.breakers,
+                on_end=lambda status: self._note_end(handle, status, durable=opened.lock is not None),
+            )
+        )
+        return handle
+
+    def _tell_finished(self, handle: Run, opened: Opened) -> None:
+        core, now = opened.core, self._clock.now()
+        outcome = outcome_of(core, seconds=0.0, status="succeeded", reason="")
+        if core.options.listening:
+            total = core.total
+            data = {"nodes": total, "resumed": True, "completed": total}
+            handle.publish(Event("run_started", core.run_id, now, None, data))
+            data = {
+                "status": "succeeded",
+                "seconds": 0.0,
+                "tokens": dict(outcome.tokens),
+                "results": dict(outcome.results),
+            }
+            handle.publish(Event("run_finished", core.run_id, now, None, data))
+        handle.finish(outcome)
+
+    def _note_end(self, handle: Run, status: str, *, durable: bool) -> None:
+        with self._lock:
+            if self._handles.get(handle.run_id) is handle:
+                del self._handles[handle.run_id]
+        if durable:
+            self._registry.note_ended(handle.run_id, status)
+
+    def _claim(self, run_id: str) -> _Claim:
+        with self._lock:
+            if self._closed:
+                raise ActorDeadError("this supervisor is closed; make a new one")
+        if not self._actor.is_alive():
+            raise ActorDeadError("the supervisor actor has failed; make a new Supervisor and resume")
+        return _Claim(self, run_id)
+
+    def _options(self, spec: WorkflowSpec | None, listening: bool) -> RunOptions:
+        return RunOptions(
+            durability=self.durability,
+            concurrency=spec.concurrency if spec else None,
+            timeout=spec.timeout if spec else None,
+            waits_for_people=self._waits_for_people,
+            listening=listening,
+        )
+
+    def _ask(self, handle: Run, *request: Any) -> Any:
+        return self._answer_to(lambda answer: self._actor.tell(Ask(handle, request, answer)), _ANSWER_S)
+
+    def _answer_to(
+        self, send: Callable[[Callable[[Any, BaseException | None], None]], None], timeout: float
+    ) -> Any:
+        done = threading.Event()
+        box: list[Any] = []
+
+        def answer(value: Any, error: BaseException | None) -> None:
+            box.extend((value, error))
+            done.set()
+
+        try:
+            send(answer)
+        except pykka.ActorDeadError as cause:
+            raise ActorDeadError("the supervisor has stopped") from cause
+        if not done.wait(timeout):
+            raise SageError(f"the supervisor did not answer within {timeout:g} s")
+        if box[1] is not None:
+            raise box[1]
+        return box[0]
+
+    def _checked(self, spec: WorkflowSpec) -> WorkflowSpec:
+        """A definition from a file: its Python calls are imported once, in a worker, never here."""
+        operations = {id(node.operation): node.operation for node in _all_nodes(spec)}
+        calls = sorted(
+            {str(each.config["call"]) for each in operations.values() if each.type == "python"}
+            - self._inspected.keys()
+        )
+        if calls:
+            infos = self._answer_to(
+                lambda answer: self._actor.tell(Ask(_NOBODY, ("inspect", calls), answer)), _INSPECT_S
+            )
+            self._inspected.update({info["call"]: info for info in infos if info["ok"]})
+            self._refuse_unusable(spec, {info["call"]: info for info in infos if not info["ok"]})
+        placed = {key: self._with_info(each) for key, each in operations.items()}
+        return _with_operations(spec, placed)
+
+    def _refuse_unusable(self, spec: WorkflowSpec, bad: Mapping[str, Mapping[str, Any]]) -> None:
+        problems = []
+        for node in _all_nodes(spec):
+            if node.operation.type == "python" and node.operation.config["call"] in bad:
+                call = node.operation.config["call"]
+                hint = "is its module in the project, beside the workflow file, or installed?"
+                problems.append(Problem(f"{node.id}.call", f"{call}: {bad[call]['error']}", hint))
+        if problems:
+            raise DefinitionError(problems, source=spec.name)
+
+    def _with_info(self, operation: OperationSpec) -> OperationSpec:
+        """What a worker said about the callable: async or not, and the policies of its decorator."""
+        if operation.type != "python":
+            return operation
+        info = self._inspected[operation.config["call"]]
+        if info.get("policy"):
+            operation = _with_policy(operation, info["policy"])
+        return operation if not info["is_async"] else replace(operation, is_async=True)
+
+    def _local_pool(self, deliver: Callable[[Any], None]) -> WorkerPool:
+        from sage_actors.actors.pool import LocalPool
+
+        return LocalPool(
+            project=self.project,
+            deliver=deliver,
+            environ={key: value for key, value in self._environ.items() if key != "SAGE_STATE_KEY"},
+            main_path=_main_path(),
+            sys_path=[*self._search_paths, str(self.project), *(each for each in sys.path if each)],
+            grace_s=self._grace_s,
+        )
+
+    def _breaker(self, deliver: Callable[[Any], None], call_at: Callable[..., None]) -> pykka.ActorRef[Any]:
+        policies = dict(self._policies)
+        default = policies.pop("*", BreakerPolicy())
+        self._breaker_ref: pykka.ActorRef[Any] = BreakerActor.start(
+            policies, default, self._clock, deliver, call_at
+        )
+        return self._breaker_ref
+
+
+class _Claim:
+    """Refuses to carry one run out twice in this process."""
+
+    def __init__(self, supervisor: Supervisor, run_id: str) -> None:
+        self._supervisor, self._run_id = supervisor, run_id
+
+    def __enter__(self) -> None:
+        from sage_actors.messages.errors import RunLockedError
+
+        with self._supervisor._lock:
+            if self._run_id in self._supervisor._handles:
+                raise RunLockedError(f"this supervisor is carrying out run {self._run_id!r} already")
+            self._supervisor._handles[self._run_id] = _NOBODY
+
+    def __exit__(self, *error: object) -> None:
+        with self._supervisor._lock:
+            if self._supervisor._handles.get(self._run_id) is _NOBODY:
+                del self._supervisor._handles[self._run_id]
+
+
+_NOBODY = Run("", resumed=False, completed=0, notices=[], listening=False)
+_NOBODY.finish(None, ActorDeadError("no run"))
+
+
+def _policies(given: Mapping[str, BreakerPolicy | Mapping[str, Any]]) -> dict[str, BreakerPolicy]:
+    return {
+        endpoint: each if isinstance(each, BreakerPolicy) else BreakerPolicy.from_dict(each, place=endpoint)
+        for endpoint, each in given.items()
+    }
+
+
+def _all_nodes(spec: WorkflowSpec) -> list[NodeSpec]:
+    """The nodes of a definition and of the sub-workflows embedded in it."""
+    from sage_actors.supervisor.definitions import spec_from_dict
+
+    nodes = list(spec.nodes)
+    for node in spec.nodes:
+        if node.operation.type == "workflow":
+            nodes += _all_nodes(spec_from_dict(node.operation.config["definition"]))
+    return nodes
+
+
+def _with_operations(spec: WorkflowSpec, placed: Mapping[int, OperationSpec]) -> WorkflowSpec:
+    nodes = [
+        each
+        if placed[id(each.operation)] is each.operation
+        else replace(each, operation=placed[id(each.operation)])
+        for each in spec.nodes
+    ]
+    return replace(spec, nodes=nodes)
+
+
+def _with_policy(operation: OperationSpec, policy: Mapping[str, Any]) -> OperationSpec:
+    """The decorator's policies, where the file says nothing else."""
+    from sage_actors.supervisor.workflow import build_operation
+
+    own = build_operation("python", dict(operation.config), dict(policy))
+    plain = OperationSpec(type="python")
+    names = [name for name in policy if getattr(operation, name) == getattr(plain, name)]
+    changes = {name: getattr(own, name) for name in names}
+    if "fallback" in changes and not operation.has_fallback:
+        changes["has_fallback"] = True
+    return replace(operation, **changes)
+
+
+def _forward(events: Any, on_event: Callable[[Event], None]) -> None:
+    for event in events:
+        on_event(event)
+
+
+def _main_path() -> str | None:
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    return os.path.abspath(path) if path else None
+
+
+def _refuse_child_process() -> None:
+    """A script without the `__main__` guard would start supervisors in its own workers without end."""
+    if os.environ.get("SAGE_WORKER") == "1":
+        raise UsageError(
+            "a Supervisor cannot be made inside a worker process; if this is your script, put what starts it "
+            'under `if __name__ == "__main__":`'
+        )
+
+
+def _version() -> str:
+    try:
+        return version("sage-actors")
+    except PackageNotFoundError:
+        return "0"

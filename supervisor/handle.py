@@ -1,0 +1,304 @@
+"""What a caller holds of a run: its events, its status, its outcome. Filled by the supervisor actor's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sage_actors.messages.errors import (
+    ActorDeadError,
+    BreakerOpenError,
+    LimitExceeded,
+    OperationError,
+    PoisonedError,
+    RejectedError,
+    ResultError,
+    RunPausedError,
+    SageError,
+    StorageError,
+    TimeoutExceeded,
+)
+from sage_actors.messages.events import Event
+
+if TYPE_CHECKING:
+    from sage_actors.supervisor.run_core import RunCore
+
+__all__ = ["Outcome", "Run", "RunStatus"]
+
+_KEPT_EVENTS = 100_000
+_ERRORS: dict[str, type[SageError]] = {
+    each.__name__: each
+    for each in (
+        TimeoutExceeded,
+        LimitExceeded,
+        PoisonedError,
+        BreakerOpenError,
+        RejectedError,
+        ResultError,
+    )
+}
+
+
+class _Results(Mapping[str, Any]):
+    """The results of the nodes that nothing depends on, by id; read from the journal when asked for."""
+
+    def __init__(self, core: RunCore) -> None:
+        self._core = core
+        self._ids = [core.plan.ids[node] for node in core.plan.leaves()]
+
+    def __getitem__(self, node_id: str) -> Any:
+        return _value(self._core, node_id)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended.
+
+    status: "succeeded", "failed", "cancelled" or "paused"; reason: why, where it did not succeed.
+    results: of the nodes that nothing depends on. errors: node id -> {"type", "message", ...}.
+    seconds: wall time of this process's part. busy_seconds: sum of all node times, earlier parts included.
+    tokens: {"input_tokens", "output_tokens", "cost"}, earlier parts included.
+    """
+
+    run_id: str
+    status: str
+    reason: str
+    results: Mapping[str, Any]
+    errors: Mapping[str, dict[str, Any]]
+    seconds: float
+    busy_seconds: float = 0.0
+    tokens: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    value_of: Callable[[str], Any] = field(repr=False, default=lambda node_id: None)
+
+    def __getitem__(self, node_id: str) -> Any:
+        """The result of any node that succeeded.
+
+        Raises:
+            KeyError: there is no such node, or it has no result.
+        """
+        return self.value_of(node_id)
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line exits with."""
+        if self.status == "paused":
+            return 130 if self.reason == "interrupted" else 5
+        return 0 if self.status == "succeeded" else 1
+
+    def raise_for_status(self) -> Outcome:
+        """This outcome if the run succeeded.
+
+        Raises:
+            OperationError: the run failed; of the class of the first node's error.
+            RunPausedError, StorageError: it paused and can be resumed.
+        """
+        if self.status == "succeeded":
+            return self
+        if self.status == "paused":
+            kind = StorageError if self.reason.startswith("storage") else RunPausedError
+            raise kind(f"run {self.run_id} paused: {self.reason}")
+        for node_id, error in self.errors.items():
+            known = _ERRORS.get(error["type"], OperationError)
+            raise known(f"run {self.run_id} {self.status}: {node_id}: {error['type']}: {error['message']}")
+        raise OperationError(f"run {self.run_id} {self.status}: {self.reason}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """A run now. counts: nodes by state. waiting: node id -> what for. seconds: since this process began it."""
+
+    run_id: str
+    workflow: str
+    status: str
+    reason: str
+    total: int
+    counts: Mapping[str, int]
+    running: tuple[str, ...]
+    waiting: Mapping[str, str]
+    seconds: float
+    tokens: Mapping[str, float]
+    breakers: Mapping[str, str]
+
+
+class Run:
+    """One run that this process carries out (or, if it had succeeded before, its outcome)."""
+
+    def __init__(
+        self, run_id: str, *, resumed: bool, completed: int, notices: list[str], listening: bool
+    ) -> None:
+        self.run_id, self.resumed, self.completed, self.notices = run_id, resumed, completed, notices
+        self._ask: Callable[..., Any] | None = None
+        self._outcome: Outcome | None = None
+        self._error: BaseException | None = None
+        self._done = threading.Event()
+        self._waiters: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+        self._listening = listening
+        self._kept: deque[Event] = deque(maxlen=_KEPT_EVENTS)
+        self._queues: list[queue.SimpleQueue[Event | None]] = []
+
+    def __repr__(self) -> str:
+        state = self._outcome.status if self._outcome else "running"
+        return f"<Run {self.run_id} {state}>"
+
+    def events(self) -> Iterator[Event]:
+        """Every event of this run from its start (of the last 100,000), until it ends. Any number may listen."""
+        own: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        with self._lock:
+            for event in self._kept:
+                own.put(event)
+            if self._done.is_set():
+                own.put(None)
+            else:
+                self._queues.append(own)
+        while True:
+            event_or_end = own.get()
+            if event_or_end is None:
+                return
+            yield event_or_end
+
+    def status(self) -> RunStatus:
+        """How it stands.
+
+        Raises:
+            ActorDeadError: the supervisor has stopped.
+        """
+        status: RunStatus = self._request("status")
+        return status
+
+    def cancel(self) -> None:
+        """Stop it; the run ends as cancelled and can be continued later. Returns when that is on disk."""
+        if not self._done.is_set():
+            self._request("cancel")
+            self._done.wait(60.0)
+
+    def approve(self, node_id: str, *, approved: bool = True, data: Any = None, by: str = "") -> None:
+        """Answer an approval node. Returns when the answer is on disk.
+
+        Raises:
+            UsageError: that node does not wait for an approval.
+        """
+        self._request("approve", node_id, approved, data, by)
+
+    def resolve(self, node_id: str, how: str, *, result: Any = None, by: str = "") -> None:
+        """Settle a node that is in doubt: how is "retry", "result" or "fail". Returns when that is on disk.
+
+        Raises:
+            UsageError: that node is not in doubt.
+        """
+        self._request("resolve", node_id, how, result, by)
+
+    def result(self, timeout: float | None = None) -> Outcome:
+        """Wait for the end.
+
+        Raises:
+            TimeoutError: it has not ended within `timeout` seconds (it goes on).
+            SageError: the supervisor failed underneath it.
+        """
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"run {self.run_id} has not ended within {timeout} s")
+        if self._error is not None:
+            raise self._error
+        assert self._outcome is not None
+        return self._outcome
+
+    @property
+    def done(self) -> bool:
+        return self._done.is_set()
+
+    def __await__(self) -> Generator[Any, None, Outcome]:
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+
+        def wake() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def tell() -> None:
+            try:
+                loop.call_soon_threadsafe(wake)
+            except RuntimeError:
+                pass  # the loop was closed: nobody waits any more
+
+        with self._lock:
+            if self._done.is_set():
+                tell()
+            else:
+                self._waiters.append(tell)
+        yield from ended.__await__()
+        return self.result(0)
+
+    def _request(self, *request: Any) -> Any:
+        if self._ask is None:
+            raise ActorDeadError(f"run {self.run_id} has ended")
+        return self._ask(self, *request)
+
+    # ------------------------------------------------------------------ the supervisor's side
+
+    def publish(self, event: Event) -> None:
+        if not self._listening:
+            return
+        with self._lock:
+            self._kept.append(event)
+            for each in self._queues:
+                each.put(event)
+
+    def finish(self, outcome: Outcome | None, error: BaseException | None = None) -> None:
+        with self._lock:
+            if self._done.is_set():
+                return
+            self._outcome, self._error = outcome, error
+            self._ask = None
+            self._done.set()
+            waiters, queues = self._waiters, self._queues
+            self._waiters, self._queues = [], []
+        for each in queues:
+            each.put(None)
+        for wake in waiters:
+            wake()
+
+
+def outcome_of(core: RunCore, *, seconds: float, status: str, reason: str) -> Outcome:
+    """The outcome of a run that ended in `core`."""
+    errors = {core.id_of(node): error for node, error in core.errors.items()}
+    return Outcome(
+        run_id=core.run_id,
+        status=status,
+        reason=reason,
+        results=_Results(core),
+        errors=errors,
+        seconds=seconds,
+        busy_seconds=core.busy_us / 1e6,
+        tokens=dict(core.usage),
+        counts=dict(core.counts),
+        value_of=lambda node_id: _value(core, node_id),
+    )
+
+
+def _value(core: RunCore, node_id: str) -> Any:
+    from sage_actors.messages.codec import unpack
+
+    node = core.find(node_id)
+    if node is None:
+        raise KeyError(f"{core.run_id} has no node {node_id!r}")
+    packed = core.value(node)
+    if packed is None:
+        if node_id in core.plan.by_id and core.plan.by_id[node_id] in core.plan.leaves():
+            return None
+        raise KeyError(f"{node_id!r} of {core.run_id} has no result")
+    return unpack(packed)

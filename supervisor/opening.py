@@ -1,0 +1,398 @@
+"""How a run begins: locked, read back if it exists, compared with what it was, and given a new segment.
+
+    lock -> journal? --no--> admit (new segment 1)
+                |
+               yes -> replay -> succeeded? -> its results, nothing is opened
+                         |
+                         no  -> definition changed? -> keep, drop, ask
+                         `-> sync what was read -> new segment
+
+What a crash at each step leaves: the lock file (free again), a segment with a header and no records (ignored:
+it adds nothing), or an admission in part (a directory without its last record is no run, and starts anew).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sage_actors.actors.clock import Clock
+from sage_actors.actors.faults import fault_point
+from sage_actors.actors.journal import Image, JournalWriter, read_journal
+from sage_actors.actors.journal_reader import FrameStore
+from sage_actors.actors.journal_repair import RepairReport, repair
+from sage_actors.actors.keys import KeyRing
+from sage_actors.actors.locks import RunLock
+from sage_actors.actors.statedir import StateDirectory
+from sage_actors.messages.codec import pack, unpack
+from sage_actors.messages.definition import NodeSpec, WorkflowSpec
+from sage_actors.messages.errors import ChangedDefinitionError, NoCheckpointError
+from sage_actors.messages.records import DecisionTaken, NodesSucceeded, Record, SegmentOpened
+from sage_actors.supervisor import states as st
+from sage_actors.supervisor.admission import admission_records
+from sage_actors.supervisor.plan import compile_plan, fingerprint
+from sage_actors.supervisor.restore import Restored, carry_over, prepare, replay
+from sage_actors.supervisor.run_core import RunCore, RunOptions
+
+__all__ = ["Accept", "Opened", "Opening", "changed_nodes"]
+
+Accept = bool | Callable[[list[str]], bool]
+
+
+@dataclass(slots=True)
+class Opened:
+    """A run that may begin. `finished`: it had succeeded before, and there is nothing to carry out."""
+
+    core: RunCore
+    lock: RunLock | None = None
+    writer: JournalWriter | None = None
+    store: FrameStore | None = None
+    first: list[Record] = field(default_factory=list)
+    resumed: bool = False
+    finished: bool = False
+    notices: list[str] = field(default_factory=list)
+    breakers: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+
+
+class Opening:
+    """Opens runs of one project for one supervisor."""
+
+    def __init__(
+        self,
+        state: StateDirectory,
+        keys: Callable[[], KeyRing],
+        *,
+        clock: Clock,
+        numbers: Callable[[], int],
+        ports: Any,
+        version: str,
+    ) -> None:
+        self._state, self._keys, self._clock = state, keys, clock
+        self._numbers, self._ports, self._version = numbers, ports, version
+
+    def volatile(
+        self, run_id: str, spec: WorkflowSpec, inputs: Mapping[str, Any], options: RunOptions
+    ) -> Opened:
+        """A run that writes nothing and needs no key."""
+        return Opened(self._core(run_id, uuid.uuid4().hex, spec, inputs, options))
+
+    def durable(
+        self,
+        run_id: str,
+        spec: WorkflowSpec | None,
+        inputs: Mapping[str, Any] | None,
+        options: RunOptions,
+        *,
+        fresh: bool = False,
+        must_exist: bool = False,
+        do_repair: bool = False,
+        accept: Accept = False,
+    ) -> Opened:
+        """A run of that id, new or continued. Without a `spec` its journaled definition is used.
+
+        Raises:
+            RunLockedError, NoCheckpointError, ChangedDefinitionError, StateCorruptedError, WrongKeyError,
+            StorageError: see each; nothing was started, and the lock is free again.
+        """
+        lock = RunLock.acquire(self._state, run_id)
+        try:
+            opened = self._open(run_id, spec, inputs, options, fresh, must_exist, do_repair, accept)
+        except BaseException:
+            lock.release()
+            raise
+        if opened.finished:
+            lock.release()
+        else:
+            opened.lock = lock
+        return opened
+
+    def _open(
+        self,
+        run_id: str,
+        spec: WorkflowSpec | None,
+        inputs: Mapping[str, Any] | None,
+        options: RunOptions,
+        fresh: bool,
+        must_exist: bool,
+        do_repair: bool,
+        accept: Accept,
+    ) -> Opened:
+        notices: list[str] = []
+        exists = self._state.exists(run_id)
+        if fresh and exists:
+            notices.append(f"the old state was archived as {self._state.archive(run_id).name}")
+            exists = False
+        if exists:
+            if do_repair:
+                notices += _tell_repair(repair(self._state.run_dir(run_id), self._keys()))
+            opened = self._continue(run_id, spec, inputs, options, accept, notices)
+            if opened is not None:
+                return opened
+            self._state.delete(run_id)  # killed before it was admitted: it is no run
+        if must_exist or spec is None:
+            raise NoCheckpointError(
+                f"there is no run {run_id!r} to continue in {self._state.root}; `sage-actors list` shows the runs"
+            )
+        return self._admit(run_id, spec, inputs or {}, options, notices)
+
+    def _admit(
+        self,
+        run_id: str,
+        spec: WorkflowSpec,
+        inputs: Mapping[str, Any],
+        options: RunOptions,
+        notices: list[str],
+    ) -> Opened:
+        run_uuid = secrets.token_bytes(16)
+        core = self._core(run_id, run_uuid.hex(), spec, inputs, options)
+        self._state.check_filesystem()
+        writer = JournalWriter.create(
+            self._state.run_dir(run_id), self._keys(), run_uuid=run_uuid, previous=None
+        )
+        fault_point("run.segment_open")
+        first: list[Record] = [
+            *admission_records(spec, self._header(run_id, inputs), at=self._clock.now()),
+            self._segment("start"),
+        ]
+        return Opened(core, writer=writer, store=self._store(run_id), first=first, notices=notices)
+
+    def _continue(
+        self,
+        run_id: str,
+        spec: WorkflowSpec | None,
+        inputs: Mapping[str, Any] | None,
+        options: RunOptions,
+        accept: Accept,
+        notices: list[str],
+    ) -> Opened | None:
+        directory = self._state.run_dir(run_id)
+        store = self._store(run_id)
+        image = read_journal(directory, self._keys())
+        restored = replay(image.frames, self._maker(run_id, image.run_uuid.hex(), options, store))
+        if restored.run is None or restored.spec is None:
+            return None
+        if image.torn_bytes:
+            notices.append(
+                f"the end of the journal was torn by a crash ({image.torn_bytes} bytes); it healed"
+            )
+        given = dict(restored.header["inputs"]) if inputs is None else dict(inputs)
+        changed = [] if spec is None else changed_nodes(restored, spec, given)
+        edited = spec is not None and (bool(changed) or _is_other(restored, spec, given))
+        if restored.status == "succeeded" and not edited:
+            restored.run.status = "succeeded"
+            notices.append(f"run {run_id} had succeeded; these are its results")
+            return Opened(restored.run, store=store, finished=True, notices=notices)
+        image.sync()
+        first: list[Record] = []
+        if edited:
+            assert spec is not None
+            _ask(run_id, changed, restored, accept, notices)
+            first = self._edit(restored, spec, given, changed, options, store, image)
+        assert restored.run is not None
+        prepare(restored, now=self._clock.now())
+        done = restored.run.counts["succeeded"]
+        notices.append(f"run {run_id} continues: {done} of {restored.run.plan.visible} nodes are done")
+        writer = JournalWriter.create(directory, self._keys(), run_uuid=image.run_uuid, previous=image.tail)
+        fault_point("run.segment_open")
+        first.insert(0, self._segment("resume"))
+        return Opened(
+            restored.run,
+            writer=writer,
+            store=store,
+            first=first,
+            resumed=True,
+            notices=notices,
+            breakers=restored.breakers,
+        )
+
+    def _edit(
+        self,
+        restored: Restored,
+        spec: WorkflowSpec,
+        inputs: Mapping[str, Any],
+        changed: list[str],
+        options: RunOptions,
+        store: FrameStore,
+        image: Image,
+    ) -> list[Record]:
+        """Put the edited definition in the place of the old one. What is written repeats this on the next resume."""
+        old = restored.run
+        assert old is not None
+        header = self._header(old.run_id, inputs) | {"changed": changed}
+        new = self._maker(old.run_id, image.run_uuid.hex(), options, store)(spec, header)
+        carry_over(old, new, changed)
+        now = self._clock.now()
+        records: list[Record] = list(admission_records(spec, header, at=now))
+        records.append(DecisionTaken(now, -1, "accept-changes", changed, ""))
+        records += self._carry_expansions(old, new, set(changed), now)
+        restored.run, restored.spec, restored.header = new, spec, header
+        for transient in (restored.inflight, restored.waits, restored.retries, restored.phases):
+            transient.clear()
+        return records
+
+    def _carry_expansions(self, old: RunCore, new: RunCore, changed: set[str], now: float) -> list[Record]:
+        """Results of expanded nodes are written whole: their children have no number in the new definition."""
+        rows: list[Any] = []
+        for node in old.children:
+            if node >= old.plan.visible or old.state[node] != st.SUCCEEDED:
+                continue
+            here = new.plan.by_id.get(old.plan.ids[node])
+            if here is not None and old.plan.ids[node] not in changed:
+                packed = old.value(node)
+                new.state[here] = st.SUCCEEDED
+                new.attempts[here] = old.attempts[node]
+                new.counts["succeeded"] += 1
+                new.values[here] = packed or pack(None)
+                rows.append([here, old.attempts[node], 0, packed, None])
+        return [NodesSucceeded(now, rows)] if rows else []
+
+    # ------------------------------------------------------------------ parts
+
+    def _maker(
+        self, run_id: str, key: str, options: RunOptions, store: FrameStore
+    ) -> Callable[[WorkflowSpec, dict[str, Any]], RunCore]:
+        def make(spec: WorkflowSpec, header: dict[str, Any]) -> RunCore:
+            core = self._core(run_id, key, spec, header["inputs"], options)
+            core.ports = StorePorts(store)
+            return core
+
+        return make
+
+    def _core(
+        self, run_id: str, key: str, spec: WorkflowSpec, inputs: Mapping[str, Any], options: RunOptions
+    ) -> RunCore:
+        return RunCore(
+            number=self._numbers(),
+            run_id=run_id,
+            run_key=f"{run_id}:{key}",
+            plan=compile_plan(spec),
+            inputs=inputs,
+            ports=self._ports,
+            clock=self._clock,
+            options=options,
+        )
+
+    def _store(self, run_id: str) -> FrameStore:
+        return FrameStore(self._state.run_dir(run_id), self._keys())
+
+    def _header(self, run_id: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        header = {"run_id": run_id, "inputs": dict(inputs), "project": str(self._state.project)}
+        pack(header, what="the inputs")
+        return header
+
+    def _segment(self, reason: str) -> SegmentOpened:
+        return SegmentOpened(self._clock.now(), os.getpid(), self._version, reason)
+
+
+class StorePorts:
+    """Ports of a run that is only read: its stored values."""
+
+    def __init__(self, store: FrameStore) -> None:
+        from collections import OrderedDict
+
+        self._store = store
+        self._frames: OrderedDict[Any, list[Record]] = OrderedDict()
+
+    def stored_value(self, run: RunCore, location: tuple[Any, int, int]) -> bytes:
+        from sage_actors.supervisor.supervisor import read_value
+
+        return read_value(self._store, self._frames, location)
+
+
+def changed_nodes(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any]) -> list[str]:
+    """Ids in `spec` whose results cannot be kept: changed, new, or downstream of such a node, in order.
+
+    A node whose arguments refer to an input with another value is changed. A succeeded node with effect `once`
+    is never in it.
+    """
+    assert restored.spec is not None and restored.run is not None
+    old = {node.id: node for node in restored.spec.nodes}
+    other_inputs = {
+        name
+        for name in {*inputs, *restored.header["inputs"]}
+        if inputs.get(name) != restored.header["inputs"].get(name)
+    }
+    plan = compile_plan(spec)
+    dirty = bytearray(plan.size)
+    for i, node in enumerate(spec.nodes):
+        before = old.get(node.id)
+        if before is None or _differs(before, node) or _uses_inputs(node, other_inputs):
+            dirty[i] = 1
+    run = restored.run
+    for node in plan.topological():
+        if dirty[node]:
+            for child in plan.children(node):
+                dirty[child] = 1
+    out = []
+    for i, node_spec in enumerate(spec.nodes):
+        before_number = run.plan.by_id.get(node_spec.id)
+        kept_once = (
+            node_spec.operation.effect == "once"
+            and before_number is not None
+            and run.state[before_number] == st.SUCCEEDED
+        )
+        if dirty[i] and not kept_once:
+            out.append(node_spec.id)
+    return out
+
+
+def _differs(before: NodeSpec, after: NodeSpec) -> bool:
+    return fingerprint(before) != fingerprint(after)
+
+
+def _uses_inputs(node: NodeSpec, names: set[str]) -> bool:
+    if not names:
+        return False
+    from sage_actors.supervisor.references import find_references
+
+    said = [dict(node.arguments), dict(node.operation.config), node.when, node.foreach]
+    said[1].pop("definition", None)
+    return any(each.kind == "input" and each.name in names for each in find_references(said))
+
+
+def _is_other(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any]) -> bool:
+    """Whether nodes were removed, policies edited, or inputs changed: results stay, the definition is new."""
+    from sage_actors.supervisor.admission import pack_definition
+
+    assert restored.spec is not None
+    same = pack_definition(restored.spec) == pack_definition(spec)
+    return not same or restored.header["inputs"] != unpack(pack(dict(inputs)))
+
+
+def _ask(run_id: str, changed: list[str], restored: Restored, accept: Accept, notices: list[str]) -> None:
+    """Changes that cost results need a yes. What is merely added, or did not succeed yet, does not."""
+    run = restored.run
+    assert run is not None
+    lost = [
+        each for each in changed if each in run.plan.by_id and run.state[run.plan.by_id[each]] == st.SUCCEEDED
+    ]
+    text = [f"{each} will run again" for each in lost]
+    text += [f"{each} is new or was not done" for each in changed if each not in set(lost)]
+    if text:
+        notices += [f"changed definition: {each}" for each in text[:50]]
+        if len(text) > 50:
+            notices.append(f"changed definition: and {len(text) - 50} more nodes")
+    if not changed:
+        notices.append("the definition was edited; every result stays valid")
+        return
+    agreed = accept(text) if callable(accept) else accept
+    if not agreed:
+        shown = "; ".join(text[:10]) + (f"; and {len(text) - 10} more" if len(text) > 10 else "")
+        raise ChangedDefinitionError(
+            f"run {run_id!r} exists under another definition: {shown}. Use --accept-changes to keep what did "
+            "not change and run the rest, --fresh to start anew, or another --run-id"
+        )
+
+
+def _tell_repair(report: RepairReport) -> list[str]:
+    if not report.damage:
+        return ["--repair: the journal is not damaged"]
+    kept = ", ".join(path.name for path in report.kept_aside)
+    return [
+        *(f"repaired: {each}" for each in report.damage),
+        f"repaired: {report.dropped_bytes} bytes dropped, kept aside as {kept}",
+    ]

@@ -1,0 +1,350 @@
+"""A run's journal read back into a RunCore: what a resume continues from, and what `status` shows.
+
+    frames -> records -> apply, one by one, in order      (pure: the same journal gives the same state)
+                      -> prepare: what did not succeed is open again, what executed is marked
+
+Only `succeeded` is final. What failed or was skipped is tried again with a fresh retry budget; a retry that was
+waiting waits on; crash counts stay; what executed when the supervisor died runs alone, or is in doubt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sage_actors.actors.journal_format import Location
+from sage_actors.messages.definition import WorkflowSpec
+from sage_actors.messages.errors import StateCorruptedError
+from sage_actors.messages.records import (
+    BreakerChanged,
+    DecisionTaken,
+    NodeExpanded,
+    NodeFailed,
+    NodeLost,
+    NodeSkipped,
+    NodesStarted,
+    NodesSucceeded,
+    NodeWaiting,
+    PhaseCompleted,
+    Record,
+    RunAdmitted,
+    RunFinished,
+    RunPaused,
+    SegmentOpened,
+    decode_records,
+)
+from sage_actors.supervisor import states as st
+from sage_actors.supervisor.admission import Assembly
+from sage_actors.supervisor.run_core import RunCore
+
+__all__ = ["Restored", "carry_over", "prepare", "replay"]
+
+_MOST_ALONE = 32  # more async nodes than this in flight at once cannot be isolated one by one
+
+MakeRun = Callable[[WorkflowSpec, dict[str, Any]], RunCore]
+Watcher = Callable[[Location, Record], None]
+
+
+@dataclass(slots=True)
+class Restored:
+    """A journal, folded. status: of the last end that was written, "" while none was.
+
+    waits: node -> (reason, until, length in seconds); inflight: started and not ended, with its attempt.
+    """
+
+    header: dict[str, Any] = field(default_factory=dict)
+    spec: WorkflowSpec | None = None
+    run: RunCore | None = None
+    admitted_at: float = 0.0
+    ended_at: float = 0.0
+    status: str = ""
+    reason: str = ""
+    seconds: float = 0.0
+    inflight: dict[int, int] = field(default_factory=dict)
+    waits: dict[int, tuple[str, float | None, float]] = field(default_factory=dict)
+    retries: dict[int, tuple[float, float]] = field(default_factory=dict)
+    breakers: dict[str, tuple[str, float]] = field(default_factory=dict)
+    phases: set[str] = field(default_factory=set)
+    segments: list[SegmentOpened] = field(default_factory=list)
+    decisions: list[DecisionTaken] = field(default_factory=list)
+
+
+def replay(
+    frames: Iterable[tuple[Location, bytes]], make_run: MakeRun, *, watch: Watcher | None = None
+) -> Restored:
+    """Fold a journal. `make_run` builds the empty run once its definition is known.
+
+    Returns a Restored whose `run` is None if nothing was admitted: then there is no run.
+
+    Raises:
+        StateCorruptedError: authentic records contradict each other.
+    """
+    restored = Restored()
+    assembly = Assembly()
+    for location, record, index in _records(frames):
+        if isinstance(record, RunAdmitted):
+            spec = assembly.add(record)
+            if spec is not None:
+                _admitted(restored, record, spec, make_run)
+        else:
+            _apply(restored, record, location, index)
+        if watch is not None:
+            watch(location, record)
+    return restored
+
+
+def _records(frames: Iterable[tuple[Location, bytes]]) -> Iterator[tuple[Location, Record, int]]:
+    for location, plaintext in frames:
+        for index, record in enumerate(decode_records(plaintext)):
+            yield location, record, index
+
+
+def _admitted(restored: Restored, record: RunAdmitted, spec: WorkflowSpec, make_run: MakeRun) -> None:
+    """The run exists, or goes on under an edited definition with what did not change."""
+    old, old_spec = restored.run, restored.spec
+    restored.header, restored.spec = record.header, spec
+    restored.admitted_at = restored.admitted_at or record.at
+    restored.run = make_run(spec, record.header)
+    for transient in (restored.inflight, restored.waits, restored.retries, restored.phases):
+        transient.clear()
+    if old is not None and old_spec is not None:
+        carry_over(old, restored.run, record.header.get("changed", []))
+
+
+def carry_over(old: RunCore, new: RunCore, changed: Iterable[str]) -> None:
+    """Keep the results of nodes that are not in `changed` (ids; what is downstream of a change is in it)."""
+    dropped = set(changed)
+    new.frames = old.frames
+    for node, node_id in enumerate(new.plan.ids[: new.plan.visible]):
+        before = old.plan.by_id.get(node_id)
+        if before is None or node_id in dropped or old.state[before] != st.SUCCEEDED:
+            continue
+        if before in old.children:
+            continue  # written anew by whoever changed the definition: its parts are numbered otherwise
+        new.state[node] = st.SUCCEEDED
+        new.attempts[node] = old.attempts[before]
+        new.where_stored[node] = old.where_stored[before]
+        new.counts["succeeded"] += 1
+    for node_id, crashes in ((old.plan.ids[n], c) for n, c in old.crashes.items() if n < old.plan.visible):
+        if node_id not in dropped and node_id in new.plan.by_id:
+            new.crashes[new.plan.by_id[node_id]] = crashes
+    new.busy_us, new.usage = old.busy_us, old.usage
+
+
+def _apply(restored: Restored, record: Record, location: Location, index: int) -> None:
+    run = restored.run
+    if isinstance(record, SegmentOpened):
+        restored.segments.append(record)
+        restored.status = restored.reason = ""
+    elif run is None:
+        raise StateCorruptedError(f"{type(record).__name__} before the run was admitted")
+    elif isinstance(record, (NodesStarted, NodesSucceeded)):
+        try:
+            (_started if isinstance(record, NodesStarted) else _succeeded)(
+                restored, run, record, location, index
+            )
+        except (TypeError, ValueError, IndexError, OverflowError) as cause:
+            raise StateCorruptedError(
+                f"a {type(record).__name__} names what is not there: {cause!r}"
+            ) from cause
+    elif isinstance(record, (NodeFailed, NodeLost, NodeSkipped, NodeWaiting, NodeExpanded)):
+        if not 0 <= record.node < len(run.state):
+            raise StateCorruptedError(f"{type(record).__name__} names node {record.node}, which is not there")
+        _apply_node(restored, run, record)
+    else:
+        _apply_run(restored, run, record)
+
+
+def _started(restored: Restored, run: RunCore, record: Any, location: Location, index: int) -> None:
+    attempts, state, inflight = run.attempts, run.state, restored.inflight
+    for node, attempt in record.rows:
+        attempts[node] = attempt
+        if state[node] != st.SUCCEEDED:
+            state[node] = st.RUNNING
+            inflight[node] = attempt
+    if restored.retries or restored.waits:
+        for node, _attempt in record.rows:
+            restored.retries.pop(node, None)
+            restored.waits.pop(node, None)
+
+
+def _succeeded(restored: Restored, run: RunCore, record: Any, location: Location, index: int) -> None:
+    state, attempts, inflight = run.state, run.attempts, restored.inflight
+    for row in record.rows:
+        node = row[0]
+        attempts[node] = row[1]
+        state[node] = st.SUCCEEDED
+        inflight.pop(node, None)
+        run.busy_us += row[2]
+        if row[4]:
+            run._add_usage(row[4])
+    run.note_location(record.rows, location, index)
+    run.counts["succeeded"] += len(record.rows)
+    if restored.waits or restored.retries or run.doubts or run.errors:
+        for row in record.rows:
+            restored.waits.pop(row[0], None)
+            restored.retries.pop(row[0], None)
+            run.doubts.discard(row[0])
+            run.errors.pop(row[0], None)
+
+
+def _apply_node(restored: Restored, run: RunCore, record: Any) -> None:
+    node = record.node
+    restored.inflight.pop(node, None)
+    restored.waits.pop(node, None)
+    if isinstance(record, NodeFailed):
+        run.attempts[node] = record.attempt
+        run.errors[node] = record.error
+        run.busy_us += record.micros
+        if record.usage:
+            run._add_usage(record.usage)
+        if record.retry_at is not None:
+            run.tries[node] = run.tries.get(node, 0) + 1
+            run.state[node] = st.HELD
+            restored.retries[node] = (record.retry_at, max(0.0, record.retry_at - record.at))
+        else:
+            run.tries.pop(node, None)
+            restored.retries.pop(node, None)
+            run.state[node] = {"continue": st.TOLERATED, "skip": st.DROPPED}.get(record.final, st.FAILED)
+    elif isinstance(record, NodeLost):
+        run.state[node] = st.PENDING
+        if record.charged:
+            run.crashes[node] = run.crashes.get(node, 0) + 1
+        if record.in_doubt:
+            run.doubts.add(node)
+            run.state[node] = st.IN_DOUBT
+    elif isinstance(record, NodeSkipped):
+        run.state[node] = st.SKIPPED
+        run.skip_reasons[node] = record.reason
+    elif isinstance(record, NodeWaiting):
+        length = 0.0 if record.until is None else max(0.0, record.until - record.at)
+        restored.waits[node] = (record.reason, record.until, length)
+        run.state[node] = st.HELD
+    else:
+        _expanded(run, record)
+
+
+def _expanded(run: RunCore, record: NodeExpanded) -> None:
+    if hashlib.sha256(record.items).digest() != record.digest or record.first != len(run.state):
+        raise StateCorruptedError(f"the expansion of {run.id_of(record.node)} contradicts its digest")
+    run.expand(record.node, record.items, record.count)
+
+
+def _apply_run(restored: Restored, run: RunCore, record: Record) -> None:
+    if isinstance(record, DecisionTaken):
+        restored.decisions.append(record)
+        if record.kind.startswith("resolve-"):
+            run.doubts.discard(record.node)
+            run.state[record.node] = st.PENDING
+        elif record.kind == "reject":
+            restored.waits.pop(record.node, None)
+    elif isinstance(record, PhaseCompleted):
+        restored.phases.add(record.phase)
+    elif isinstance(record, BreakerChanged):
+        restored.breakers[record.endpoint] = (record.state, record.open_until)
+    elif isinstance(record, RunPaused):
+        restored.status, restored.reason, restored.ended_at = "paused", record.reason, record.at
+    elif isinstance(record, RunFinished):
+        restored.status, restored.reason, restored.ended_at = record.status, "", record.at
+        restored.seconds += record.seconds
+
+
+def prepare(restored: Restored, *, now: float) -> None:
+    """Open everything that did not succeed, so that the run can begin again."""
+    run = restored.run
+    assert run is not None
+    waits, retries = _what_waits(restored, now)
+    interrupted = restored.inflight
+    _mark_completed_gates(run, restored.phases)
+    keep = {st.SUCCEEDED, st.EXPANDED, st.IN_DOUBT}
+    run.state = run.state.translate(bytes(each if each in keep else st.PENDING for each in range(256)))
+    run.skip_reasons.clear()
+    run.counts["failed"] = run.counts["skipped"] = 0
+    _recount(run)
+    for node, (reason, delay) in (waits | retries).items():
+        run.state[node] = st.HELD
+        run.held[node] = reason
+        run.resumed_waits.append((reason, node, delay))
+    for node in list(run.tries):
+        if node not in retries and node not in interrupted:
+            del run.tries[node]
+    _isolate(run, interrupted)
+
+
+def _what_waits(
+    restored: Restored, now: float
+) -> tuple[dict[int, tuple[str, float]], dict[int, tuple[str, float]]]:
+    """What still waits, with the seconds left: never longer than the policy's interval, whatever the clock says."""
+    waits = {}
+    for node, (reason, until, length) in restored.waits.items():
+        waits[node] = (reason, 0.0 if until is None else min(max(0.0, until - now), length))
+    retries = {
+        node: ("retry", min(max(0.0, at - now), length)) for node, (at, length) in restored.retries.items()
+    }
+    return waits, retries
+
+
+def _mark_completed_gates(run: RunCore, phases: set[str]) -> None:
+    """A phase all of whose nodes succeeded is not announced again."""
+    scopes = [run.root, *run.inner.values()]
+    for scope in scopes:
+        for local, phase in scope.plan.gates.items():
+            members = scope.plan.phase_of.get(phase.id, ())
+            if scope.prefix + phase.id in phases and all(
+                run.state[scope.base + each] == st.SUCCEEDED for each in members
+            ):
+                run.state[scope.base + local] = st.SUCCEEDED
+
+
+def _recount(run: RunCore) -> None:
+    """In-degrees, open counts and uses of values from the states alone."""
+    run.open = 0
+    run.indegree = array("i", run.plan.indegree)
+    run.indegree.extend([0] * (len(run.state) - len(run.indegree)))
+    for scope in run.inner.values():
+        run.indegree[scope.base : scope.base + scope.plan.size] = scope.plan.indegree
+    for scope in (run.root, *run.inner.values()):
+        _recount_scope(run, scope)
+    for node, (first, count) in run.children.items():
+        if node not in run.inner:
+            ended = run.state[first : first + count].count(st.SUCCEEDED)
+            run.left[node] = count - ended
+            run.open += count - ended
+
+
+def _recount_scope(run: RunCore, scope: Any) -> None:
+    plan, base, state = scope.plan, scope.base, run.state
+    offsets, targets, indegree = plan.offsets, plan.targets, run.indegree
+    references, uses = plan.references, run.uses
+    done = 0
+    for local in range(plan.size):
+        if state[base + local] != st.SUCCEEDED:
+            continue
+        done += 1
+        for child in targets[offsets[local] : offsets[local + 1]]:
+            indegree[base + child] -= 1
+        if local in references:
+            for each in references[local]:
+                uses[base + each] -= 1
+    scope.open = plan.size - done
+    scope.failed = []
+    run.open += scope.open
+
+
+def _isolate(run: RunCore, interrupted: dict[int, int]) -> None:
+    """What executed when the supervisor died runs alone next time, or is in doubt."""
+    alone = []
+    crowd = sum(1 for node in interrupted if run.operation(node).is_async) > _MOST_ALONE
+    for node, attempt in interrupted.items():
+        operation = run.operation(node)
+        if operation.effect == "once":
+            run.resumed_doubts.append((node, attempt))
+        elif not (operation.is_async and crowd):
+            alone.append(node)
+    for node in (*alone, *run.crashes):
+        if run.state[node] != st.SUCCEEDED:
+            run.alone.add(node)
+            run.simple[node] = 0

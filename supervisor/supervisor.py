@@ -1,0 +1,606 @@
+"""The supervisor actor: the mailbox around the engine, and the engine's hands.
+
+    Committed, CommitFailed   from the state actor     \\
+    Granted, Waiting, ...     from the breaker actor     >  one thread, one event at a time  ->  Engine
+    Results, WorkerLost, ...  from the worker pool     /
+    AddRun, Ask, Stop         from callers
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import pykka
+
+from sage_actors.actors import breaker as br
+from sage_actors.actors import pool_protocol as pp
+from sage_actors.actors.clock import Clock
+from sage_actors.actors.journal_reader import FrameStore
+from sage_actors.actors.locks import RunLock, process_start_time
+from sage_actors.actors.state import Append, CloseRun, CommitFailed, Committed, OpenRun, Writer
+from sage_actors.messages.definition import OperationSpec
+from sage_actors.messages.errors import ActorDeadError, SageError, StorageError, UsageError
+from sage_actors.messages.events import Event
+from sage_actors.messages.records import BreakerChanged, Record, RunAdmitted, decode_records
+from sage_actors.messages.wire import Evidence, error_map
+from sage_actors.supervisor import states as st
+from sage_actors.supervisor.engine import Engine
+from sage_actors.supervisor.handle import Run, RunStatus, outcome_of
+from sage_actors.supervisor.plan import wire_spec
+from sage_actors.supervisor.run_core import RunCore
+
+__all__ = ["AddRun", "Ask", "Stop", "SupervisorActor", "read_secret", "read_value"]
+
+_log = logging.getLogger(__name__)
+_TICK = object()
+
+
+@dataclass(slots=True)
+class AddRun:
+    """Take a run over. `first`: records to write before anything else, in this order."""
+
+    handle: Run
+    core: RunCore
+    writer: Writer | None
+    store: FrameStore | None
+    lock: RunLock | None
+    first: list[Record]
+    resumed: bool
+    breakers: Mapping[str, tuple[str, float]]
+    on_end: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Ask:
+    """A request about one run; `answer` is called once with (value, error)."""
+
+    handle: Run
+    request: tuple[Any, ...]
+    answer: Callable[[Any, BaseException | None], None]
+
+
+@dataclass(slots=True)
+class Stop:
+    """No further dispatch; running nodes get the grace. 0 stops them at once."""
+
+    grace_s: float
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One live run with everything that belongs to it."""
+
+    message: AddRun
+    answers: dict[int, Callable[[Any, BaseException | None], None]] = field(default_factory=dict)
+    frames: OrderedDict[Any, list[Record]] = field(default_factory=OrderedDict)
+
+
+class SupervisorActor(pykka.ThreadingActor):
+    """Owns the dependency graph of every run. The only one who decides."""
+
+    use_daemon_thread = True
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        workers: int,
+        state: pykka.ActorRef[Any],
+        make_pool: Callable[[Callable[[Any], None]], pp.WorkerPool],
+        make_breaker: Callable[[Callable[[Any], None], Callable[..., None]], pykka.ActorRef[Any]],
+        random: Callable[[], float],
+        environ: Mapping[str, str],
+    ) -> None:
+        super().__init__()
+        self._clock, self._random, self._environ = clock, random, environ
+        self._state = state
+        self.engine = Engine(self, clock, workers=workers)
+        me = self.actor_ref
+        self.pool = make_pool(lambda event: _tell(me, event))
+        self._breaker = make_breaker(lambda event: _tell(me, event), self.pool.call_at)
+        self._entries: dict[int, _Entry] = {}
+        self._volatile: deque[tuple[RunCore, Any]] = deque()
+        self._guards: dict[int, set[tuple[str, int, int]]] = {}
+        self._next_answer = 0
+        self._keeper: tuple[int, int] | None = None
+        self._breaker_states: dict[str, str] = {}
+        self._running: dict[int, set[int]] = {}
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            pp.Results: lambda m: self.engine.results(m.worker, m.rows),
+            Committed: self._committed,
+            CommitFailed: self._commit_failed,
+            pp.WorkerLost: self._worker_lost,
+            pp.WorkerReady: lambda m: None,
+            pp.GivenBack: lambda m: self.engine.given_back(m.worker, [tuple(key) for key in m.keys]),
+            pp.Logs: self._logs,
+            pp.Progress: self._progress,
+            pp.GuardRequest: self._guard_request,
+            pp.GuardEnded: self._guard_ended,
+            pp.Inspected: self._inspected,
+            pp.KeeperStarted: self._keeper_started,
+            br.Granted: self._granted,
+            br.Waiting: self._waiting,
+            br.Refused: self._refused,
+            br.Transition: self._transition,
+            AddRun: self._add_run,
+            Ask: self._ask,
+            Stop: lambda m: self.engine.stop(m.grace_s) if m.grace_s > 0 else self.engine.abort(),
+        }
+        self._inspections: dict[int, Callable[[Any, BaseException | None], None]] = {}
+
+    def on_receive(self, message: Any) -> None:
+        """One event."""
+        if message is _TICK:
+            self.engine.tick()
+        else:
+            self._handlers[type(message)](message)
+        while self._volatile:
+            core, token = self._volatile.popleft()
+            self._acknowledge(core, [(token, None, 0)])
+
+    def on_stop(self) -> None:
+        self._end(ActorDeadError("the supervisor was closed while the run was going on; it can be resumed"))
+
+    def on_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _log.critical("the supervisor actor failed", exc_info=exception_value)
+        error = SageError(f"internal error in the supervisor: {exception_value!r}; the run can be resumed")
+        error.__cause__ = exception_value
+        self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        """Everyone who waits is answered."""
+        for entry in list(self._entries.values()):
+            for answer in entry.answers.values():
+                answer(None, error)
+            entry.message.handle.finish(None, error)
+            if entry.message.lock is not None:
+                entry.message.lock.release()
+        self._entries.clear()
+        for answer in self._inspections.values():
+            answer(None, error)
+
+    # ------------------------------------------------------------------ runs
+
+    def _add_run(self, message: AddRun) -> None:
+        core = message.core
+        core.ports = self
+        self._entries[core.number] = _Entry(message)
+        if self._keeper is not None and message.lock is not None:
+            message.lock.set_keeper(*self._keeper)
+        if message.writer is not None:
+            me = self.actor_ref
+            self._state.tell(OpenRun(core.number, message.writer, lambda event: _tell(me, event)))
+            self._state.tell(Append(core.number, message.first, True, ("admitted", message.resumed)))
+        else:
+            self._volatile.append((core, ("admitted", message.resumed)))
+        for endpoint, (state, until) in message.breakers.items():
+            self._breaker.tell(br.Restore(endpoint, br.State(state), until))
+
+    def _acknowledge(self, core: RunCore, acks: Sequence[tuple[Any, Any, int]]) -> None:
+        rest = []
+        for ack in acks:
+            token = ack[0]
+            if token[0] == "admitted":
+                self.engine.add(core, resumed=token[1])
+            elif token[0] == "closed":
+                self._closed(core)
+            elif token[0] == "answer":
+                core.unacknowledged -= 1
+                self._answer(core, token[1], None)
+                rest.append((("held",), None, 0))
+                core.unacknowledged += 1
+            else:
+                rest.append(ack)
+        if rest:
+            self.engine.acknowledged(core, rest)
+
+    def _committed(self, message: Committed) -> None:
+        entry = self._entries.get(message.run)
+        if entry is not None:
+            self._acknowledge(entry.message.core, message.acks)
+
+    def _commit_failed(self, message: CommitFailed) -> None:
+        entry = self._entries.get(message.run)
+        if entry is None:
+            return
+        core = entry.message.core
+        error = message.error if isinstance(message.error, StorageError) else StorageError(str(message.error))
+        for number in list(entry.answers):
+            self._answer(core, number, error)
+        if core.number in self.engine.runs:
+            core.unacknowledged = 0
+            self.engine.storage_failed(core, error)
+        elif core.status is None:
+            core.status, core.paused = "paused", f"storage: {error}"
+            self.ended(core)
+        if any(token[0] == "closed" for token in message.tokens if isinstance(token, tuple)):
+            self._closed(core)
+
+    def ended(self, run: RunCore) -> None:
+        """The engine is done with a run: close its journal, then tell its owner."""
+        self.engine.remove(run)
+        if run.volatile:
+            self._volatile.append((run, ("closed",)))
+        else:
+            self._state.tell(CloseRun(run.number, ("closed",)))
+
+    def _closed(self, core: RunCore) -> None:
+        entry = self._entries.pop(core.number, None)
+        if entry is None:
+            return
+        message = entry.message
+        seconds = self._clock.now() - core.started_at
+        status = core.status or "paused"
+        outcome = outcome_of(core, seconds=seconds, status=status, reason=self._reason(core))
+        core.ports = _Afterwards(message.store)
+        if core.options.listening:
+            message.handle.publish(self._finished_event(core, outcome))
+        if message.lock is not None:
+            message.lock.release()
+        with contextlib.suppress(SageError, OSError):
+            message.on_end(status)
+        message.handle.finish(outcome)
+        for answer in entry.answers.values():
+            answer(None, ActorDeadError(f"run {core.run_id} ended first"))
+
+    def _reason(self, core: RunCore) -> str:
+        if core.status == "paused":
+            return core.paused or str(core.stopping)
+        if core.timed_out:
+            return str(core.stopping)
+        if core.status == "failed":
+            failed = sorted(core.failed - core.excused_failures)
+            first = core.errors.get(failed[0], {}) if failed else {}
+            name = core.id_of(failed[0]) if failed else "?"
+            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+            return f"{name} failed{more}: {first.get('type', '')}: {first.get('message', '')}"
+        return core.status if core.status == "cancelled" else ""
+
+    def _finished_event(self, core: RunCore, outcome: Any) -> Event:
+        tokens = dict(outcome.tokens)
+        data = {
+            "status": outcome.status,
+            "seconds": round(outcome.seconds, 6),
+            "tokens": tokens,
+            "results": dict(outcome.results) if outcome.status != "paused" else {},
+            "reason": outcome.reason,
+            "busy_seconds": round(outcome.busy_seconds, 6),
+            "counts": dict(outcome.counts),
+        }
+        return Event("run_finished", core.run_id, self._clock.now(), None, data)
+
+    # ------------------------------------------------------------------ requests
+
+    def _ask(self, message: Ask) -> None:
+        if message.request[0] == "inspect":
+            number = self._next_answer = self._next_answer + 1
+            self._inspections[number] = message.answer
+            self.pool.inspect(message.request[1], number)
+            return
+        found = [e for e in self._entries.values() if e.message.handle is message.handle]
+        if not found:
+            message.answer(None, UsageError(f"run {message.handle.run_id} has ended"))
+            return
+        try:
+            self._carry_out(found[0], message)
+        except SageError as error:
+            message.answer(None, error)
+
+    def _carry_out(self, entry: _Entry, message: Ask) -> None:
+        core, request = entry.message.core, message.request
+        if request[0] == "status":
+            message.answer(self._status(core), None)
+        elif request[0] == "cancel":
+            self.engine.cancel(core)
+            message.answer(None, None)
+        elif request[0] == "approve":
+            _, node_id, approved, data, by = request
+            node = self._waiting_node(core, node_id, "approval")
+            core.decide(node, approved=approved, data=data, by=by, token=self._token(entry, message.answer))
+            self.engine.dispatch()
+        else:
+            _, node_id, how, result, by = request
+            if how not in ("retry", "result", "fail"):
+                raise UsageError(f"resolve needs retry, result or fail, not {how!r}")
+            node = self._waiting_node(core, node_id, "in_doubt")
+            core.resolve(node, how=how, result=result, by=by, token=self._token(entry, message.answer))
+            self.engine.dispatch()
+
+    def _token(self, entry: _Entry, answer: Callable[[Any, BaseException | None], None]) -> tuple[str, int]:
+        number = self._next_answer = self._next_answer + 1
+        entry.answers[number] = answer
+        return ("answer", number)
+
+    def _answer(self, core: RunCore, number: int, error: BaseException | None) -> None:
+        entry = self._entries.get(core.number)
+        answer = entry.answers.pop(number, None) if entry is not None else None
+        if answer is not None:
+            answer(None, error)
+
+    def _waiting_node(self, core: RunCore, node_id: str, why: str) -> int:
+        node = core.find(node_id)
+        if node is None:
+            raise UsageError(f"run {core.run_id} has no node {node_id!r}; `sage-actors status` lists them")
+        if why == "approval" and core.held.get(node) != "approval":
+            raise UsageError(f"{node_id} does not wait for an approval: it is {st.NAMES[core.state[node]]}")
+        if why == "in_doubt" and node not in core.doubts:
+            raise UsageError(f"{node_id} is not in doubt: it is {st.NAMES[core.state[node]]}")
+        return node
+
+    def _status(self, core: RunCore) -> RunStatus:
+        counts: dict[str, int] = {}
+        running = []
+        for node, state in enumerate(core.state):
+            if core.is_gate(node):
+                continue
+            name = st.NAMES[state]
+            counts[name] = counts.get(name, 0) + 1
+            if state == st.RUNNING and len(running) < 200:
+                running.append(core.id_of(node))
+        waiting = {core.id_of(node): why for node, why in core.held.items()}
+        waiting |= {core.id_of(node): "in_doubt" for node in core.doubts}
+        return RunStatus(
+            run_id=core.run_id,
+            workflow=core.plan.spec.name,
+            status=core.status or "running",
+            reason=core.paused or "",
+            total=sum(counts.values()),
+            counts=counts,
+            running=tuple(running),
+            waiting=waiting,
+            seconds=self._clock.now() - core.started_at if core.started_at else 0.0,
+            tokens=dict(core.usage),
+            breakers=dict(self._breaker_states),
+        )
+
+    # ------------------------------------------------------------------ the engine's hands (EnginePorts)
+
+    def persist(self, run: RunCore, records: list[Record], *, sync: bool, token: object | None) -> None:
+        if run.volatile:
+            if token is not None:
+                self._volatile.append((run, token))
+        else:
+            self._state.tell(Append(run.number, records, sync, token))
+
+    def emit(self, run: RunCore, event: Event) -> None:
+        entry = self._entries.get(run.number)
+        if entry is not None:
+            entry.message.handle.publish(event)
+
+    def timer(self, run: RunCore, at: float, token: tuple[str, int, int]) -> None:
+        self.engine.set_timer(run, at, token)
+
+    def request_permit(self, run: RunCore, node: int, endpoint: str) -> None:
+        self._breaker.tell(br.Request(endpoint, (run.number, node)))
+
+    def report_permit(
+        self, run: RunCore, node: int, endpoint: str, ok: bool | None, retry_after: float | None
+    ) -> None:
+        if ok is None:
+            self._breaker.tell(br.Forget((run.number, node)))
+        else:
+            self._breaker.tell(br.Report(endpoint, (run.number, node), ok, retry_after))
+
+    def stored_value(self, run: RunCore, location: tuple[Any, int, int]) -> bytes:
+        entry = self._entries[run.number]
+        assert entry.message.store is not None
+        return read_value(entry.message.store, entry.frames, location)
+
+    def secret(self, kind: str, name: str) -> str:
+        return read_secret(kind, name, self._environ)
+
+    def random(self) -> float:
+        return self._random()
+
+    def operation_number(self, run: RunCore, operation: OperationSpec) -> int:
+        return self.engine.operation_number(run, operation)
+
+    def start_worker(self, kind: str) -> int:
+        return self.pool.start_worker(kind)  # type: ignore[arg-type]
+
+    def submit(self, worker: int, rows: Sequence[Any]) -> None:
+        self.pool.submit(worker, rows)
+
+    def define(self, op: int, operation: OperationSpec) -> None:
+        self.pool.define(op, wire_spec(operation))
+
+    def forget(self, ops: Sequence[int]) -> None:
+        self.pool.forget(ops)
+
+    def give_back(self, worker: int) -> None:
+        self.pool.give_back(worker)
+
+    def cancel(self, worker: int, keys: Sequence[Any]) -> None:
+        self.pool.cancel(worker, keys)
+
+    def kill(self, worker: int, reason: str) -> None:
+        self.pool.kill(worker, reason)
+
+    def tick_at(self, when: float) -> None:
+        me = self.actor_ref
+        self.pool.call_at(when, lambda: _tell(me, _TICK))
+
+    def worker_lost(self, run: RunCore, evidence: Evidence, nodes: list[str]) -> None:
+        run.emit(
+            "worker_lost",
+            None,
+            exitcode=evidence.exitcode,
+            nodes=nodes,
+            reason=evidence.reason,
+            evidence=evidence.describe(),
+        )
+
+    # ------------------------------------------------------------------ the pool's events
+
+    def _worker_lost(self, message: pp.WorkerLost) -> None:
+        for token in self._guards.pop(message.worker, set()):
+            self._breaker.tell(br.Forget(token))
+        self.engine.lost(message.worker, message.evidence, [tuple(key) for key in message.culprits])
+
+    def _logs(self, message: pp.Logs) -> None:
+        by_run: dict[int, list[list[Any]]] = {}
+        for run, *rest in message.rows:
+            by_run.setdefault(run, []).append(rest)
+        for run_number, rows in by_run.items():
+            run = self.engine.runs.get(run_number)
+            if run is not None:
+                run.log_lines(rows)
+
+    def _progress(self, message: pp.Progress) -> None:
+        for run_number, node, attempt, data in message.rows:
+            run = self.engine.runs.get(run_number)
+            if run is not None and 0 <= node < len(run.state):
+                run.emit("node_progress", node, attempt=attempt, progress=data)
+
+    def _inspected(self, message: pp.Inspected) -> None:
+        answer = self._inspections.pop(message.token, None)
+        if answer is not None:
+            answer(message.infos, None)
+
+    def _keeper_started(self, message: pp.KeeperStarted) -> None:
+        started = process_start_time(message.pid)
+        if started is None:
+            return
+        self._keeper = (message.pid, started)
+        for entry in self._entries.values():
+            if entry.message.lock is not None:
+                entry.message.lock.set_keeper(*self._keeper)
+
+    # ------------------------------------------------------------------ the breaker's events
+
+    def _guard_request(self, message: pp.GuardRequest) -> None:
+        token = ("guard", message.worker, message.token)
+        self._guards.setdefault(message.worker, set()).add(token)
+        self._breaker.tell(br.Request(message.endpoint, token))
+
+    def _guard_ended(self, message: pp.GuardEnded) -> None:
+        token = ("guard", message.worker, message.token)
+        self._guards.get(message.worker, set()).discard(token)
+        self._breaker.tell(br.Report(message.endpoint, token, message.ok))
+
+    def _granted(self, message: br.Granted) -> None:
+        token: Any = message.token
+        if token[0] == "guard":
+            self.pool.permit(token[1], token[2], True)
+            return
+        run = self.engine.runs.get(token[0])
+        if run is None:
+            self._breaker.tell(br.Forget(token))
+        else:
+            run.permit_granted(token[1], message.endpoint)
+            self.engine.dispatch()
+
+    def _waiting(self, message: br.Waiting) -> None:
+        token: Any = message.token
+        if token[0] == "guard":
+            if message.reason == "open":
+                self._breaker.tell(br.Withdraw(token))
+                self._refuse_guard(token, message.endpoint, "its circuit breaker is open")
+            return
+        run = self.engine.runs.get(token[0])
+        if run is None or not run.permit_waits(token[1], message.endpoint, message.reason, message.until):
+            self._breaker.tell(br.Withdraw(token))
+        self.engine.dispatch()
+
+    def _refused(self, message: br.Refused) -> None:
+        token: Any = message.token
+        if token[0] == "guard":
+            self._refuse_guard(token, message.endpoint, message.reason)
+
+    def _refuse_guard(self, token: tuple[str, int, int], endpoint: str, why: str) -> None:
+        self._guards.get(token[1], set()).discard(token)
+        error = error_map("BreakerOpenError", f"endpoint {endpoint!r} may not be called now: {why}")
+        self.pool.permit(token[1], token[2], False, error)
+
+    def _transition(self, message: br.Transition) -> None:
+        self._breaker_states[message.endpoint] = str(message.new)
+        for run in list(self.engine.runs.values()):
+            if run.uses_endpoint(message.endpoint):
+                run.persist_records(
+                    [
+                        BreakerChanged(
+                            self._clock.now(), message.endpoint, str(message.new), message.open_until
+                        )
+                    ]
+                )
+                run.emit(
+                    "breaker",
+                    None,
+                    endpoint=message.endpoint,
+                    state=str(message.new),
+                    open_until=message.open_until or None,
+                    failures=message.failures,
+                )
+
+
+class _Afterwards:
+    """Ports of a run that ended: its values can still be read, nothing else."""
+
+    def __init__(self, store: FrameStore | None) -> None:
+        self._store = store
+        self._frames: OrderedDict[Any, list[Record]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def stored_value(self, run: RunCore, location: tuple[Any, int, int]) -> bytes:
+        assert self._store is not None
+        with self._lock:
+            return read_value(self._store, self._frames, location)
+
+    def __getattr__(self, name: str) -> Any:
+        raise ActorDeadError(f"the run has ended; {name} is not possible any more")
+
+
+def read_value(
+    store: FrameStore, cache: OrderedDict[Any, list[Record]], location: tuple[Any, int, int]
+) -> bytes:
+    """A result by the place of its record; neighbours are often wanted next."""
+    frame, record, row = location
+    records = cache.get(frame)
+    if records is None:
+        records = cache[frame] = decode_records(store.read(frame))
+        while len(cache) > 4:
+            cache.popitem(last=False)
+    found: Any = records[record]
+    assert not isinstance(found, RunAdmitted)
+    value: bytes = found.rows[row][3]
+    return value
+
+
+def read_secret(kind: str, name: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The value of a secret reference. Never logged, never stored.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if kind == "env":
+        value = environ.get(name)
+        if value is None or name == "SAGE_STATE_KEY":
+            raise UsageError(f"${{env.{name}}}: the environment has no variable {name}; set it and resume")
+        return value
+    try:
+        import keyring
+    except ImportError as cause:
+        raise UsageError(f"${{keyring.{name}}} needs `pip install 'sage-actors[keychain]'`") from cause
+    service, _, user = name.rpartition("/")
+    found = keyring.get_password(service or "sage-actors", user)
+    if found is None:
+        raise UsageError(f"${{keyring.{name}}}: the keychain has no such entry")
+    return str(found)
+
+
+def _tell(ref: pykka.ActorRef[Any], message: Any) -> None:
+    with contextlib.suppress(pykka.ActorDeadError):
+        ref.tell(message)
