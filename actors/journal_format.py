@@ -122,17 +122,16 @@ class SegmentCipher:
         head = _FRAME_HEAD.pack(length, RECORDS, self._check_of(binding))
         return head + self._aead.encrypt(_NONCE.pack(number), plaintext, binding)
 
-    def genuine_length(self, head: bytes, number: int, previous_tag: bytes) -> int | None:
-        """How long the frame is behind this frame head, its tag included; None if the head is not genuine."""
+    def genuine_head(self, head: bytes, number: int, previous_tag: bytes) -> tuple[int, bytes] | None:
+        """(length of what follows this frame head, binding for `open`); None if the head is not genuine."""
         length, kind, check = _FRAME_HEAD.unpack(head)
         binding = _BINDING.pack(kind, number, length) + previous_tag
-        if kind != RECORDS or length < TAG_BYTES or not compare_digest(check, self._check_of(binding)):
+        if kind != RECORDS or not compare_digest(check, self._check_of(binding)):
             return None
-        return int(length)
+        return length, binding
 
-    def open(self, body: bytes, number: int, previous_tag: bytes) -> bytes | None:
+    def open(self, body: bytes, number: int, binding: bytes) -> bytes | None:
         """The plaintext of a frame (ciphertext and tag in `body`); None if it is not authentic."""
-        binding = _BINDING.pack(RECORDS, number, len(body)) + previous_tag
         try:
             return self._aead.decrypt(_NONCE.pack(number), body, binding)
         except InvalidTag:

@@ -135,7 +135,6 @@ class SegmentReader:
         self._ends_at = ends_at
         self.tag = header.commitment
         self.valid_bytes = HEADER_BYTES
-        self.frames_read = 0
         self.torn_bytes = 0
 
     @property
@@ -153,41 +152,35 @@ class SegmentReader:
         try:
             with open(self._fd, "rb", buffering=_BUFFER_BYTES) as file:
                 size = os.fstat(file.fileno()).st_size
-                if self._ends_at is not None:
-                    size = self._stated_end(size)
+                if self._ends_at is not None:  # what lies behind the stated end is ignored for ever
+                    size = min(size, self._ends_at.valid_bytes)
                 yield from self._walk(file, size)
         except OSError as cause:
             raise StorageError(f"cannot read {self.path}: {cause}") from cause
         if self._ends_at is not None and self._ends_at != self.tail:
             raise damaged(self.path, self.valid_bytes, "it does not end as the next segment says")
 
-    def _stated_end(self, size: int) -> int:
-        """Bytes behind the end that the next segment states are ignored for ever; missing ones are damage."""
-        assert self._ends_at is not None
-        return min(size, self._ends_at.valid_bytes)
-
     def _walk(self, file: BinaryIO, size: int) -> Iterator[tuple[Location, bytes]]:
-        segment, cipher = self.number, self._cipher
-        while (offset := self.valid_bytes) < size:
-            number, tag = self.frames_read, self.tag
-            head = file.read(min(FRAME_HEAD_BYTES, size - offset))
-            if len(head) < FRAME_HEAD_BYTES:
-                return self._torn(size)
-            length = cipher.genuine_length(head, number, tag)
+        segment, cipher, read = self.number, self._cipher, file.read
+        offset, number, tag = self.valid_bytes, 0, self.tag
+        while offset < size:
             start = offset + FRAME_HEAD_BYTES
-            if length is None:
-                return self._torn_if_zeros(file, start - 1, size, f"the head of frame {number} was altered")
-            if start + length > size:
+            if start > size or len(head := read(FRAME_HEAD_BYTES)) < FRAME_HEAD_BYTES:
                 return self._torn(size)
-            body = file.read(length)
-            plaintext = cipher.open(body, number, tag) if len(body) == length else None
+            genuine = cipher.genuine_head(head, number, tag)
+            if genuine is None:
+                return self._torn_if_zeros(file, start - 1, size, f"the head of frame {number} was altered")
+            length, binding = genuine
+            end = start + length
+            if end > size or len(body := read(length)) < length:
+                return self._torn(size)
+            plaintext = cipher.open(body, number, binding)
             if plaintext is None:
-                reason = f"frame {number} was altered"
-                return self._torn_if_zeros(file, start + length - TAG_BYTES, size, reason)
-            self.tag = body[-TAG_BYTES:]
-            self.valid_bytes = start + length
-            self.frames_read = number + 1
-            yield Location(segment, number, offset), plaintext
+                return self._torn_if_zeros(file, end - TAG_BYTES, size, f"frame {number} was altered")
+            location = Location(segment, number, offset)
+            tag, offset, number = body[-TAG_BYTES:], end, number + 1
+            self.tag, self.valid_bytes = tag, offset
+            yield location, plaintext
         return None
 
     def _torn(self, size: int) -> None:
@@ -199,13 +192,6 @@ class SegmentReader:
         if self._ends_at is not None or not _only_zeros(file.fileno(), start, size):
             raise damaged(self.path, self.valid_bytes, reason)
         self._torn(size)
-
-    def close(self) -> None:
-        """For a reader whose `frames` was never started."""
-        try:
-            os.close(self._fd)
-        except OSError:
-            pass
 
 
 class Image:
@@ -301,13 +287,13 @@ class FrameStore:
     def _read(self, fd: int, cipher: SegmentCipher, location: Location) -> bytes:
         before = os.pread(fd, TAG_BYTES + FRAME_HEAD_BYTES, max(0, location.offset - TAG_BYTES))
         tag, head = before[:TAG_BYTES], before[TAG_BYTES:]
-        length = None
+        plaintext = genuine = None
         if location.offset >= HEADER_BYTES and len(head) == FRAME_HEAD_BYTES:
-            length = cipher.genuine_length(head, location.number, tag)
-        plaintext = None
-        if length is not None:
+            genuine = cipher.genuine_head(head, location.number, tag)
+        if genuine is not None:
+            length, binding = genuine
             body = os.pread(fd, length, location.offset + FRAME_HEAD_BYTES)
-            plaintext = cipher.open(body, location.number, tag) if len(body) == length else None
+            plaintext = cipher.open(body, location.number, binding)
         if plaintext is None:
             path = segment_path(self._directory, location.segment)
             raise damaged(path, location.offset, f"no authentic frame {location.number} is there")

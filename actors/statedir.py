@@ -88,7 +88,7 @@ class StateDirectory:
         sage = self.root.parent
         try:
             self._refuse_links()
-            sage.mkdir(exist_ok=True)
+            sage.mkdir(0o755, exist_ok=True)  # templates there may be shared; nobody else may write
             make_private_directory(self.root)
             make_private_directory(self.locks)
             self._refuse_links()
@@ -99,8 +99,16 @@ class StateDirectory:
             raise StorageError(f"cannot make {self.root}: {cause}") from cause
 
     def run_dir(self, run_id: str) -> Path:
-        """The directory of a run, which may not exist yet. UsageError for what is no run id."""
-        return self.root / check_run_id(run_id)
+        """The directory of a run, which may not exist yet.
+
+        Raises:
+            UsageError: this is no run id.
+            StateError: a link has that name (a repository can bring one along): state would go elsewhere.
+        """
+        path = self.root / check_run_id(run_id)
+        if path.is_symlink():
+            raise StateError(f"{path} is a link; state must lie in the project itself: remove the link")
+        return path
 
     def exists(self, run_id: str) -> bool:
         """Whether the run has a journal. (Without an admission in it, it is no run yet.)"""
@@ -115,7 +123,8 @@ class StateDirectory:
         except OSError as cause:
             raise StorageError(f"cannot read {self.root}: {cause}") from cause
         usable = (name for name in names if _RUN_ID.fullmatch(name) and name.lower() not in _RESERVED)
-        return sorted(name for name in usable if self.exists(name))
+        found = (name for name in usable if not (self.root / name).is_symlink())
+        return sorted(name for name in found if self.exists(name))
 
     def archive(self, run_id: str) -> Path:
         """Move a run's state to `archive/`, in one rename; where it is now. Hold the run's lock.
@@ -262,10 +271,11 @@ def _without_oldest(workflows: dict[str, dict[str, Any]]) -> dict[str, dict[str,
 
 def _write_once(path: Path, text: str) -> None:
     try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(text)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except FileExistsError:
-        pass
+        return
+    with open(fd, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _now() -> str:

@@ -630,7 +630,8 @@ def test_a_disk_that_fails_at_any_call_loses_nothing_acknowledged(tmp_path: Path
     everything = [b"segment %d frame %d" % (segment, number) for segment in range(2) for number in range(3)]
     failures = 0
     for fails_at in range(1, 100):
-        directory, acknowledged = tmp_path / str(fails_at), []
+        directory = tmp_path / str(fails_at)
+        acknowledged: list[bytes] = []
         disk = FaultyDisk(fails_at, error)
         try:
             write_with(disk, directory, acknowledged)
@@ -767,13 +768,15 @@ def test_a_sealed_frame_opens_under_its_own_number_and_tag_only(
 ) -> None:
     frame = CIPHER.seal(number, tag, plaintext)
     head, body = frame[:FRAME_HEAD_BYTES], frame[FRAME_HEAD_BYTES:]
-    assert CIPHER.genuine_length(head, number, tag) == len(body)
-    assert CIPHER.open(body, number, tag) == plaintext
+    length, binding = CIPHER.genuine_head(head, number, tag) or (0, b"")
+    assert length == len(body)
+    assert CIPHER.open(body, number, binding) == plaintext
+    assert CIPHER.open(body, number ^ 1, binding) is None
+    assert CIPHER.open(body, number, binding[:-1] + bytes([binding[-1] ^ 1])) is None
     wrong_tag = bytes([tag[0] ^ 1]) + tag[1:]
     for other_number, other_tag in ((number ^ 1, tag), (number, wrong_tag)):
-        assert CIPHER.genuine_length(head, other_number, other_tag) is None
-        assert CIPHER.open(body, other_number, other_tag) is None
-    assert cipher_of(b"\1" * 32).open(body, number, tag) is None
+        assert CIPHER.genuine_head(head, other_number, other_tag) is None
+    assert cipher_of(b"\1" * 32).open(body, number, binding) is None
 
 
 @given(st.binary(max_size=100), TAGS, st.data())
@@ -781,8 +784,8 @@ def test_no_altered_frame_opens(plaintext: bytes, tag: bytes, data: st.DataObjec
     frame = bytearray(CIPHER.seal(7, tag, plaintext))
     frame[data.draw(st.integers(0, len(frame) - 1))] ^= data.draw(st.integers(1, 255))
     head, body = bytes(frame[:FRAME_HEAD_BYTES]), bytes(frame[FRAME_HEAD_BYTES:])
-    genuine = CIPHER.genuine_length(head, 7, tag)
-    assert genuine is None or CIPHER.open(body, 7, tag) is None
+    genuine = CIPHER.genuine_head(head, 7, tag)
+    assert genuine is None or CIPHER.open(body, 7, genuine[1]) is None
 
 
 @given(st.binary(max_size=400))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import os
 import subprocess
 import sys
@@ -33,7 +34,7 @@ OTHER = bytes(range(50, 82))
 @pytest.fixture
 def no_keychain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keyring", None)
-    monkeypatch.setattr(keys.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077, 0o277])
@@ -254,7 +255,7 @@ def install(monkeypatch: pytest.MonkeyPatch, backend: object) -> None:
     module = types.ModuleType("keyring")
     module.get_keyring = lambda: backend  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "keyring", module)
-    monkeypatch.setattr(keys.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
 
 
 def test_the_keychain_is_asked_before_the_file(

@@ -46,6 +46,8 @@ def test_directories_and_files_are_private_under_any_umask(state: StateDirectory
     make_run(state, "run")
     Registry(state).note_started("run", "feature", 1)
     state.archive("run")
+    assert not (state.project / ".sage").stat().st_mode & 0o022
+    assert not (state.project / ".sage" / ".gitignore").stat().st_mode & 0o022
     for directory, _, files in os.walk(state.root):
         assert Path(directory).stat().st_mode & 0o777 == 0o700
         for name in files:
@@ -68,6 +70,17 @@ def test_a_link_in_the_path_is_refused(tmp_path: Path, part: str) -> None:
     with pytest.raises(StateError, match="link"):
         StateDirectory(project).create()
     assert not list(outside.iterdir())
+
+
+def test_a_link_in_the_place_of_a_run_is_refused_and_not_listed(
+    state: StateDirectory, tmp_path: Path
+) -> None:
+    make_run(state, "real")
+    (state.root / "run").symlink_to(state.root / "real")
+    for act in (state.run_dir, state.exists, state.archive, state.delete):
+        with pytest.raises(StateError, match="link"):
+            act("run")
+    assert state.run_ids() == ["real"]
 
 
 def test_a_file_in_the_way_is_a_clear_error(tmp_path: Path) -> None:
