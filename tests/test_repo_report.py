@@ -492,6 +492,16 @@ def test_modules_that_only_tests_import_are_told_apart(repository: Repository) -
     assert imports["never_imported"] == []
 
 
+def test_stub_files_are_neither_judged_nor_importers(repository: Repository) -> None:
+    repository.write("pkg/__init__.py", "")
+    repository.write("pkg/a.py", "")
+    repository.write("pkg/a.pyi", "from pkg import b\n")
+    repository.write("pkg/b.pyi", "from pkg import a\n")
+    imports = _imports(repository)
+    assert [row["path"] for row in imports["never_imported"]] == ["pkg/a.py"]
+    assert imports["cycles"] == []
+
+
 def test_cycles_are_those_that_run_on_import(repository: Repository) -> None:
     repository.write("pkg/__init__.py", "from pkg import a, late\n")
     repository.write("pkg/a.py", "from pkg import b\n")

@@ -67,8 +67,11 @@ class _Index:
 
     def __init__(self, paths: set[str]) -> None:
         self.paths = paths
+        self._folders = {part for path in paths for part in path.split("/")[:-1]}
         self._by_name: dict[str, set[str]] = defaultdict(set)
+        self._by_file: dict[str, set[str]] = defaultdict(set)
         for path in paths:
+            self._by_file[path.rpartition("/")[2]].add(path)
             for name in self.names_of(path):
                 self._by_name[name].add(path)
 
@@ -96,6 +99,11 @@ class _Index:
         base = "/".join(part for part in (folder, *name.split(".")) if part)
         return {each for each in (f"{base}.py", f"{base}.pyi", f"{base}/__init__.py") if each in self.paths}
 
+    def ending(self, name: str) -> set[str]:
+        """The files whose path ends with the path `name`."""
+        same_name = self._by_file.get(name.rpartition("/")[2], ())
+        return {path for path in same_name if ("/" + path).endswith("/" + name)}
+
     def package(self, name: str) -> set[str]:
         """Every file of the package `name`."""
         return {
@@ -103,7 +111,7 @@ class _Index:
         }
 
     def is_own(self, name: str) -> bool:
-        return name in self._by_name or any(f"/{name}/" in f"/{path}" for path in self.paths)
+        return name in self._by_name or name in self._folders
 
 
 class _Reader(ast.NodeVisitor):
@@ -147,7 +155,7 @@ class _Reader(ast.NodeVisitor):
         text = node.value
         if text.endswith(".py"):
             name = text.replace("\\", "/").removeprefix("./")
-            self.graph.mentioned |= {each for each in self.index.paths if ("/" + each).endswith("/" + name)}
+            self.graph.mentioned |= self.index.ending(name)
         elif match := _DOTTED.match(text):
             self._mention(match[0])
 

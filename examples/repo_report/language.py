@@ -12,6 +12,7 @@ from repo_report.tree import Read, list_files, read_texts
 __all__ = ["examine"]
 
 LONG_FILE_LINES = 600
+_DECLARATIONS = (".pyi", ".d.ts", ".d.mts", ".d.cts")  # say what other files hold; nothing runs them
 MAX_MENTION_BYTES = 256 * 1024
 
 
@@ -20,10 +21,10 @@ def examine(root: str, head: str, language: str) -> dict[str, Any]:
     family = FAMILIES.get(language, (language,))
     own: list[Read] = []
     relatives: list[Read] = []
-    for read in _texts(root, head):
+    for read in _texts(root, head, (*family, None)):  # None: a script that its first line tells
         if read.file.language == language and read.file.role != "generated":
             own.append(read)
-        if read.file.language in family:
+        if read.file.language in family and not read.file.path.endswith(_DECLARATIONS):
             relatives.append(read)
     sizes = sorted(count_lines(read.text or "", language)["lines"] for read in own)
     return {
@@ -60,6 +61,7 @@ def _sources(root: str, head: str, language: str, family: tuple[str, ...], reads
     )
 
 
-def _texts(root: str, head: str) -> Iterator[Read]:
-    files = (file for file in list_files(root, head)[0] if file.role != "vendored")
+def _texts(root: str, head: str, languages: tuple[str | None, ...] = ()) -> Iterator[Read]:
+    every = (file for file in list_files(root, head)[0] if file.role != "vendored")
+    files = (file for file in every if not languages or file.language in languages)
     return (read for read in read_texts(root, files) if read.text is not None)

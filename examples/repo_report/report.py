@@ -97,7 +97,8 @@ def _failed(*parts: Any) -> list[str]:
 
 def _compared(facts: Facts) -> dict[str, dict[str, list[str]]]:
     """Imports against manifests, by ecosystem. Only whole evidence counts."""
-    manifests = (facts["dependencies"] or {}).get("manifests", [])
+    dependencies = facts["dependencies"] or {}
+    manifests = [] if dependencies.get("manifests_left_out") else dependencies.get("manifests", [])
     compared = {}
     for ecosystem, languages in (("Python", {"Python"}), ("npm", {"JavaScript", "TypeScript"})):
         parts = [
