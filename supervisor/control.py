@@ -184,7 +184,7 @@ class ControlServer:
         for run_id in list(self._listeners):
             self.forget(run_id)
         deadline = time.monotonic() + 1.0  # what followers have not read by then is lost to them
-        while any(peer.lines for peer in list(self._peers)) and time.monotonic() < deadline:
+        while any(peer.lines or peer.busy for peer in list(self._peers)) and time.monotonic() < deadline:
             time.sleep(0.005)
         with self._lock:
             if self._closed:
@@ -355,14 +355,20 @@ class ControlServer:
         pump = self._pumps.get(run.run_id)
         if pump is None or not pump.is_alive():
             pump = threading.Thread(
-                target=self._pump, args=(run.run_id, run.events()), name="control-pump", daemon=True
+                target=self._pump,
+                args=(run.run_id, run.events(), time.time()),
+                name="control-pump",
+                daemon=True,
             )
             self._pumps[run.run_id] = pump
             pump.start()
 
-    def _pump(self, run_id: str, events: Iterator[Event]) -> None:
+    def _pump(self, run_id: str, events: Iterator[Event], since: float) -> None:
+        """`since`: Unix time; what happened before is in the snapshot."""
         try:
             for event in events:
+                if event.time < since:
+                    continue
                 line = to_line(event.to_dict()).encode() + b"\n"
                 self._soon(partial(self._publish, run_id, line))
         finally:

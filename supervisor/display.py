@@ -84,6 +84,14 @@ def _started(event: Event) -> str:
     return f"run {event.run_id}: {_count(nodes, 'node')}"
 
 
+def _status(event: Event) -> str:
+    data = event.data
+    counts = ", ".join(
+        f"{number:,} {state}" for state, number in (data.get("counts") or {}).items() if number
+    )
+    return f"run {event.run_id}: {data.get('status')}, {_count(data.get('total', 0), 'node')}: {counts}"
+
+
 def _node_started(event: Event) -> str:
     attempt = event.data.get("attempt", 1)
     return f"{event.node}: started" + (f", attempt {attempt}" if attempt > 1 else "")
@@ -194,6 +202,7 @@ def _count(number: int, thing: str) -> str:
 
 _LINES: dict[str, Callable[[Event], str | None]] = {
     "run_started": _started,
+    "run_status": _status,
     "node_started": _node_started,
     "node_succeeded": _node_succeeded,
     "node_failed": _node_failed,
@@ -261,6 +270,8 @@ class Progress:
                 self.started_at = event.time
                 self.total = int(event.data.get("nodes", 0))
                 self.kept = int(event.data.get("completed", 0))
+            case "run_status":
+                self._begin_at(event)
             case "node_started" if event.node is not None:
                 self.running[event.node] = event.time
                 self.attempts[event.node] = int(event.data.get("attempt", 1))
@@ -289,6 +300,19 @@ class Progress:
                 self.status = "paused"
             case "run_finished":
                 self.status = str(event.data.get("status"))
+
+    def _begin_at(self, event: Event) -> None:
+        """Begin in the middle, from a status (`RunStatus` as a map)."""
+        data = event.data
+        self.total = int(data.get("total", 0))
+        self.started_at = event.time - float(data.get("seconds") or 0.0)
+        counts = data.get("counts") or {}
+        for how in ("failed", "skipped"):
+            self.counts[how] = int(counts.get(how, 0))
+        self.kept = int(counts.get("succeeded", 0))
+        self.running = dict.fromkeys(data.get("running") or (), event.time)
+        self.waiting = {node: (str(why), None) for node, why in (data.get("waiting") or {}).items()}
+        self.breakers = dict(data.get("breakers") or {})
 
     def _failed(self, event: Event) -> None:
         assert event.node is not None

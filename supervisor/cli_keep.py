@@ -1,0 +1,278 @@
+"""Commands that look after what is kept: delete, prune, keys, doctor."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sage_actors.supervisor.cli_options import at_terminal, json_option, project_option, state_of
+
+if TYPE_CHECKING:
+    from sage_actors.actors.keys import KeyRing
+    from sage_actors.actors.statedir import StateDirectory
+
+__all__ = ["delete_command", "doctor_command", "keys_command", "prune_command"]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+@click.command("delete")
+@click.argument("run_ids", nargs=-1, required=True, metavar="RUN...")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@project_option
+@json_option
+def delete_command(run_ids: tuple[str, ...], yes: bool, project: Path, as_json: bool) -> int:
+    """Remove the state of RUN: its results, its history, everything. There is no way back.
+
+    A run that a live process owns is refused, with exit code 3.
+
+    \b
+    Examples:
+      sage-actors delete feature-payment-processing
+      sage-actors delete try-1 try-2 --yes
+    """
+    from sage_actors.messages.errors import NoCheckpointError
+
+    state = state_of(project)
+    missing = [run_id for run_id in run_ids if not state.run_dir(run_id).is_dir()]
+    if missing:
+        raise NoCheckpointError(f"there is no run {missing[0]!r} in {state.root}; nothing was deleted")
+    _refuse_live(state, run_ids)
+    if not _may(f"Delete {', '.join(run_ids)} for good?", yes):
+        return 1
+    for run_id in run_ids:
+        _delete(state, run_id)
+    _tell(as_json, list(run_ids), "deleted")
+    return 0
+
+
+@click.command("prune")
+@click.option("--older-than", "age", required=True, metavar="AGE", help="Such as 30d, 12h, 2w.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only list what would go.")
+@project_option
+@json_option
+def prune_command(age: str, yes: bool, dry_run: bool, project: Path, as_json: bool) -> int:
+    """Remove the state of runs, and of archived ones, that nothing was written to for longer than AGE.
+
+    A run that a live process owns stays.
+
+    \b
+    Examples:
+      sage-actors prune --older-than 30d
+      sage-actors prune --older-than 12h --dry-run
+    """
+    state = state_of(project)
+    before = time.time() - _seconds(age)
+    old = [run_id for run_id in state.run_ids() if _written_at(state.root / run_id) < before]
+    old = [run_id for run_id in old if not _is_live(state, run_id)]
+    archived = [path for path in _archived(state) if _written_at(path) < before]
+    names = [*old, *(f"archive/{path.name}" for path in archived)]
+    if dry_run or not names:
+        _tell(as_json, names, "would be deleted")
+        return 0
+    if not as_json:
+        for name in names:
+            click.echo(f"  {name}  last written {_day(state.root / name)}")
+    if not _may(f"Delete {len(names):,} run{'s' if len(names) != 1 else ''} for good?", yes):
+        return 1
+    for run_id in old:
+        _delete(state, run_id)
+    for path in archived:
+        _remove_archived(path)
+    _tell(as_json, names, "deleted")
+    return 0
+
+
+def _refuse_live(state: StateDirectory, run_ids: Iterable[str]) -> None:
+    from sage_actors.messages.errors import RunLockedError
+
+    for run_id in run_ids:
+        if _is_live(state, run_id):
+            raise RunLockedError(f"a live process owns run {run_id}; cancel it first. Nothing was deleted")
+
+
+def _is_live(state: StateDirectory, run_id: str) -> bool:
+    from sage_actors.actors.locks import holder
+
+    return holder(state, run_id) is not None
+
+
+def _delete(state: StateDirectory, run_id: str) -> None:
+    from sage_actors.actors.locks import RunLock
+
+    lock = RunLock.acquire(state, run_id)
+    try:
+        state.delete(run_id)
+    finally:
+        lock.release()
+
+
+def _archived(state: StateDirectory) -> list[Path]:
+    return sorted(state.archived.iterdir()) if state.archived.is_dir() else []
+
+
+def _remove_archived(path: Path) -> None:
+    import shutil
+
+    from sage_actors.messages.errors import StorageError
+
+    try:
+        shutil.rmtree(path)
+    except OSError as cause:
+        raise StorageError(f"cannot remove {path}: {cause}") from cause
+
+
+def _written_at(directory: Path) -> float:
+    """Unix time of the last write to a run's journal."""
+    times = [path.stat().st_mtime for path in directory.glob("journal-*")]
+    return max(times, default=directory.stat().st_mtime)
+
+
+def _day(directory: Path) -> str:
+    return datetime.fromtimestamp(_written_at(directory)).strftime("%Y-%m-%d %H:%M")
+
+
+def _seconds(age: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", age.strip())
+    if match is None:
+        raise click.UsageError(
+            f"--older-than is a number and a unit (s, m, h, d, w), such as 30d, not {age!r}."
+        )
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _may(question: str, yes: bool) -> bool:
+    if yes:
+        return True
+    if not at_terminal():
+        raise click.UsageError("There is no terminal to ask on; --yes does it without asking.")
+    if click.confirm(question, err=True):
+        return True
+    click.echo("Nothing was deleted.", err=True)
+    return False
+
+
+def _tell(as_json: bool, names: list[str], done: str) -> None:
+    from sage_actors.supervisor.json_text import to_json
+
+    if as_json:
+        click.echo(to_json({done.replace(" ", "_"): names}))
+    elif names:
+        click.echo("\n".join(f"{name} {done}" for name in names))
+    else:
+        click.echo("Nothing is that old.")
+
+
+@click.group("keys", invoke_without_command=True)
+@click.pass_context
+def keys_command(ctx: click.Context) -> None:
+    """The key that seals saved state: from $SAGE_STATE_KEY, else the OS keychain, else a private file.
+
+    No command prints the key itself but `export`, with --yes.
+
+    \b
+    Examples:
+      sage-actors keys show
+      sage-actors keys create
+      sage-actors keys rotate
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(_show_keys)
+
+
+@keys_command.command("show")
+@json_option
+def _show_keys(as_json: bool = False) -> None:
+    """Where the key comes from, and the ids of the keys. Never the key."""
+    from sage_actors.actors.keys import load_keys
+
+    _describe(load_keys(create=False), as_json)
+
+
+@keys_command.command("create")
+@json_option
+def _create_key(as_json: bool) -> None:
+    """Make a key file; refused where there is one."""
+    from sage_actors.actors.keys import create_key_file, default_key_path
+
+    _warn_if_hidden()
+    _describe(create_key_file(default_key_path()), as_json)
+
+
+@keys_command.command("rotate")
+@json_option
+def _rotate_key(as_json: bool) -> None:
+    """Put a new key first in the key file: it seals what is new, and older ones still open theirs."""
+    from sage_actors.actors.keys import default_key_path, rotate_key_file
+
+    _warn_if_hidden()
+    _describe(rotate_key_file(default_key_path()), as_json)
+
+
+@keys_command.command("export")
+@click.option("--yes", is_flag=True, help="Yes, print the key.")
+def _export_key(yes: bool) -> None:
+    """Print the keys as $SAGE_STATE_KEY takes them. Whoever has them can read all saved state."""
+    from sage_actors.actors.keys import format_key, load_keys
+
+    if not yes:
+        raise click.UsageError("This prints the key itself; whoever sees it can read all state. Add --yes.")
+    click.echo(",".join(format_key(key.secret) for key in load_keys(create=False).keys))
+
+
+def _warn_if_hidden() -> None:
+    """The file is only asked where there is no key in the environment."""
+    import os
+
+    from sage_actors.actors.keys import KEY_VARIABLE
+
+    if KEY_VARIABLE in os.environ:
+        click.echo(f"Note: ${KEY_VARIABLE} is set, and is used instead of the key file.", err=True)
+
+
+def _describe(ring: KeyRing, as_json: bool) -> None:
+    from sage_actors.actors.keys import default_key_path
+    from sage_actors.supervisor.json_text import to_json
+
+    ids = [key.id.hex() for key in ring.keys]
+    where = str(default_key_path()) if ring.source == "file" else None
+    if as_json:
+        click.echo(to_json({"source": ring.source, "file": where, "seals": ids[0], "opens": ids}))
+        return
+    click.echo(f"source  {ring.source}" + (f", {where}" if where else ""))
+    click.echo(f"seals   key {ids[0]}")
+    if len(ids) > 1:
+        click.echo(f"opens   {', '.join(ids[1:])} as well")
+
+
+@click.command("doctor")
+@project_option
+@json_option
+def doctor_command(project: Path, as_json: bool) -> int:
+    """Check, by trying, what a run needs on this machine and in this project; exit code 1 if it lacks any.
+
+    \b
+    Examples:
+      sage-actors doctor
+      sage-actors doctor --project ../other --json
+    """
+    from dataclasses import asdict
+
+    from sage_actors.supervisor.doctor import examine, table
+
+    from sage_actors.supervisor.json_text import to_json
+
+    checks = examine(project)
+    healthy = all(check.status != "failed" for check in checks)
+    if as_json:
+        click.echo(to_json({"ok": healthy, "checks": [asdict(check) for check in checks]}))
+    else:
+        click.echo(table(checks))
+    return 0 if healthy else 1
