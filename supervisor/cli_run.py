@@ -246,7 +246,7 @@ def _show(
 
 @contextmanager
 def _control(chosen: _Settings, supervisor: Supervisor, run: Run) -> Iterator[list[str]]:
-    """Other processes may look and act meanwhile. Where there is no place for a socket, the run does without."""
+    """Other processes may look and act meanwhile; where there is no place for a socket, none do."""
     from sage_actors.messages.errors import SageError
     from sage_actors.supervisor.control import ControlServer
 
