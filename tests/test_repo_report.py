@@ -550,6 +550,14 @@ def test_every_way_to_name_a_script_counts(repository: Repository, user: str) ->
     assert _never(repository, "TypeScript") == ["src/other/lonely.ts"]
 
 
+def test_packages_are_counted_for_the_language_that_imports_them(repository: Repository) -> None:
+    repository.write("index.ts", "import a from 'for-ts'\n")
+    repository.write("index.js", "import a from 'for-js'\n")
+    repository.write("App.vue", "<script>\nimport a from 'for-vue'\n</script>\n")
+    for language, names in (("TypeScript", ["for-ts", "for-vue"]), ("JavaScript", ["for-js", "for-vue"])):
+        assert [row["name"] for row in _imports(repository, language)["third_party"]] == names
+
+
 def test_an_import_in_a_comment_of_a_script_does_not_count(repository: Repository) -> None:
     repository.write("lib/index.js", "// import './dead'\n/* require('./dead') */\nconst u = 'http://x'\n")
     repository.write("lib/dead.js", "1\n")

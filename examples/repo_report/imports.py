@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from repo_report.languages import language_of
+
 __all__ = ["FAMILIES", "Graph", "Sources", "import_report"]
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -123,7 +125,10 @@ def _by_size(paths: set[str], texts: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def _third_party(graph: Graph, sources: Sources) -> dict[str, Any]:
-    ordered = sorted(graph.third_party.items(), key=lambda item: (-len(item[1]), item[0]))
+    others = set(FAMILIES) - {sources.language}  # their files are in their own report
+    counted = {path for path in sources.texts if path in sources.reported or language_of(path) not in others}
+    found = {name: own for name, paths in graph.third_party.items() if (own := paths & counted)}
+    ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
     return {
         "third_party": [
             {
