@@ -8,7 +8,7 @@ their position in the admitted definition, children of an expansion after them, 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, get_args
 
 import msgpack
 
@@ -227,28 +227,25 @@ Record: TypeAlias = (
     | LogLines
 )
 
-_TYPES: tuple[type[Any], ...] = Record.__args__  # type: ignore[attr-defined]
+_TYPES: tuple[type[Any], ...] = get_args(Record)
 _BY_CODE: dict[int, type[Any]] = {each.CODE: each for each in _TYPES}
 _NAMES: dict[type[Any], tuple[str, ...]] = {
     each: tuple(one.name for one in fields(each)) for each in _TYPES
 }
+_ACCEPTED: dict[str, type | tuple[type, ...]] = {
+    "float": (float, int),
+    "int": int,
+    "str": str,
+    "bytes": bytes,
+    "bool": bool,
+    "list[Any]": list,
+    "dict[str, Any]": dict,
+    "float | None": (float, int, type(None)),
+    "dict[str, Any] | None": (dict, type(None)),
+    "Any": object,
+}
 _CHECKS: dict[type[Any], tuple[type | tuple[type, ...], ...]] = {
-    each: tuple(
-        {
-            "float": (float, int),
-            "int": int,
-            "str": str,
-            "bytes": bytes,
-            "bool": bool,
-            "list[Any]": list,
-            "dict[str, Any]": dict,
-            "float | None": (float, int, type(None)),
-            "dict[str, Any] | None": (dict, type(None)),
-            "Any": object,
-        }[str(one.type)]
-        for one in fields(each)
-    )
-    for each in _TYPES
+    each: tuple(_ACCEPTED[str(one.type)] for one in fields(each)) for each in _TYPES
 }
 
 

@@ -18,7 +18,7 @@ import secrets
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from sage_actors.actors.clock import Clock
 from sage_actors.actors.faults import fault_point
@@ -36,7 +36,7 @@ from sage_actors.supervisor import states as st
 from sage_actors.supervisor.admission import admission_records
 from sage_actors.supervisor.plan import compile_plan, fingerprint
 from sage_actors.supervisor.restore import Restored, carry_over, prepare, replay
-from sage_actors.supervisor.run_core import RunCore, RunOptions
+from sage_actors.supervisor.run_core import Ports, RunCore, RunOptions
 
 __all__ = ["Accept", "Opened", "Opening", "changed_nodes"]
 
@@ -257,7 +257,7 @@ class Opening:
     ) -> Callable[[WorkflowSpec, dict[str, Any]], RunCore]:
         def make(spec: WorkflowSpec, header: dict[str, Any]) -> RunCore:
             core = self._core(run_id, key, spec, header["inputs"], options)
-            core.ports = StorePorts(store)
+            core.ports = cast("Ports", StorePorts(store))
             return core
 
         return make
@@ -323,9 +323,9 @@ def changed_nodes(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, A
         if before is None or _differs(before, node) or _uses_inputs(node, other_inputs):
             dirty[i] = 1
     run = restored.run
-    for node in plan.topological():
-        if dirty[node]:
-            for child in plan.children(node):
+    for number in plan.topological():
+        if dirty[number]:
+            for child in plan.children(number):
                 dirty[child] = 1
     out = []
     for i, node_spec in enumerate(spec.nodes):

@@ -14,6 +14,7 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import Any, Final
 
 from sage_actors.actors.operation_types import OPERATION_TYPES, worker_kind
@@ -79,10 +80,19 @@ class Plan:
     def __init__(self, spec: WorkflowSpec) -> None:
         self.spec = spec
         self.visible = len(spec.nodes)
+        self.size = self.visible
         self.ids: list[str] = [node.id for node in spec.nodes]
         self.by_id: dict[str, int] = {each: i for i, each in enumerate(self.ids)}
         self.ops: list[OperationSpec] = []
-        self.op_of = array("I")
+        self.op_of: array[int] = array("I")
+        self.parents: array[int] = array("I")
+        self.parent_offsets: array[int] = array("I", (0,))
+        self.targets: array[int] = array("I")
+        self.offsets: array[int] = array("I", (0,))
+        self.indegree: array[int] = array("i")
+        self.order: array[int] = array("I")
+        self.rank: array[int] = array("I")
+        self.simple = bytearray()
         self.payloads: list[bytes | Template] = []
         self.whens: dict[int, Template] = {}
         self.foreaches: dict[int, Template] = {}
@@ -104,13 +114,16 @@ class Plan:
 
     def leaves(self) -> list[int]:
         """Nodes that nothing depends on (a gate is nothing)."""
-        visible, offsets, targets = self.visible, self.offsets, self.targets
+        visible, offsets = self.visible, self.offsets
         return [
             node
             for node in range(visible)
-            if all(target >= visible for target in targets[offsets[node] : offsets[node + 1]])
-            and not self._gate_leads_on(node)
+            if offsets[node] == offsets[node + 1]
+            or (self.gates and self._leads_to_gates_only(node) and not self._gate_leads_on(node))
         ]
+
+    def _leads_to_gates_only(self, node: int) -> bool:
+        return all(target >= self.visible for target in self.children(node))
 
     def _gate_leads_on(self, node: int) -> bool:
         """Whether the phase of `node` has phases after it."""
@@ -124,37 +137,47 @@ def compile_plan(spec: WorkflowSpec) -> Plan:
     """`spec`, already validated, as a Plan. O(V + E), a few microseconds a node."""
     plan = Plan(spec)
     index = plan.by_id
-    parents = array("I")
-    parent_offsets = array("I", [0])
-    op_numbers: dict[int, int] = {}
+    parents, parent_offsets = plan.parents, plan.parent_offsets
     gate_of = {phase.id: plan.visible + i for i, phase in enumerate(spec.phases)}
     gates_before = {phase.id: tuple(gate_of[each] for each in phase.dependencies) for phase in spec.phases}
-    op_of, payloads = plan.op_of, plan.payloads
+    numbered: dict[OperationSpec, tuple[int, bool]] = {}
+    add_op, add_payload, add_end = plan.op_of.append, plan.payloads.append, parent_offsets.append
     for i, node in enumerate(spec.nodes):
-        number = op_numbers.get(id(node.operation))
-        if number is None:
-            number = op_numbers[id(node.operation)] = len(plan.ops)
-            plan.ops.append(_placed(node.operation))
-        op_of.append(number)
-        payload, used = _compile_data(plan, i, node)
-        payloads.append(payload)
-        if node.needs or used or node.phase:
-            here = {index[each]: None for each in node.needs}
+        number, is_plain = numbered.get(node.operation) or _number(plan, numbered, node.operation)
+        add_op(number)
+        needs = node.needs
+        if is_plain and not node.arguments and node.when is None and node.foreach is None and not node.phase:
+            add_payload(_EMPTY)
+            if needs:
+                parents.extend([index[each] for each in dict.fromkeys(needs)])
+        else:
+            payload, used = _compile_data(plan, i, node)
+            add_payload(payload)
+            here = dict.fromkeys([index[each] for each in needs])
             here.update(dict.fromkeys(used))
             if node.phase:
                 here.update(dict.fromkeys(gates_before[node.phase]))
                 plan.phase_of.setdefault(node.phase, []).append(i)
             parents.extend(here)
-        parent_offsets.append(len(parents))
+        add_end(len(parents))
     _add_gates(plan, parents, parent_offsets, gate_of)
     plan.size = plan.visible + len(spec.phases)
-    plan.parents, plan.parent_offsets = parents, parent_offsets
     plan.indegree = array("i", map(int.__sub__, parent_offsets[1:], parent_offsets[:-1]))
-    owners = array("I", (node for node, count in enumerate(plan.indegree) for _ in range(count)))
+    owners = array("I", chain.from_iterable(map(repeat, range(plan.size), plan.indegree)))
     plan.offsets, plan.targets = build_rows(plan.size, parents, owners)
     _rank(plan)
     _mark_simple(plan)
     return plan
+
+
+def _number(
+    plan: Plan, numbered: dict[OperationSpec, tuple[int, bool]], operation: OperationSpec
+) -> tuple[int, bool]:
+    """The number of an operation in the plan, and whether it holds nothing that could refer to a node."""
+    is_plain = operation.type == "python" and not operation.has_fallback
+    numbered[operation] = found = (len(plan.ops), is_plain)
+    plan.ops.append(_placed(operation))
+    return found
 
 
 def fingerprint(node: NodeSpec) -> bytes:

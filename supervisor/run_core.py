@@ -479,7 +479,7 @@ class RunCore:
         """What the worker gets: the arguments, packed."""
         scope, local = self.where(node)
         payload = scope.plan.payloads[local]
-        if type(payload) is bytes:
+        if isinstance(payload, bytes):
             return payload
         value = payload.evaluate(self._look_up(scope, local, closed=True))
         return pack(value, what=f"the arguments of {self.id_of(node)}")
@@ -595,7 +595,7 @@ class RunCore:
         self._commit(kept)
 
     def _commit(self, rows: list[tuple[int, int, int, bytes, Any]], extra: tuple[Record, ...] = ()) -> None:
-        record = NodesSucceeded(self.clock.now(), rows)  # type: ignore[arg-type]
+        record = NodesSucceeded(self.clock.now(), rows)
         early = not self.strict
         self._persist([record, *extra], sync=self.strict, token=("done", rows, early))
         if early and not self.volatile:
@@ -876,7 +876,7 @@ class RunCore:
     def _opened(self, scope: Scope, local: int) -> dict[str, Any]:
         """The payload of a node that the engine itself carries out, with every value opened."""
         payload = scope.plan.payloads[local]
-        return dict(unpack(payload) if type(payload) is bytes else self.evaluate(scope, local, payload))
+        return dict(unpack(payload) if isinstance(payload, bytes) else self.evaluate(scope, local, payload))
 
     def _config(self, scope: Scope, local: int) -> dict[str, Any]:
         return dict(self._opened(scope, local)["config"])

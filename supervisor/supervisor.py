@@ -342,7 +342,7 @@ class SupervisorActor(pykka.ThreadingActor):
 
     def _status(self, core: RunCore) -> RunStatus:
         counts: dict[str, int] = {}
-        running = []
+        running: list[str] = []
         for node, state in enumerate(core.state):
             if core.is_gate(node):
                 continue
@@ -448,7 +448,7 @@ class SupervisorActor(pykka.ThreadingActor):
     def _worker_lost(self, message: pp.WorkerLost) -> None:
         for token in self._guards.pop(message.worker, set()):
             self._breaker.tell(br.Forget(token))
-        self.engine.lost(message.worker, message.evidence, [tuple(key) for key in message.culprits])
+        self.engine.lost(message.worker, message.evidence, message.culprits)
 
     def _logs(self, message: pp.Logs) -> None:
         by_run: dict[int, list[list[Any]]] = {}
