@@ -794,7 +794,7 @@ class RunCore:
         if is_foreach:
             for i, item in enumerate(data):
                 self.scopes.append(
-                    Scope(scope.plan, first + i, scope.inputs, node, prefix, item, i, local, open=1)
+                    Scope(scope.plan, scope.base, scope.inputs, node, prefix, item, i, local, open=1)
                 )
             self.indegree.extend([0] * count)
         else:
