@@ -23,6 +23,7 @@ __all__ = [
     "OperationDefinition",
     "PhaseDefinition",
     "RetryDefinition",
+    "UntypedOperation",
     "WorkflowDefinition",
 ]
 
@@ -172,6 +173,12 @@ class _Operation(_Model):
     version: str | None = Field(None, description="change it to make finished nodes run again")
     max_crashes: int = Field(3, ge=1, le=100, description="worker deaths until the node counts as poisonous")
     sandbox: str | dict[str, Any] | None = Field(None, description="a narrower sandbox, or the word trusted")
+
+
+class UntypedOperation(_Operation):
+    """An operation whose type is not known: its common fields are checked all the same."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 class PythonOperation(_Operation):

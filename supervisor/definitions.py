@@ -8,7 +8,6 @@ All problems of all stages are reported at once: what has the wrong shape is lef
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,7 @@ class _Loader:
     def _examine(
         self, data: Any, base: Path | None
     ) -> tuple[list[Problem], list[Problem], WorkflowSpec | None]:
-        if not isinstance(data, Mapping):
+        if not isinstance(data, dict):
             return [Problem("", "a workflow is a map with `name` and `phases` or `nodes`")], [], None
         if problem := _first_excess(data):
             return [problem], [], None
@@ -127,7 +126,7 @@ class _Loader:
         usable: Any = data
         places = None
         if faults:
-            usable, places = repair_shape(copy.deepcopy(data), faults)
+            usable, places = repair_shape(data, faults)
         usable, found = self._embed(usable, base, places)
         problems += found
         spec = spec_from_dict(usable)
@@ -239,8 +238,8 @@ def _first_excess(data: Any) -> Problem | None:
         level = [
             inner
             for outer in level
-            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
-            if isinstance(inner, (Mapping, list, tuple)) and inner
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list, tuple)) and inner
         ]
         if not level:
             return None

@@ -6,6 +6,7 @@ still be checked in the rest, and remembers where each remaining operation stood
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, TypeAlias
@@ -35,20 +36,25 @@ def check_shape(data: Mapping[str, Any]) -> tuple[list[Problem], list[Path]]:
     """(problems, paths of what is wrong) of `data` against the models of the file format."""
     from pydantic import ValidationError
 
-    from sage_actors.messages.schema import WorkflowDefinition
+    from sage_actors.messages.schema import UntypedOperation, WorkflowDefinition
 
-    problems = list(_which_shape(data))
+    problems = dict.fromkeys(_which_shape(data))
     faults: list[Path] = []
-    try:
-        WorkflowDefinition.model_validate(data)
-    except ValidationError as error:
-        for each in error.errors(include_url=False, include_context=True):
-            path = _without_tags(each["loc"])
-            problem = _in_words(each, path, each["loc"])
-            if problem not in problems:
-                problems.append(problem)
-            faults.append(path)
-    return problems, faults
+
+    def check(model: Any, part: Any, prefix: Path) -> None:
+        try:
+            model.model_validate(part)
+        except ValidationError as error:
+            for each in error.errors(include_url=False):
+                loc = (*prefix, *each["loc"])
+                path = _without_tags(loc)
+                problems[_in_words(each, path, loc)] = None
+                faults.append(path)
+                if each["type"].startswith("union_tag") and isinstance(each["input"], dict):
+                    check(UntypedOperation, each["input"], path)
+
+    check(WorkflowDefinition, data, ())
+    return list(problems), faults
 
 
 def place_of(path: Path) -> str:
@@ -90,7 +96,7 @@ def _without_tags(loc: tuple[str | int, ...]) -> Path:
 def _in_words(error: Any, path: Path, loc: tuple[str | int, ...]) -> Problem:
     kind, place, value = error["type"], place_of(path), error.get("input")
     if kind == "missing":
-        return Problem(place, "is missing", f"add `{path[-1]}`")
+        return Problem(place, "is missing", f"add `{path[-1] if path else 'it'}`")
     if kind == "extra_forbidden":
         hint = nearest(str(path[-1]), _fields_at(loc), otherwise="remove it")
         return Problem(place, f"unknown field {path[-1]!r}", hint)
@@ -146,9 +152,11 @@ def _fields_at(loc: tuple[str | int, ...]) -> list[str]:
 
 
 def repair_shape(data: Any, faults: list[Path]) -> tuple[dict[str, Any], Places]:
-    """`data` (which is changed) without its faulty parts, and where what remains stands."""
+    """A copy of `data` without its faulty parts, and where what remains stands."""
+    data, copies = dict(data), _Copies()
+    copies.own[id(data)] = data
     for path in faults:
-        _take_out(data, path)
+        _take_out(data, path, copies)
     data.setdefault("name", "unnamed")
     for name in ("description", "inputs"):
         if not data.get(name):
@@ -163,7 +171,8 @@ def repair_shape(data: Any, faults: list[Path]) -> tuple[dict[str, Any], Places]
         if isinstance(phase, dict) and isinstance(phase.get("id"), str):
             operations = _operations(phase.get("operations"), f"phases[{at}].operations", places)
             phase_places.append(f"phases[{at}]")
-            phases.append({**phase, "operations": operations})
+            known = _known(phase.get("dependencies"))
+            phases.append({**phase, "operations": operations, "dependencies": known})
     data["phases"] = phases
     return data, Places(places, phase_places)
 
@@ -172,18 +181,38 @@ def _operations(items: Any, prefix: str, places: list[str]) -> list[Any]:
     kept = []
     for at, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict) and isinstance(item.get("id"), str):
-            item.setdefault("type", "approval")  # what stands there was reported
-            kept.append(item)
+            kept.append(
+                {"type": "approval", **item, "needs": _known(item.get("needs"))}
+            )  # a type is reported
             places.append(f"{prefix}[{at}]")
     return kept
 
 
-def _take_out(data: Any, path: Path) -> None:
+def _known(names: Any) -> list[str]:
+    return [name for name in names or () if name is not None]
+
+
+class _Copies:
+    """Copies made on the way to faulty parts, so that what was given stays as it was."""
+
+    def __init__(self) -> None:
+        self.own: dict[int, Any] = {}  # by id, and kept alive, so that no id is used twice
+
+    def enter(self, outer: Any, part: str | int) -> Any:
+        """`outer[part]`, replaced by a copy of our own first."""
+        inner = outer[part]
+        if id(inner) not in self.own:
+            inner = outer[part] = copy.copy(inner)
+            self.own[id(inner)] = inner
+        return inner
+
+
+def _take_out(data: Any, path: Path, copies: _Copies) -> None:
     """Remove what is at `path`; an element of a list becomes None, so that the others keep their numbers."""
     *way, last = path or ("",)
     for part in way:
         try:
-            data = data[part]
+            data = copies.enter(data, part)
         except (KeyError, IndexError, TypeError):
             return
     if isinstance(data, list) and isinstance(last, int) and last < len(data):
@@ -191,7 +220,7 @@ def _take_out(data: Any, path: Path) -> None:
             isinstance(data[last], dict) and path[-2] in _LISTS and isinstance(data[last].get("id"), str)
         )
         if unknown_type:
-            data[last].pop("type", None)
+            copies.enter(data, last).pop("type", None)
         else:
             data[last] = None
     elif isinstance(data, dict) and not (last == "id" and isinstance(data.get("id"), str)):
