@@ -23,6 +23,7 @@ import pykka
 from sage_actors.actors import breaker as br
 from sage_actors.actors import pool_protocol as pp
 from sage_actors.actors.clock import Clock
+from sage_actors.actors.faults import fault_point
 from sage_actors.actors.journal_reader import FrameStore
 from sage_actors.actors.locks import RunLock, process_start_time
 from sage_actors.actors.state import Append, CloseRun, CommitFailed, Committed, OpenRun, Writer
@@ -114,7 +115,7 @@ class SupervisorActor(pykka.ThreadingActor):
         self._breaker_states: dict[str, str] = {}
         self._running: dict[int, set[int]] = {}
         self._handlers: dict[type, Callable[[Any], None]] = {
-            pp.Results: lambda m: self.engine.results(m.worker, m.rows),
+            pp.Results: self._results,
             Committed: self._committed,
             CommitFailed: self._commit_failed,
             pp.WorkerLost: self._worker_lost,
@@ -194,6 +195,7 @@ class SupervisorActor(pykka.ThreadingActor):
         for ack in acks:
             token = ack[0]
             if token[0] == "admitted":
+                fault_point("run.admitted")
                 self.engine.add(core, resumed=token[1])
             elif token[0] == "closed":
                 self._closed(core)
@@ -208,6 +210,7 @@ class SupervisorActor(pykka.ThreadingActor):
             self.engine.acknowledged(core, rest)
 
     def _committed(self, message: Committed) -> None:
+        fault_point("run.committed")
         entry = self._entries.get(message.run)
         if entry is not None:
             self._acknowledge(entry.message.core, message.acks)
@@ -232,6 +235,7 @@ class SupervisorActor(pykka.ThreadingActor):
     def ended(self, run: RunCore) -> None:
         """The engine is done with a run: close its journal, then tell its owner."""
         self.engine.remove(run)
+        fault_point("run.ended")
         if run.volatile:
             self._volatile.append((run, ("closed",)))
         else:
@@ -250,6 +254,7 @@ class SupervisorActor(pykka.ThreadingActor):
             message.handle.publish(self._finished_event(core, outcome))
         if message.lock is not None:
             message.lock.release()
+        fault_point("run.unlocked")
         with contextlib.suppress(SageError, OSError):
             message.on_end(status)
         message.handle.finish(outcome)
@@ -413,6 +418,7 @@ class SupervisorActor(pykka.ThreadingActor):
 
     def submit(self, worker: int, rows: Sequence[Any]) -> None:
         self.pool.submit(worker, rows)
+        fault_point("run.dispatched")
 
     def define(self, op: int, operation: OperationSpec) -> None:
         self.pool.define(op, wire_spec(operation))
@@ -445,7 +451,12 @@ class SupervisorActor(pykka.ThreadingActor):
 
     # ------------------------------------------------------------------ the pool's events
 
+    def _results(self, message: pp.Results) -> None:
+        fault_point("run.results")
+        self.engine.results(message.worker, message.rows)
+
     def _worker_lost(self, message: pp.WorkerLost) -> None:
+        fault_point("run.worker_lost")
         for token in self._guards.pop(message.worker, set()):
             self._breaker.tell(br.Forget(token))
         self.engine.lost(message.worker, message.evidence, message.culprits)
