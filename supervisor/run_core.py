@@ -623,6 +623,9 @@ class RunCore:
                         self._make_ready(child, self.simple[child] == 2)
                     else:
                         todo.append(child)
+        if self.errors:
+            for row in rows:
+                self.errors.pop(row[0], None)  # of an attempt before the one that succeeded
         self.counts["succeeded"] += len(rows)
 
     def attempt_failed(
