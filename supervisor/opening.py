@@ -230,8 +230,7 @@ class Opening:
         records.append(DecisionTaken(now, -1, "accept-changes", changed, ""))
         records += self._carry_expansions(old, new, set(changed), now)
         restored.run, restored.spec, restored.header = new, spec, header
-        for transient in (restored.inflight, restored.waits, restored.retries, restored.phases):
-            transient.clear()
+        restored.forget_what_was_open()
         return records
 
     def _carry_expansions(self, old: RunCore, new: RunCore, changed: set[str], now: float) -> list[Record]:

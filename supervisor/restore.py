@@ -40,8 +40,9 @@ from sage_actors.supervisor import states as st
 from sage_actors.supervisor.admission import Assembly
 from sage_actors.supervisor.run_core import RunCore
 
-__all__ = ["Restored", "carry_over", "prepare", "replay"]
+__all__ = ["DECIDED_OFFLINE", "Restored", "carry_over", "prepare", "replay"]
 
+DECIDED_OFFLINE = "decision"  # why a segment was opened: somebody decided while nobody carried the run out
 _MOST_ALONE = 32  # more async nodes than this in flight at once cannot be isolated one by one
 
 MakeRun = Callable[[WorkflowSpec, dict[str, Any]], RunCore]
@@ -53,6 +54,7 @@ class Restored:
     """A journal, folded. status: of the last end that was written, "" while none was.
 
     waits: node -> (reason, until, length in seconds); inflight: started and not ended, with its attempt.
+    verdicts: node -> error, failed by a decision while nobody carried the run out: not tried again at once.
     """
 
     header: dict[str, Any] = field(default_factory=dict)
@@ -66,10 +68,16 @@ class Restored:
     inflight: dict[int, int] = field(default_factory=dict)
     waits: dict[int, tuple[str, float | None, float]] = field(default_factory=dict)
     retries: dict[int, tuple[float, float]] = field(default_factory=dict)
+    verdicts: dict[int, dict[str, Any]] = field(default_factory=dict)
     breakers: dict[str, tuple[str, float]] = field(default_factory=dict)
     phases: set[str] = field(default_factory=set)
     segments: list[SegmentOpened] = field(default_factory=list)
     decisions: list[DecisionTaken] = field(default_factory=list)
+
+    def forget_what_was_open(self) -> None:
+        """Another definition takes over: node numbers mean other nodes."""
+        for each in (self.inflight, self.waits, self.retries, self.verdicts, self.phases):
+            each.clear()
 
 
 def replay(
@@ -108,8 +116,7 @@ def _admitted(restored: Restored, record: RunAdmitted, spec: WorkflowSpec, make_
     restored.header, restored.spec = record.header, spec
     restored.admitted_at = restored.admitted_at or record.at
     restored.run = make_run(spec, record.header)
-    for transient in (restored.inflight, restored.waits, restored.retries, restored.phases):
-        transient.clear()
+    restored.forget_what_was_open()
     if old is not None and old_spec is not None:
         carry_over(old, restored.run, record.header.get("changed", []))
 
@@ -139,6 +146,8 @@ def _apply(restored: Restored, record: Record, location: Location, index: int) -
     if isinstance(record, SegmentOpened):
         restored.segments.append(record)
         restored.status = restored.reason = ""
+        if record.reason != DECIDED_OFFLINE:
+            restored.verdicts.clear()
     elif run is None:
         raise StateCorruptedError(f"{type(record).__name__} before the run was admitted")
     elif isinstance(record, (NodesStarted, NodesSucceeded)):
@@ -209,6 +218,8 @@ def _apply_node(restored: Restored, run: RunCore, record: Any) -> None:
             run.tries.pop(node, None)
             restored.retries.pop(node, None)
             run.state[node] = {"continue": st.TOLERATED, "skip": st.DROPPED}.get(record.final, st.FAILED)
+            if restored.segments and restored.segments[-1].reason == DECIDED_OFFLINE:
+                restored.verdicts[node] = record.error
     elif isinstance(record, NodeLost):
         run.state[node] = st.PENDING
         if record.charged:
@@ -238,7 +249,8 @@ def _apply_run(restored: Restored, run: RunCore, record: Record) -> None:
         restored.decisions.append(record)
         if record.kind.startswith("resolve-"):
             run.doubts.discard(record.node)
-            run.state[record.node] = st.PENDING
+            if run.state[record.node] != st.SUCCEEDED:
+                run.state[record.node] = st.PENDING
         elif record.kind == "reject":
             restored.waits.pop(record.node, None)
     elif isinstance(record, PhaseCompleted):
@@ -268,6 +280,9 @@ def prepare(restored: Restored, *, now: float) -> None:
         run.state[node] = st.HELD
         run.held[node] = reason
         run.resumed_waits.append((reason, node, delay))
+    for node, error in restored.verdicts.items():
+        run.state[node] = st.COMMITTING
+        run.resumed_failures.append((node, error))
     for node in list(run.tries):
         if node not in retries and node not in interrupted:
             del run.tries[node]

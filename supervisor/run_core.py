@@ -171,6 +171,7 @@ class RunCore:
         self.deadline: float | None = None
         self.resumed_waits: list[tuple[str, int, float]] = []
         self.resumed_doubts: list[tuple[int, int]] = []
+        self.resumed_failures: list[tuple[int, dict[str, Any]]] = []
         self._ending = False
 
     # ------------------------------------------------------------------ who is who
@@ -264,6 +265,9 @@ class RunCore:
             self._persist([record], sync=True, token=("held",))
         for node in self.doubts:
             self.emit("node_waiting", node, reason="in_doubt", until=None)
+        for node, error in self.resumed_failures:
+            self.running += 1
+            self._fail(node, error)
 
     def emit(self, event: str, node: int | None, **data: Any) -> None:
         if self.options.listening:

@@ -1,0 +1,82 @@
+"""A run's journal read back without carrying the run out: what looking at it and deciding for it share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sage_actors.actors.clock import SystemClock
+from sage_actors.actors.journal import Image, read_journal
+from sage_actors.actors.journal_format import Location
+from sage_actors.actors.journal_reader import FrameStore
+from sage_actors.actors.keys import KeyRing
+from sage_actors.actors.statedir import StateDirectory
+from sage_actors.messages.definition import WorkflowSpec
+from sage_actors.messages.errors import NoCheckpointError
+from sage_actors.messages.records import Record
+from sage_actors.supervisor.opening import StorePorts
+from sage_actors.supervisor.plan import compile_plan
+from sage_actors.supervisor.restore import Restored, replay
+from sage_actors.supervisor.run_core import RunCore, RunOptions
+
+__all__ = ["doubtful", "read_run"]
+
+
+def read_run(
+    state: StateDirectory,
+    keys: KeyRing,
+    run_id: str,
+    *,
+    watch: Callable[[Location, Record], None] | None = None,
+) -> tuple[Image, Restored, list[RunCore]]:
+    """A run's journal, folded: its image (walked), its state, and a core for each definition it had.
+
+    `watch` sees every record; if it is a method of an object with a `begin`, that is told of each new core.
+
+    Raises:
+        NoCheckpointError: there is no such run.
+    """
+    directory = state.run_dir(run_id)
+    if not state.exists(run_id):
+        raise NoCheckpointError(
+            f"there is no run {run_id!r} in {state.root}; `sage-actors list` shows the runs"
+        )
+    image = read_journal(directory, keys)
+    ports: Any = StorePorts(FrameStore(directory, keys))
+    begin = getattr(getattr(watch, "__self__", None), "begin", None)
+    cores: list[RunCore] = []
+
+    def make(spec: WorkflowSpec, header: dict[str, Any]) -> RunCore:
+        cores.append(
+            RunCore(
+                number=0,
+                run_id=run_id,
+                run_key=f"{run_id}:{image.run_uuid.hex()}",
+                plan=compile_plan(spec),
+                inputs=header["inputs"],
+                ports=ports,
+                clock=SystemClock(),
+                options=RunOptions(concurrency=spec.concurrency, timeout=spec.timeout),
+            )
+        )
+        if begin is not None:
+            begin(cores[-1])
+        return cores[-1]
+
+    restored = replay(image.frames, make, watch=watch)
+    if restored.run is None:
+        raise NoCheckpointError(
+            f"run {run_id!r} was interrupted before it was admitted: there is nothing to see"
+        )
+    return image, restored, cores
+
+
+def doubtful(restored: Restored) -> dict[int, int]:
+    """Nodes in doubt, with their attempt: written down as such, or `once` and cut off by the owner's death."""
+    run = restored.run
+    assert run is not None
+    found = {node: run.attempts[node] for node in run.doubts}
+    for node, attempt in restored.inflight.items():
+        if run.operation(node).effect == "once":
+            found[node] = attempt
+    return found
