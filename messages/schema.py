@@ -212,8 +212,9 @@ class HttpOperation(_Operation):
     method: str = Field("GET", pattern=r"^[A-Z]{1,20}$", description="GET, POST, ...")
     headers: dict[str, str] = Field(default_factory=dict, description="request headers")
     query: dict[str, Any] = Field(default_factory=dict, description="query parameters")
-    body: Any = Field(None, description="a text is sent as it is, anything else as JSON")
-    check: bool = Field(True, description="false: a status of 400 and more is no failure")
+    body: str | None = Field(None, description="a text, sent as it is")
+    json_: Any = Field(None, alias="json", description="a value, sent as JSON in place of a body")
+    raise_for_status: bool = Field(True, description="false: a status of 400 and more is no failure")
 
 
 class McpOperation(_Operation):

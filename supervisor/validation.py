@@ -328,7 +328,7 @@ class _Checker:
         for node, place in zip(self.spec.nodes, self.places.nodes, strict=True):
             operation = node.operation
             if operation.type == "workflow":
-                self._check_sub_workflow(operation, place)
+                self._check_sub_workflow(node, place)
             if id(operation) not in checked:
                 checked.add(id(operation))
                 self._check_type(operation, place)
@@ -345,16 +345,17 @@ class _Checker:
                 f"{place}.type", f"unknown operation type {operation.type!r}", type_hint(operation.type)
             )
 
-    def _check_sub_workflow(self, operation: OperationSpec, place: str) -> None:
-        definition = operation.config.get("definition")
+    def _check_sub_workflow(self, node: NodeSpec, place: str) -> None:
+        definition = node.operation.config.get("definition")
         if not isinstance(definition, Mapping):
             return  # could not be loaded: reported there
         inputs = spec_from_dict({**definition, "nodes": [], "phases": []}).inputs
-        given = operation.config.get("inputs") or {}
-        for name in given:
+        given = dict.fromkeys(node.arguments, "arguments")
+        given |= dict.fromkeys(node.operation.config.get("inputs") or (), "inputs")
+        for name, where in given.items():
             if name not in inputs:
                 hint = nearest(name, inputs, otherwise="remove it, or declare it there")
-                self._error(f"{place}.inputs.{name}", f"the sub-workflow has no input {name!r}", hint)
+                self._error(f"{place}.{where}.{name}", f"the sub-workflow has no input {name!r}", hint)
         for name, declared in inputs.items():
             if declared.required and name not in given:
                 message = f"the sub-workflow needs its input {name!r}"

@@ -540,10 +540,16 @@ def test_a_problem_of_a_sub_workflow_names_its_file_and_line(tmp_path: Path) -> 
 
 def test_the_inputs_of_a_sub_workflow_are_checked() -> None:
     inner = flat({"id": "a"}, inputs={"topic": {}})
-    node = {"id": "n", "type": "workflow", "definition": inner, "inputs": {"topc": 1}}
+    node = {"id": "n", "type": "workflow", "definition": inner, "inputs": {"topc": 1}, "arguments": {"x": 1}}
     found = problems_of({"name": "x", "nodes": [node]})
-    assert {each.place for each in found} == {"nodes[0].inputs.topc", "nodes[0].inputs"}
+    assert {each.place for each in found} == {
+        "nodes[0].inputs.topc",
+        "nodes[0].arguments.x",
+        "nodes[0].inputs",
+    }
     assert any(each.hint == "did you mean 'topic'?" for each in found)
+    node |= {"inputs": {}, "arguments": {"topic": 1}}
+    load_dict({"name": "x", "nodes": [node]})
 
 
 def test_a_path_without_a_file_to_start_from_is_refused() -> None:
