@@ -189,7 +189,7 @@ class SegmentReader:
 
     def _torn_if_zeros(self, file: BinaryIO, start: int, size: int, reason: str) -> None:
         """After a loss of power a file may be longer than what was written: the rest reads as zeros."""
-        if self._ends_at is not None or not _only_zeros(file.fileno(), start, size):
+        if not _only_zeros(file.fileno(), start, size):
             raise damaged(self.path, self.valid_bytes, reason)
         self._torn(size)
 

@@ -460,6 +460,8 @@ def test_a_segment_of_another_run_is_refused(tmp_path: Path) -> None:
         write_segment(other, [b"a%d" % number, b"b%d" % number], run=b"another-run-uuid")
     shutil.copy(segment_path(other, 2), segment_path(tmp_path / "run", 2))
     refused(tmp_path / "run")
+    with pytest.raises(StateCorruptedError, match="another run"):
+        read_journal(tmp_path / "run", KEYS)
 
 
 def test_a_segment_of_a_copy_of_the_run_is_refused(tmp_path: Path) -> None:

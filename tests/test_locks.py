@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -172,6 +173,25 @@ def test_of_processes_that_race_only_one_is_inside_at_a_time(state: StateDirecto
     assert [racer.returncode for racer in racers] == [0, 0, 0]
     assert sum(counts) > 0
     assert list(state.locks.iterdir()) == []
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_is_no_lock(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.create()
+    lock_file(state).touch()
+    real = fcntl.flock
+
+    def flock(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        lock_file(state).unlink()  # its last owner releases it between our open and our lock
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock = RunLock.acquire(state, "run")
+    with pytest.raises(RunLockedError):
+        RunLock.acquire(state, "run")
+    lock.release()
 
 
 def test_looking_never_makes_the_owner_fail(state: StateDirectory) -> None:
