@@ -144,8 +144,8 @@ def parse_template(value: Any, *, place: str = "", quote_at: tuple[str, ...] | N
     """Find the references in `value`, a string or lists and maps of them; what has none is kept as it is.
 
     place: the path of `value`, for `Reference.place` and for problems.
-    quote_at: the keys that lead to a command for a POSIX shell, () for `value` itself. What is put in there is
-        quoted, if it is a string; a reference where quoting would not protect is a problem.
+    quote_at: the keys that lead to a command for a POSIX shell, () for `value` itself. What is put in
+        there is quoted, if the command is a string; a reference where quoting would not protect is a problem.
 
     Raises:
         DefinitionError: all that is wrong with its references, each with its place.
