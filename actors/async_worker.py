@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 import weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -117,11 +118,17 @@ class AsyncWorker:
             payload, status = describe_error(_explain_cancel(task, error)), FAILED
         except BaseException as error:  # noqa: BLE001 - the border: SystemExit of user code is its failure
             payload, status = describe_error(error), FAILED
-        self._finish(task, status, payload)
+        try:
+            self._finish(task, status, payload)
+        except Exception:  # noqa: BLE001 - a result that cannot be sent would be waited for without end
+            traceback.print_exc(file=sys.__stderr__)
+            os._exit(70)
 
     def _finish(self, task: Task, status: int, payload: Any) -> None:
         if len(self._running) == 1:
-            self._pipes.drain(task.key)  # what C code and child processes printed is its own beyond doubt
+            self._pipes.drain(
+                lambda: task.key
+            )  # what C code and child processes printed is its own beyond doubt
         self._running.pop(task.key, None)
         self._book.end(task.key)
         now = time.monotonic()

@@ -220,7 +220,7 @@ class Keeper:
         os.dup2(err_write, 2)
         os.close(out_write)
         os.close(err_write)
-        faulthandler.enable(file=2)
+        faulthandler.enable(file=2, all_threads=False)
         settings = worker.Settings(
             number=number, project=self._project, main_path=self._main_path, out_fd=out_read, err_fd=err_read
         )

@@ -150,9 +150,10 @@ class _Feed:
             self.close()
 
     def close(self) -> None:
-        if self._stream is not None and self._stream in self._selector.get_map():
+        if self._stream is not None:
             self._selector.unregister(self._stream)
             self._stream.close()
+            self._stream = None
 
 
 class _Capture:

@@ -96,17 +96,24 @@ class OutputPipes:
                 self._stdout.marked = self._stderr.marked = False
             except (OSError, ValueError):  # the operation closed it
                 self.install()
-        if self._poll.poll(0):
-            self.drain(key)
-
-    def drain(self, key: Key) -> None:
-        """Books what can be read now under `key`."""
         with self._lock:
-            for fd, (name, decoder) in self._streams.items():
-                while data := _read(fd):
-                    text = decoder.decode(data)
-                    if text:
-                        self._book.add(key, name, text)
+            if self._poll.poll(0):
+                self._read_all(lambda: key)
+
+    def drain(self, key_now: Callable[[], Key]) -> None:
+        """Books what can be read now, under what executes; called in another thread than `settle`.
+
+        Asked after each read: who printed cannot end before its `settle` gets the lock.
+        """
+        with self._lock:
+            self._read_all(key_now)
+
+    def _read_all(self, key_now: Callable[[], Key]) -> None:
+        for fd, (name, decoder) in self._streams.items():
+            while data := _read(fd):
+                text = decoder.decode(data)
+                if text:
+                    self._book.add(key_now(), name, text)
 
 
 class AttributedStream(io.TextIOBase):

@@ -25,12 +25,14 @@ from typing import Any
 from sage_actors.actors import keeper_wire
 from sage_actors.actors.io_loop import READ, WRITE, IoLoop
 from sage_actors.actors.keeper_client import KeeperClient
+from sage_actors.actors.output import UNKNOWN
 from sage_actors.actors.pool_frames import FrameHandlers
 from sage_actors.actors.pool_inspect import Inspections, killed_by_import
 from sage_actors.actors.pool_protocol import (
     Inspected,
     KeeperStarted,
     Key,
+    Logs,
     PoolEvent,
     PoolStatistics,
     WorkerKind,
@@ -315,7 +317,7 @@ class LocalPool:
                 time.monotonic() + _EOF_GRACE_S, lambda: self._kill(handle.number, "protocol", 0.0)
             )
         except ProtocolError as error:
-            handle.remember_lines((-1, -1, -1), f"the worker broke the protocol: {error}")
+            handle.remember_lines(UNKNOWN, f"the worker broke the protocol: {error}")
             self._deafen(handle)
             self._kill(handle.number, "protocol", 0.0)
 
@@ -373,7 +375,7 @@ class LocalPool:
             if handle.bytes_received == before:
                 self._deafen(handle)
         handle.lost = True
-        handle.remember_lines((-1, -1, -1), handle.take_unread() + text)
+        handle.remember_lines(UNKNOWN, handle.take_unread() + text)
         del self._workers[handle.number]
         self._past_sent += handle.bytes_sent
         self._past_received += handle.bytes_received
@@ -429,6 +431,8 @@ class LocalPool:
         for handle in busy:
             if handle.pid is not None and now - handle.heard_at > _SAMPLE_S:
                 handle.peak_bytes = max(handle.peak_bytes, tree_memory(handle.pid))
+                if handle.is_choking():
+                    self._deliver(Logs(handle.number, [[*UNKNOWN, "stdout", handle.take_unread()]]))
         self._sampling = bool(busy)
         if busy:
             self._loop.call_at(now + _SAMPLE_S, self._sample)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import sys
+import termios
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,9 +19,11 @@ from sage_actors.messages.codec import FrameReader
 __all__ = ["WorkerHandle"]
 
 _CHUNK = 256 * 1024
-_TAIL_LINES = 20
+_TAIL_LINES = 40
 _TAIL_LINE_CHARS = 500
+_FATAL = "Fatal Python error"  # the first line of faulthandler
 _UNREAD_BYTES = 65536
+_CHOKING_BYTES = 32768
 
 
 class WorkerHandle:
@@ -148,7 +153,11 @@ class WorkerHandle:
     # Evidence
 
     def remember_lines(self, key: Key, text: str) -> None:
-        for line in text.splitlines()[-_TAIL_LINES:]:
+        lines = text.splitlines()
+        fatal = [
+            line for line in lines if line.startswith(_FATAL)
+        ]  # a long stack follows: say it at the end too
+        for line in (*lines[-_TAIL_LINES:], *fatal):
             self._tail.append((key, line[:_TAIL_LINE_CHARS]))
 
     def settle(self, rows: Sequence[Sequence[Any]]) -> None:
@@ -163,8 +172,17 @@ class WorkerHandle:
         if self._tail:
             self._tail = deque((each for each in self._tail if each[0] not in keys), _TAIL_LINES)
 
+    def is_choking(self) -> bool:
+        """Whether an output pipe is nearly full: the worker's own reader is stuck, say behind C code that
+        prints without letting go of the interpreter lock, and would never be freed."""
+        for fd in self._pipes[:2]:
+            waiting = fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0")
+            if int.from_bytes(waiting, sys.byteorder) > _CHOKING_BYTES:
+                return True
+        return False
+
     def take_unread(self) -> str:
-        """What the worker's output pipes hold; read only when it no longer can."""
+        """What the worker's output pipes hold; read only when the worker itself cannot."""
         texts = []
         for fd in self._pipes[:2]:
             data = b""

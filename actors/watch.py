@@ -110,6 +110,7 @@ class LimitWatch:
             return _excess("cpu_seconds", self._cpu, round(usage.cpu_s - self._cpu_before, 2))
         if self._memory is not None and usage.memory_bytes > self._memory:
             exact = _exact_memory(self.pid)
+            self.peak_bytes = max(self.peak_bytes, exact)
             if exact > self._memory:
                 return _excess("memory", self._memory, exact)
         return None

@@ -15,10 +15,12 @@ import select
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from sage_actors.actors.faults import fault_point
 from sage_actors.actors.output import LogBook, OutputPipes
 from sage_actors.messages.codec import FrameReader, frame
 from sage_actors.messages.errors import ProtocolError
@@ -78,7 +80,7 @@ class Link:
 
     def start(self, handler: Handler) -> None:
         self._handler = handler
-        threading.Thread(target=self._serve, name="sage-worker-io", daemon=True).start()
+        threading.Thread(target=self._serve_or_end, name="sage-worker-io", daemon=True).start()
 
     # Sending: any thread
 
@@ -120,7 +122,9 @@ class Link:
             if count:
                 rows = self.results[:count]
                 del self.results[:count]
+                fault_point("worker.before_result")
                 self.send(Kind.RESULTS, rows)
+                fault_point("worker.after_result")
 
     def flush_logs(self) -> None:
         if self._book.rows:
@@ -166,6 +170,13 @@ class Link:
 
     # The I/O thread
 
+    def _serve_or_end(self) -> None:
+        try:
+            self._serve()
+        except BaseException:  # noqa: BLE001 - without this thread the worker would be deaf, and not known to be
+            os.write(2, traceback.format_exc().encode("utf-8", "backslashreplace"))
+            os._exit(70)
+
     def _serve(self) -> None:
         reader = FrameReader(limit=_MAX_ARGUMENTS)
         poll = select.poll()
@@ -187,7 +198,7 @@ class Link:
             now = time.monotonic()
             if now >= flush_at:
                 flush_at = math.inf
-                self._pipes.drain(self._handler.current_key())
+                self._pipes.drain(self._handler.current_key)
                 self.flush()
                 for fd in self._pipes.fds:
                     poll.register(fd, select.POLLIN)

@@ -75,9 +75,9 @@ def clean_up(started: str, cleaned: str) -> None:
 
 
 def swallow_everything(started: str) -> None:
-    Path(started).write_text("x")
     while True:
         try:
+            Path(started).write_text("x")
             time.sleep(60)
         except BaseException:  # noqa: BLE001
             continue
@@ -145,6 +145,12 @@ def shout(count: int) -> None:
     line = "x" * 99
     for _ in range(count):
         print(line)
+
+
+def print_from_c(size: int) -> None:
+    """Writes as C code does that keeps the interpreter lock: no other thread of this process can run."""
+    data = b"x" * size
+    ctypes.PyDLL(None).write(1, data, len(data))
 
 
 def grow(megabytes: int, *, children: int = 0, seconds: float = 30.0) -> None:
