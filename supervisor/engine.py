@@ -26,11 +26,12 @@ __all__ = ["Engine", "EnginePorts", "Worker"]
 Key = tuple[int, int, int]  # run, node, attempt: the fencing token
 
 _AHEAD_US = 1000.0  # work that is handed to a worker ahead of time
-_LEAST_US = 5.0  # what any task costs a worker, however short
+_LEAST_US = 4.0  # what any task costs a worker, however short
+_WEIGHT = 0.3  # of the newest batch in the estimate of what an operation costs
 _MOST_ROWS = 512  # tasks in one worker's queue
 _ASYNC_ROWS = 1024  # coroutines in one async worker
 _ASYNC_SHARE = 128  # from how many coroutines on another async worker is worth its start
-_OVERRUN_S = 0.005  # a node that runs this long gives the queue behind it back
+_OVERRUN_S = 0.02  # a node that runs this long gives the queue behind it back
 _CERTAIN_S = 0.05  # a head that ran this long is what the worker executed: results are flushed after 2 ms
 
 
@@ -49,7 +50,7 @@ class EnginePorts(Ports, Protocol):
 
 
 class Worker:
-    """One worker as the engine sees it. tasks: what it holds, in order, with estimates in microseconds."""
+    """One worker as the engine sees it. tasks: what it holds, in order, with the operation's number."""
 
     __slots__ = (
         "checking",
@@ -65,7 +66,7 @@ class Worker:
 
     def __init__(self, number: int, is_async: bool) -> None:
         self.number, self.is_async = number, is_async
-        self.tasks: dict[Key, float] = {}
+        self.tasks: dict[Key, int] = {}
         self.load_us = 0.0
         self.head_since = 0.0
         self.solo = False
@@ -233,7 +234,7 @@ class Engine:
             cap = self._room(worker, run, accepting)
             if cap <= 0:
                 continue
-            rows, costs = run.take(
+            rows, load = run.take(
                 target_us=math.inf if worker.is_async else _AHEAD_US - worker.load_us,
                 cap=cap,
                 estimates=self.estimates,
@@ -241,7 +242,7 @@ class Engine:
             )
             if rows:
                 found = True
-                self._hand_over(worker, run, rows, costs)
+                self._hand_over(worker, run, rows, load)
                 if not worker.accepts():
                     break
         return found
@@ -269,14 +270,14 @@ class Engine:
             total += held if worker is None or worker.is_async else 1
         return total
 
-    def _hand_over(self, worker: Worker, run: RunCore, rows: list[Any], costs: list[float]) -> None:
+    def _hand_over(self, worker: Worker, run: RunCore, rows: list[Any], load: float) -> None:
         now = self.clock.monotonic()
-        if not worker.tasks:
-            worker.head_since = now
         tasks = worker.tasks
-        for row, cost in zip(rows, costs, strict=True):
-            tasks[row[0], row[1], row[2]] = cost
-        worker.load_us += sum(costs)
+        if not tasks:
+            worker.head_since = now
+        for row in rows:
+            tasks[row[0], row[1], row[2]] = row[3]
+        worker.load_us += load
         run.workers_busy[worker.number] = run.workers_busy.get(worker.number, 0) + len(rows)
         self.ports.submit(worker.number, rows)
         run.announce(rows, worker.number)
@@ -293,7 +294,7 @@ class Engine:
             if row is None:
                 continue
             worker.solo = True
-            worker.tasks[row[0], row[1], row[2]] = _AHEAD_US
+            worker.tasks[row[0], row[1], row[2]] = row[3]
             worker.head_since = 0.0
             run.workers_busy[worker.number] = 1
             run.persist_solo_start(row, ("solo", worker.number, row))
@@ -343,32 +344,40 @@ class Engine:
         if worker is None:
             self.refused += len(rows)
             return
-        tasks, estimates = worker.tasks, self.estimates
+        tasks, held = worker.tasks, len(worker.tasks)
         by_run: dict[int, list[list[Any]]] = {}
+        spent: dict[int, tuple[int, int]] = {}
         for row in rows:
-            cost = tasks.pop((row[0], row[1], row[2]), None)
-            if cost is None:
+            op = tasks.pop((row[0], row[1], row[2]), None)
+            if op is None:
                 self.refused += 1
                 continue
-            worker.load_us -= cost
-            by_run.setdefault(row[0], []).append(row)
+            mine = by_run.get(row[0])
+            if mine is None:
+                mine = by_run[row[0]] = []
+            mine.append(row)
+            micros, times = spent.get(op, (0, 0))
+            spent[op] = (micros + row[4], times + 1)
+        self._learn(spent)
+        worker.load_us = worker.load_us * len(tasks) / held if held else 0.0
         worker.head_since = self.clock.monotonic()
         worker.solo = worker.solo and bool(tasks)
-        if not tasks:
-            worker.load_us = 0.0
         for run_number, mine in by_run.items():
             run = self.runs.get(run_number)
             if run is None:
                 continue
             self._less_busy(run, number, len(mine))
-            for row in mine:
-                op = run.op_number_of(row[1])
-                spent = row[4] if row[4] > _LEAST_US else _LEAST_US
-                old = estimates.get(op)
-                estimates[op] = spent if old is None else old + 0.3 * (spent - old)
             self._sort_answers(run, mine)
             run.settle()
         self.dispatch()
+
+    def _learn(self, spent: dict[int, tuple[int, int]]) -> None:
+        """What operations cost: an exponentially weighted mean. spent: op -> (microseconds, how many)."""
+        estimates = self.estimates
+        for op, (micros, times) in spent.items():
+            mean = max(micros / times, _LEAST_US)
+            old = estimates.get(op)
+            estimates[op] = mean if old is None else old + _WEIGHT * (mean - old)
 
     def _sort_answers(self, run: RunCore, rows: list[list[Any]]) -> None:
         good = [row for row in rows if row[3] == OK]
@@ -410,7 +419,8 @@ class Engine:
 
     def _forget_task(self, worker: Worker, key: Key) -> RunCore | None:
         """Fence an attempt off: its answer will be refused."""
-        worker.load_us -= worker.tasks.pop(key)
+        worker.load_us -= worker.load_us / len(worker.tasks)
+        del worker.tasks[key]
         run = self.runs.get(key[0])
         if run is not None:
             self._less_busy(run, worker.number, 1)

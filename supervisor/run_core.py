@@ -47,6 +47,7 @@ __all__ = ["Ports", "RunCore", "RunOptions", "Scope"]
 
 _GATHER = b""  # the packed result of an expanded node: made of its children's when it is read
 _MAX_CHILDREN = 1_000_000
+_CHILD = 1 << 32  # in an urgency: it belongs to a child of an expansion
 _NIL = pack(None)
 
 
@@ -130,6 +131,7 @@ class RunCore:
         self.where_stored = array("Q", bytes(8 * size))
         self.frames: list[Any] = []
         self.scopes: list[Scope] = []  # of the dynamic nodes, by node - plan.size
+        self.op_numbers: list[tuple[int, float | None] | None] = [None] * len(plan.ops)  # number, timeout
         self.ready: tuple[list[int], list[int]] = (
             [],
             [],
@@ -298,10 +300,10 @@ class RunCore:
         owner = node
         while owner >= size:
             owner = self.scopes[owner - size].owner
-        return (self.plan.rank[owner] << 33) | (1 << 32) | (node - size)
+        return (self.plan.rank[owner] << 33) | _CHILD | (node - size)
 
     def _node(self, key: int) -> int:
-        if key & (1 << 32):
+        if key & _CHILD:
             return self.plan.size + (key & 0xFFFFFFFF)
         return self.plan.order[key >> 33]
 
@@ -508,42 +510,43 @@ class RunCore:
 
     def take(
         self, *, target_us: float, cap: int, estimates: dict[int, float], is_async: bool
-    ) -> tuple[list[tuple[Any, ...]], list[float]]:
-        """Up to `cap` ready nodes for one worker, about `target_us` of work, as task rows with estimates."""
+    ) -> tuple[list[tuple[Any, ...]], float]:
+        """Up to `cap` ready nodes for one worker, about `target_us` of work: task rows, and the estimate."""
         rows: list[tuple[Any, ...]] = []
-        costs: list[float] = []
         starts: list[tuple[int, int]] = []
         ready, state, attempts, plan = self.ready[is_async], self.state, self.attempts, self.plan
-        number, key, load = self.number, self.run_key, 0.0
+        ids, payloads, op_of, order, size = plan.ids, plan.payloads, plan.op_of, plan.order, plan.size
+        number, key, load, known = self.number, self.run_key, 0.0, self.op_numbers
         while ready and load < target_us and len(rows) < cap:
             urgency = heapq.heappop(ready)
-            node = self._node(urgency)
-            if node < plan.size:
-                operation, payload, node_id = (
-                    plan.ops[plan.op_of[node]],
-                    plan.payloads[node],
-                    plan.ids[node],
-                )
+            if urgency & _CHILD:
+                node = self._node(urgency)
+                node_id, operation = self.id_of(node), self.operation(node)
+                payload, op, timeout = None, self.op_number_of(node), operation.timeout
             else:
-                operation, payload, node_id = self.operation(node), None, self.id_of(node)
+                node = order[urgency >> 33]
+                node_id, payload = ids[node], payloads[node]
+                op, timeout = known[op_of[node]] or self._number_operation(op_of[node])
             if type(payload) is not bytes:
                 try:
                     payload = self.payload(node)
                 except SageError as error:
                     self._fail_undispatched(node, error)
                     continue
-            op = self.ports.operation_number(self, operation)
             attempt = attempts[node] = attempts[node] + 1
             state[node] = st.RUNNING
             starts.append((node, attempt))
-            rows.append((number, node, attempt, op, node_id, key, operation.timeout, payload))
-            cost = estimates.get(op, target_us)
-            costs.append(cost)
-            load += cost
+            rows.append((number, node, attempt, op, node_id, key, timeout, payload))
+            load += estimates.get(op, target_us)
         if rows:
             self.running += len(rows)
             self._persist([NodesStarted(self.clock.now(), starts)])
-        return rows, costs
+        return rows, load
+
+    def _number_operation(self, i: int) -> tuple[int, float | None]:
+        operation = self.plan.ops[i]
+        found = self.op_numbers[i] = (self.ports.operation_number(self, operation), operation.timeout)
+        return found
 
     def take_solo(self, *, is_async: bool) -> tuple[Any, ...] | None:
         """One node that must run with nothing else in its worker; its start is to be on disk first."""
@@ -584,18 +587,20 @@ class RunCore:
 
     def succeeded(self, rows: list[list[Any]]) -> None:
         """Attempts that answered, as result rows; each was checked to be the current one."""
-        state, uses, values = self.state, self.uses, self.values
+        state, uses, values, size = self.state, self.uses, self.values, self.plan.size
+        keep_all = self.volatile
         kept: list[tuple[int, int, int, bytes, Any]] = []
         for _, node, attempt, _status, micros, payload, usage in rows:
             state[node] = st.COMMITTING
-            if self.volatile or uses.get(node) or node >= self.plan.size:
+            if keep_all or node >= size or uses.get(node):
                 values[node] = payload
             self.busy_us += micros
             if usage is not None:
                 self._add_usage(usage)
-            if self.permits and node in self.permits:
-                self._return_permit(node, True, None)
             kept.append((node, attempt, micros, payload, usage))
+        if self.permits:
+            for node, *_ in kept:
+                self._return_permit(node, True, None)
         self._commit(kept)
 
     def _commit(self, rows: list[tuple[int, int, int, bytes, Any]], extra: tuple[Record, ...] = ()) -> None:
@@ -607,24 +612,26 @@ class RunCore:
 
     def _finish_rows(self, rows: list[tuple[int, int, int, bytes, Any]]) -> None:
         """Results are as durable as this run asks: their dependents may start."""
-        state, indegree, bad = self.state, self.indegree, self.bad
+        state, indegree, bad, simple = self.state, self.indegree, self.bad, self.simple
         plan = self.plan
         offsets, targets, size, todo = plan.offsets, plan.targets, plan.size, self.todo
-        references = plan.references
+        references, rank, ready, push = plan.references, plan.rank, self.ready, heapq.heappush
+        self.running -= len(rows)
         for node, _attempt, _micros, _payload, _usage in rows:
             state[node] = st.SUCCEEDED
-            self.running -= 1
             if node >= size:
                 self._end(node, st.SUCCEEDED, counted=True)
                 continue
             self.open -= 1
-            if node in references:
+            if references and node in references:
                 self._release_values(node)
             for child in targets[offsets[node] : offsets[node + 1]]:
                 left = indegree[child] = indegree[child] - 1
                 if left == 0:
-                    if self.simple[child] and not bad[child]:
-                        self._make_ready(child, self.simple[child] == 2)
+                    kind = simple[child]
+                    if kind and not bad[child]:
+                        state[child] = st.READY
+                        push(ready[kind - 1], rank[child] << 33)
                     else:
                         todo.append(child)
         if self.errors:
