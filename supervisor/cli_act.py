@@ -16,6 +16,7 @@ from sage_actors.supervisor.cli_options import (
     open_run,
     parse_json,
     project_option,
+    reading_keys,
     user_name,
 )
 
@@ -204,9 +205,9 @@ def _act(project: Path, run_id: str, request: dict[str, Any]) -> bool:
         ControlClient(project, run_id, timeout_s=_ANSWER_S).request(request["action"], by=by, **fields)
     except NoControlError:
         open_run(project, run_id)  # says so if there is no such run
-        from sage_actors.supervisor.history import act_on_run
+        from sage_actors.supervisor.acting import act_on_run
 
-        act_on_run(project, run_id, request, by=by)
+        act_on_run(project, reading_keys(), run_id, request, by=by)
         return False
     return True
 

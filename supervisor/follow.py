@@ -90,7 +90,9 @@ class _PlainLines(_Nothing):
 
     def show(self, event: Event) -> None:
         text = line_of(event)
-        if text is not None:
+        if text is not None and not (
+            event.event == "run_started" and event.data.get("resumed")
+        ):  # a notice said it
             sys.stdout.write(f"{time.strftime('%H:%M:%S', time.localtime(event.time))}  {text}\n")
 
     def note(self, text: str) -> None:
@@ -199,10 +201,25 @@ def _problem_lines(outcome: Outcome, project: Path) -> list[str]:
     if outcome.exit_code == 130:
         return [f"Interrupted. Everything that was finished is kept; continue with: {again}"]
     if outcome.status == "paused":
-        return [f"Run {outcome.run_id} is paused: {one_line(outcome.reason)}", f"Continue with: {again}"]
+        head = f"Run {outcome.run_id} is paused: {one_line(outcome.reason)}"
+        return [head, *_answers(outcome, project), f"Continue with: {again}"]
     lines = [f"Run {outcome.run_id} {_past(outcome.status)}" + _because(outcome)]
     lines += _error_lines(outcome.errors)
     return [*lines, f"Try what failed again, keeping the rest: {again}"]
+
+
+def _answers(outcome: Outcome, project: Path) -> list[str]:
+    """The commands that give the answers which the run waits for."""
+    kind, _, rest = outcome.reason.partition(": ")
+    nodes = rest.partition(";")[0].split(", ")[:_MOST_ERRORS]
+    if kind == "approval":
+        return [f"Answer with: {command_line(project, 'approve', outcome.run_id, node)}" for node in nodes]
+    if kind == "in doubt":
+        ways = "--retry | --result JSON | --fail"
+        return [
+            f"Answer with: {command_line(project, 'resolve', outcome.run_id, node)} {ways}" for node in nodes
+        ]
+    return []
 
 
 def _past(status: str) -> str:
