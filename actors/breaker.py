@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +31,7 @@ from sage_actors.actors.breaker_core import (
     Waiting,
 )
 from sage_actors.actors.clock import Clock
+from sage_actors.actors.mailbox import MailboxActor
 
 __all__ = [
     "BreakerActor",
@@ -126,7 +126,7 @@ class _Tick:
 Message: TypeAlias = Request | Report | Forget | Withdraw | Restore | Configure | Snapshot | _Tick
 
 
-class BreakerActor(pykka.ThreadingActor):
+class BreakerActor(MailboxActor):
     """A mailbox around `BreakerCore`.
 
     policies: by endpoint; `default` is that of all others. deliver: gets every event, in order, in this
@@ -136,8 +136,6 @@ class BreakerActor(pykka.ThreadingActor):
 
     A message that is told at the very moment of the stop may be lost; stop the requesters first.
     """
-
-    use_daemon_thread = True
 
     def __init__(
         self,
@@ -237,15 +235,8 @@ class BreakerActor(pykka.ThreadingActor):
 
     def _unread_requests(self) -> list[Request]:
         """Requests behind the stop. What was asked goes back into the inbox, where Pykka answers it."""
-        envelopes = []
-        try:
-            while True:
-                envelopes.append(self.actor_inbox.get_nowait())  # type: ignore[attr-defined]
-        except queue.Empty:
-            pass
-        for envelope in envelopes:
-            if envelope.reply_to is not None:
-                self.actor_inbox.put(envelope)
+        envelopes = self.actor_inbox.take_all()
+        self.actor_inbox.put_back([each for each in envelopes if each.reply_to is not None])
         return [one.message for one in envelopes if isinstance(one.message, Request)]
 
 

@@ -14,16 +14,14 @@ An fsync costs hundreds of microseconds whatever it covers: so the busier the en
 from __future__ import annotations
 
 import logging
-import queue
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias, cast
-
-import pykka
+from typing import Any, Protocol, TypeAlias
 
 from sage_actors.actors.journal_format import MAX_PLAINTEXT_BYTES, Location
+from sage_actors.actors.mailbox import MailboxActor
 from sage_actors.messages.errors import LimitExceeded, SageError, StorageError, UsageError
 from sage_actors.messages.records import Record, encode_records
 
@@ -137,13 +135,11 @@ class _Run:
         self.unanswered: list[object] = []
 
 
-class StateActor(pykka.ThreadingActor):
+class StateActor(MailboxActor):
     """Owns the writers of all runs. Speak to it by `tell` with `OpenRun`, `Append` and `CloseRun`.
 
     Commits of a run happen in the order of the tells. A failure of one run's disk touches no other run.
     """
-
-    use_daemon_thread = True  # a program that forgets to stop it must still be able to end
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,27 +172,19 @@ class StateActor(pykka.ThreadingActor):
         self._end(StorageError(f"the state actor failed ({exception_value!r}); resume the run"))
 
     def _drain(self) -> list[Any]:
-        """Our messages at the head of the inbox, up to one of pykka's own (which it must handle itself).
-
-        One lock for all of them: `get` takes one for each.
-        """
-        inbox = cast("queue.Queue[Any]", self.actor_inbox)
-        drained: list[Any] = []
-        with inbox.mutex:
-            waiting = inbox.queue
-            while waiting and type(waiting[0].message) in _OWN:
-                drained.append(waiting.popleft())
-        return drained
+        """Our messages at the head of the inbox, up to one of pykka's own (which it must handle itself)."""
+        waiting = self.actor_inbox.take_all()
+        for i, envelope in enumerate(waiting):
+            if type(envelope.message) not in _OWN:
+                self.actor_inbox.put_back(waiting[i:])
+                return waiting[:i]
+        return waiting
 
     def _drain_all(self) -> list[Any]:
         """All our messages in the inbox, whatever stands between them."""
-        inbox = cast("queue.Queue[Any]", self.actor_inbox)
-        with inbox.mutex:
-            ours = [each for each in inbox.queue if type(each.message) in _OWN]
-            others = [each for each in inbox.queue if type(each.message) not in _OWN]
-            inbox.queue.clear()
-            inbox.queue.extend(others)
-        return ours
+        waiting = self.actor_inbox.take_all()
+        self.actor_inbox.put_back([each for each in waiting if type(each.message) not in _OWN])
+        return [each for each in waiting if type(each.message) in _OWN]
 
     def _commit(self, messages: Iterable[_Message]) -> None:
         touched: dict[int, _Run] = {}

@@ -14,7 +14,7 @@ import hashlib
 import sys
 import zlib
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -30,6 +30,7 @@ from sage_actors.messages.definition import (
 )
 from sage_actors.messages.errors import StateCorruptedError
 from sage_actors.messages.records import RunAdmitted
+from sage_actors.supervisor.plan import Plan
 
 __all__ = ["Assembly", "admission_records", "definition_from", "pack_definition"]
 
@@ -38,8 +39,11 @@ _MOST_BYTES = 8 * 1024 * 1024 * 1024
 _NO_ARGUMENTS: Mapping[str, Any] = {}
 
 
-def pack_definition(spec: WorkflowSpec) -> bytes:
-    """The body of an admission."""
+def pack_definition(spec: WorkflowSpec, plan: Plan | None = None) -> bytes:
+    """The body of an admission. `plan`: of this very `spec`; where nodes are plain its columns are the same."""
+    if plan is not None and plan.all_plain:
+        columns = (plan.ids, plan.op_of, plan.parent_offsets[1:], plan.parents)
+        return _compress(spec, dict.fromkeys(node.operation for node in spec.nodes), *columns, {})
     numbers = {node.id: i for i, node in enumerate(spec.nodes)}
     phases = {phase.id: i for i, phase in enumerate(spec.phases)}
     operations: dict[OperationSpec, int] = {}
@@ -53,6 +57,18 @@ def pack_definition(spec: WorkflowSpec) -> bytes:
         if node.arguments or node.when is not None or node.foreach is not None or node.phase is not None:
             phase = None if node.phase is None else phases[node.phase]
             data[i] = [dict(node.arguments), node.when, node.foreach, phase]
+    return _compress(spec, operations, list(numbers), ops, ends, needs, data)
+
+
+def _compress(
+    spec: WorkflowSpec,
+    operations: Iterable[OperationSpec],
+    ids: list[str],
+    ops: array[int],
+    ends: array[int],
+    needs: array[int],
+    data: dict[int, list[Any]],
+) -> bytes:
     whole = {
         "name": spec.name,
         "description": spec.description,
@@ -61,7 +77,7 @@ def pack_definition(spec: WorkflowSpec) -> bytes:
         "inputs": {name: _fields(each) for name, each in spec.inputs.items()},
         "phases": [_fields(phase) for phase in spec.phases],
         "operations": [_operation_fields(each) for each in operations],
-        "ids": list(numbers),
+        "ids": ids,
         "ops": _u32(ops),
         "ends": _u32(ends),
         "needs": _u32(needs),
@@ -70,9 +86,11 @@ def pack_definition(spec: WorkflowSpec) -> bytes:
     return zlib.compress(pack(whole, what="the definition"), 1)
 
 
-def admission_records(spec: WorkflowSpec, header: dict[str, Any], *, at: float) -> list[RunAdmitted]:
+def admission_records(
+    spec: WorkflowSpec, header: dict[str, Any], *, at: float, plan: Plan | None = None
+) -> list[RunAdmitted]:
     """The records that make a run exist; only with the last one, which has the digest, does it."""
-    body = pack_definition(spec)
+    body = pack_definition(spec, plan)
     parts = [body[i : i + _PART_BYTES] for i in range(0, len(body), _PART_BYTES)] or [b""]
     last = len(parts) - 1
     digest = hashlib.sha256(body).digest()

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sage_actors.messages.errors import (
@@ -49,7 +50,10 @@ class _Results(Mapping[str, Any]):
 
     def __init__(self, core: RunCore) -> None:
         self._core = core
-        self._ids = [core.plan.ids[node] for node in core.plan.leaves()]
+
+    @cached_property
+    def _ids(self) -> list[str]:
+        return [self._core.plan.ids[node] for node in self._core.plan.leaves()]
 
     def __getitem__(self, node_id: str) -> Any:
         return _value(self._core, node_id)

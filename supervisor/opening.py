@@ -155,7 +155,7 @@ class Opening:
         )
         fault_point("run.segment_open")
         first: list[Record] = [
-            *admission_records(spec, self._header(run_id, inputs), at=self._clock.now()),
+            *admission_records(spec, self._header(run_id, inputs), at=self._clock.now(), plan=core.plan),
             self._segment("start"),
         ]
         return Opened(core, writer=writer, store=self._store(run_id), first=first, notices=notices)

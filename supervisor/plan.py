@@ -52,10 +52,12 @@ class Plan:
     """
 
     __slots__ = (
+        "all_plain",
         "by_id",
         "foreaches",
         "gates",
         "ids",
+        "in_order",
         "indegree",
         "offsets",
         "op_of",
@@ -93,6 +95,8 @@ class Plan:
         self.order: array[int] = array("I")
         self.rank: array[int] = array("I")
         self.simple = bytearray()
+        self.all_plain = True  # no node has data, a condition or a phase: its parents are its needs
+        self.in_order = True  # each node comes after those that it depends on
         self.payloads: list[bytes | Template] = []
         self.whens: dict[int, Template] = {}
         self.foreaches: dict[int, Template] = {}
@@ -149,8 +153,14 @@ def compile_plan(spec: WorkflowSpec) -> Plan:
         if is_plain and not node.arguments and node.when is None and node.foreach is None and not node.phase:
             add_payload(_EMPTY)
             if needs:
-                parents.extend([index[each] for each in dict.fromkeys(needs)])
+                before = [index[each] for each in needs]
+                if len(before) > 1:
+                    before = list(dict.fromkeys(before))
+                if max(before) >= i:
+                    plan.in_order = False
+                parents.extend(before)
         else:
+            plan.all_plain = plan.in_order = False
             payload, used = _compile_data(plan, i, node)
             add_payload(payload)
             here = dict.fromkeys([index[each] for each in needs])
@@ -283,7 +293,7 @@ def _add_gates(plan: Plan, parents: array[int], parent_offsets: array[int], gate
 
 
 def _rank(plan: Plan) -> None:
-    topological = plan.topological()
+    topological = range(plan.size) if plan.in_order else plan.topological()
     if len(topological) < plan.size:
         raise _cycle(plan)
     longest = longest_path_to_end(plan.offsets, plan.targets, topological)

@@ -26,6 +26,7 @@ from sage_actors.actors.clock import Clock
 from sage_actors.actors.faults import fault_point
 from sage_actors.actors.journal_reader import FrameStore
 from sage_actors.actors.locks import RunLock, process_start_time
+from sage_actors.actors.mailbox import MailboxActor
 from sage_actors.actors.state import Append, CloseRun, CommitFailed, Committed, OpenRun, Writer
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import ActorDeadError, SageError, StorageError, UsageError
@@ -84,10 +85,8 @@ class _Entry:
     frames: OrderedDict[Any, list[Record]] = field(default_factory=OrderedDict)
 
 
-class SupervisorActor(pykka.ThreadingActor):
+class SupervisorActor(MailboxActor):
     """Owns the dependency graph of every run. The only one who decides."""
-
-    use_daemon_thread = True
 
     def __init__(
         self,
