@@ -72,7 +72,7 @@ def read_run(
 
 
 def doubtful(restored: Restored) -> dict[int, int]:
-    """Nodes in doubt, with their attempt: written down as such, or `once` and cut off by the owner's death."""
+    """Nodes in doubt, with their attempt: written down, or `once` and cut off by the owner's death."""
     run = restored.run
     assert run is not None
     found = {node: run.attempts[node] for node in run.doubts}

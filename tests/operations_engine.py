@@ -1,4 +1,4 @@
-"""Operations that the tests of the engine run: they leave traces in files, and do as they are told through files."""
+"""Operations that the tests of the engine run: they leave traces in files, and obey files."""
 
 from __future__ import annotations
 
