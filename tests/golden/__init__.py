@@ -1,0 +1,1 @@
+"""State directories that earlier versions wrote, and what makes them."""
