@@ -120,7 +120,7 @@ class LocalPool:
         """
         self._start_keeper()
         self._loop.start()
-        if not self._keeper_ready.wait(_KEEPER_START_S):
+        if not self._keeper_ready.wait(_KEEPER_START_S) or self._keeper is None:
             self.close(0.0)
             raise ActorDeadError("the keeper process did not start; what it printed on stderr says why")
 
@@ -392,6 +392,7 @@ class LocalPool:
         """The kernel kills its workers: each is lost once its socket ends. A new keeper comes on demand."""
         self._loop.unwatch(keeper.socket)
         self._keeper = None
+        self._keeper_ready.set()  # who waits for it is answered too
         keeper.close(1.0)
         until = time.monotonic() + _ORPHAN_S
         for handle in [each for each in self._workers.values() if each.launched]:

@@ -104,27 +104,29 @@ class Link:
 
     def add_result(self, row: list[Any], size: int, *, more: bool, now: float) -> None:
         """Keeps a result for the next flush; `more`: other tasks wait, so that a flush may wait too."""
-        first = not self.results
         self.results.append(row)
         self._result_bytes += size
         if not more or now - self.flushed_at > _FLUSH_AFTER_S or self._result_bytes > _FLUSH_BYTES:
             self.flush()
-        elif first:
+        elif len(self.results) == 1:
             self.wake()
 
     def flush(self) -> None:
         """Sends waiting log rows, then waiting results: an attempt's output is there before its result."""
         with self._lock:
+            # Counted before the logs leave: the output of what is added from here on may not be among them.
+            count = len(self.results)
             self.flush_logs()
             self.flushed_at = time.monotonic()
             self._result_bytes = 0
-            count = len(self.results)
             if count:
                 rows = self.results[:count]
                 del self.results[:count]
                 fault_point("worker.before_result")
                 self.send(Kind.RESULTS, rows)
                 fault_point("worker.after_result")
+            if self.results:  # added meanwhile by the other thread, which saw no need to wake anyone
+                self.wake()
 
     def flush_logs(self) -> None:
         if self._book.rows:

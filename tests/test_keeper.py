@@ -16,6 +16,7 @@ from pool_harness import HERE, PoolHarness, pid_exists, read_pid, wait_until
 
 from sage_actors.actors.pool_protocol import KeeperStarted, WorkerReady
 from sage_actors.actors.watch import is_alive
+from sage_actors.messages.errors import ActorDeadError
 
 FAMILY = ("child", "session", "daemon", "worker")
 SOURCE = str(Path(HERE).parent / "src")
@@ -154,3 +155,14 @@ def test_many_workers_start_and_die_at_once(tmp_path: Path) -> None:
             assert pool.lost(worker).evidence.exitcode == -signal.SIGKILL
         statistics = pool.pool.statistics()
         assert (statistics.workers, statistics.started, statistics.lost) == (0, 20, 20)
+
+
+def test_a_keeper_that_cannot_start_is_said_at_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pool = PoolHarness(tmp_path, sys_path=[str(tmp_path)])
+    begun = time.monotonic()
+    with pytest.raises(ActorDeadError, match="keeper"):
+        pool.pool.start()
+    assert time.monotonic() - begun < 20
+    assert "sage_actors" in capfd.readouterr().err
