@@ -83,6 +83,11 @@ def fail_while(gate: str, value: Any = None) -> Any:
     return value
 
 
+def mark_then_fail_while(path: str, gate: str, value: Any = None) -> Any:
+    mark(path)
+    return fail_while(gate, value)
+
+
 def busy(path: str, retry_after: float) -> str:
     mark(path)
     if len(Path(path).read_text().splitlines()) == 1:

@@ -1,0 +1,382 @@
+"""Continuing: after a kill, a failure, a cancel or a pause; under an edited definition; and from a node on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import operations_engine as ops
+import pytest
+from engine_harness import (
+    Script,
+    history,
+    lines,
+    make_supervisor,
+    states,
+    wait_until,
+)
+
+from sage_actors.actors.statedir import StateDirectory
+from sage_actors.messages.errors import ChangedDefinitionError, NoCheckpointError, UsageError
+from sage_actors.supervisor.api import Supervisor
+from sage_actors.supervisor.handle import Outcome
+from sage_actors.supervisor.workflow import Workflow
+
+pytestmark = pytest.mark.requirement("ORCH-017")
+
+
+def chain(tmp_path: Path, *, middle: Any = None, last: Any = 3, side: bool = True) -> Workflow:
+    """first -> middle -> last, and side beside them; each leaves a line."""
+    flow = Workflow("chain")
+    first = flow.add(ops.mark, id="first", path=str(tmp_path / "first"), value=1)
+    if middle is None:
+        second = flow.add(ops.mark, id="middle", path=str(tmp_path / "middle"), value=first)
+    else:
+        second = flow.add(ops.mark, id="middle", path=str(tmp_path / "middle"), value=middle, after=[first])
+    flow.add(ops.mark, id="last", path=str(tmp_path / "last"), value=[second, last])
+    if side:
+        flow.add(ops.mark, id="side", path=str(tmp_path / "side"), value="side")
+    return flow
+
+
+def calls(tmp_path: Path) -> dict[str, int]:
+    return {name: lines(tmp_path / name) for name in ("first", "middle", "last", "side")}
+
+
+def run(tmp_path: Path, flow: Workflow, run_id: str = "r", **options: Any) -> Outcome:
+    with make_supervisor(tmp_path) as supervisor:
+        return supervisor.run(flow, run_id=run_id, timeout=60, **options)
+
+
+# ---------------------------------------------------------------------- the same definition
+
+
+@pytest.mark.requirement("ORCH-015")
+def test_a_killed_run_continues_without_repeating_what_was_finished(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    body = f"""
+        flow = Workflow("killed")
+        done = [flow.add(ops.mark, id=f"done-{{i}}", path={str(tmp_path)!r} + f"/done-{{i}}", value=i) for i in range(20)]
+        slow = flow.add(ops.mark_and_wait_for, id="slow", after=done, path={str(tmp_path / "slow")!r},
+                        gate={str(gate)!r}, value="slow")
+        flow.add(ops.mark, id="end", path={str(tmp_path / "end")!r}, value=[slow, *done])
+        with Supervisor({str(tmp_path)!r}, workers=2) as supervisor:
+            supervisor.run(flow, run_id="r")
+    """
+    with Script(tmp_path, body):
+        wait_until(lambda: lines(tmp_path / "slow"), what="the slow node runs")
+    gate.touch()
+    with make_supervisor(tmp_path) as supervisor:
+        run = supervisor.resume("r")
+        assert run.resumed
+        assert run.completed == 20
+        assert any("20 of 22 nodes are done" in each for each in run.notices)
+        outcome = run.result(60).raise_for_status()
+    assert outcome["end"] == ["slow", *range(20)]
+    assert [lines(tmp_path / f"done-{i}") for i in range(20)] == [1] * 20
+    assert (lines(tmp_path / "slow"), lines(tmp_path / "end")) == (2, 1)
+
+
+def test_a_run_that_succeeded_gives_its_results_again_and_runs_nothing(tmp_path: Path) -> None:
+    first = run(tmp_path, chain(tmp_path))
+    files = sorted(StateDirectory(tmp_path).run_dir("r").iterdir())
+    again = run(tmp_path, chain(tmp_path))
+    assert again.status == "succeeded"
+    assert again["last"] == first["last"] == [1, 3]
+    assert dict(again.results) == dict(first.results) == {"last": [1, 3], "side": "side"}
+    assert calls(tmp_path) == {"first": 1, "middle": 1, "last": 1, "side": 1}
+    assert sorted(StateDirectory(tmp_path).run_dir("r").iterdir()) == files
+
+
+def test_a_failed_run_tries_again_what_failed_and_what_it_held_back(tmp_path: Path) -> None:
+    flow = Workflow("mends")
+    kept = flow.add(ops.mark, id="first", path=str(tmp_path / "first"), value=1)
+    mended = flow.add(ops.fail_while, id="mended", gate=str(tmp_path / "gate"), value=2, after=[kept])
+    flow.add(ops.mark, id="last", path=str(tmp_path / "last"), value=[kept, mended])
+    assert run(tmp_path, flow).status == "failed"
+    assert states(tmp_path, "r") == {"first": "succeeded", "mended": "failed", "last": "skipped"}
+    (tmp_path / "gate").touch()
+    outcome = run(tmp_path, flow)
+    assert outcome.status == "succeeded"
+    assert outcome["last"] == [1, 2]
+    assert not outcome.errors
+    assert lines(tmp_path / "first") == 1
+
+
+def test_a_failed_node_gets_a_fresh_retry_budget(tmp_path: Path) -> None:
+    flow = Workflow("budget")
+    path = str(tmp_path / "calls")
+    flow.add(ops.fail_until, id="flaky", path=path, times=3, retry={"max_attempts": 2, "backoff": 0})
+    assert run(tmp_path, flow).status == "failed"
+    assert lines(tmp_path / "calls") == 2
+    assert run(tmp_path, flow).status == "succeeded"
+    assert lines(tmp_path / "calls") == 4
+    assert history(tmp_path, "r").node("flaky").attempts == 4
+
+
+def test_a_cancelled_run_continues(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    flow = Workflow("cancelled")
+    first = flow.add(ops.mark, id="first", path=str(tmp_path / "first"))
+    flow.add(ops.mark_and_wait_for, id="slow", after=[first], path=str(tmp_path / "slow"), gate=str(gate))
+    with make_supervisor(tmp_path) as supervisor:
+        handle = supervisor.start(flow, run_id="r")
+        wait_until(lambda: lines(tmp_path / "slow"))
+        handle.cancel()
+        assert handle.result(10).status == "cancelled"
+        gate.touch()
+        assert supervisor.run(flow, run_id="r", timeout=30).status == "succeeded"
+    assert (lines(tmp_path / "first"), lines(tmp_path / "slow")) == (1, 2)
+
+
+def test_a_resume_works_with_the_journaled_definition_alone(tmp_path: Path) -> None:
+    flow = chain(tmp_path)
+    flow.add(ops.fail_while, id="gated", gate=str(tmp_path / "gate"), value="open")
+    assert run(tmp_path, flow).status == "failed"
+    (tmp_path / "gate").touch()
+    with make_supervisor(tmp_path) as supervisor:
+        outcome = supervisor.resume("r").result(30).raise_for_status()
+    assert outcome["gated"] == "open"
+    assert outcome["last"] == [1, 3]
+
+
+def test_a_run_is_resumed_from_another_directory_and_after_the_project_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, moved, elsewhere = tmp_path / "project", tmp_path / "moved", tmp_path / "elsewhere"
+    project.mkdir()
+    elsewhere.mkdir()
+    flow = Workflow("moves")
+    first = flow.add(ops.mark, id="first", path=str(tmp_path / "first"), value=1)
+    flow.add(ops.fail_while, id="second", gate=str(tmp_path / "gate"), value=first)
+    monkeypatch.chdir(project)
+    assert run(Path("."), flow).status == "failed"
+    shutil.move(project, moved)
+    monkeypatch.chdir(elsewhere)
+    (tmp_path / "gate").touch()
+    with make_supervisor(Path("../moved")) as supervisor:
+        outcome = supervisor.resume("r").result(30).raise_for_status()
+    assert outcome["second"] == 1
+    assert lines(tmp_path / "first") == 1
+    assert not (elsewhere / ".sage").exists()
+
+
+def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
+    with make_supervisor(tmp_path) as supervisor:
+        with pytest.raises(NoCheckpointError, match="no run 'r'"):
+            supervisor.resume("r")
+        with pytest.raises(NoCheckpointError):
+            supervisor.start(chain(tmp_path), run_id="r", must_exist=True)
+    assert not (StateDirectory(tmp_path).root / "r").exists()
+
+
+def test_expanded_nodes_keep_the_children_that_succeeded(tmp_path: Path) -> None:
+    flow = Workflow("children")
+    items = [
+        {"path": str(tmp_path / f"item-{i}"), "gate": str(tmp_path / ("gate" if i == 2 else "."))}
+        for i in range(4)
+    ]
+    each = flow.add(
+        ops.mark_then_fail_while,
+        id="each",
+        foreach=items,
+        path="${item | path}",
+        gate="${item | gate}",
+        value="${index}",
+    )
+    flow.add(ops.total, id="sum", numbers=each)
+    assert run(tmp_path, flow).status == "failed"
+    (tmp_path / "gate").touch()
+    outcome = run(tmp_path, flow)
+    assert outcome.status == "succeeded"
+    assert outcome["sum"] == 6
+    assert [lines(tmp_path / f"item-{i}") for i in range(4)] == [1, 1, 2, 1]
+
+
+# ---------------------------------------------------------------------- another definition
+
+
+def test_an_edited_node_and_what_follows_run_again_and_the_rest_stays(tmp_path: Path) -> None:
+    run(tmp_path, chain(tmp_path))
+    asked: list[list[str]] = []
+    outcome = run(
+        tmp_path, chain(tmp_path, middle="new"), accept_changes=lambda text: bool(asked.append(text) or True)
+    )
+    assert outcome["last"] == ["new", 3]
+    assert calls(tmp_path) == {"first": 1, "middle": 2, "last": 2, "side": 1}
+    assert asked == [["middle will run again", "last will run again"]]
+
+
+def test_changes_that_cost_results_are_refused_until_accepted(tmp_path: Path) -> None:
+    run(tmp_path, chain(tmp_path))
+    with make_supervisor(tmp_path) as supervisor:
+        with pytest.raises(ChangedDefinitionError, match="last will run again.*--accept-changes"):
+            supervisor.run(chain(tmp_path, last=4), run_id="r")
+        assert supervisor.resume("r").result(10)["last"] == [1, 3]
+    assert calls(tmp_path)["last"] == 1
+    assert history(tmp_path, "r").status == "succeeded"
+
+
+def test_policies_may_be_edited_without_a_question(tmp_path: Path) -> None:
+    flow = chain(tmp_path)
+    flow.add(ops.fail_while, id="gated", gate=str(tmp_path / "gate"))
+    assert run(tmp_path, flow).status == "failed"
+    edited = chain(tmp_path)
+    edited.add(ops.fail_while, id="gated", gate=str(tmp_path / "gate"), on_failure="continue", timeout=50)
+    outcome = run(tmp_path, edited)
+    assert outcome.status == "succeeded"
+    assert calls(tmp_path) == {"first": 1, "middle": 1, "last": 1, "side": 1}
+
+
+def test_a_removed_node_takes_nothing_with_it(tmp_path: Path) -> None:
+    run(tmp_path, chain(tmp_path))
+    outcome = run(tmp_path, chain(tmp_path, side=False))
+    assert outcome.status == "succeeded"
+    assert dict(outcome.results) == {"last": [1, 3]}
+    assert calls(tmp_path) == {"first": 1, "middle": 1, "last": 1, "side": 1}
+
+
+def test_an_added_node_runs_alone(tmp_path: Path) -> None:
+    run(tmp_path, chain(tmp_path, side=False))
+    outcome = run(tmp_path, chain(tmp_path), accept_changes=True)
+    assert dict(outcome.results) == {"last": [1, 3], "side": "side"}
+    assert calls(tmp_path) == {"first": 1, "middle": 1, "last": 1, "side": 1}
+
+
+def test_another_input_runs_what_uses_it(tmp_path: Path) -> None:
+    def flow() -> Workflow:
+        made = Workflow("inputs", inputs={"topic": "tea", "size": 1})
+        made.add(ops.mark, id="first", path=str(tmp_path / "first"), value="${inputs.size}")
+        made.add(ops.mark, id="last", path=str(tmp_path / "last"), value="${inputs.topic}")
+        return made
+
+    run(tmp_path, flow())
+    outcome = run(tmp_path, flow(), inputs={"topic": "cake"}, accept_changes=True)
+    assert (outcome["first"], outcome["last"]) == (1, "cake")
+    assert (lines(tmp_path / "first"), lines(tmp_path / "last")) == (1, 2)
+
+
+def test_an_edit_is_repeated_by_every_later_resume(tmp_path: Path) -> None:
+    """Expanded results go over whole; three processes with two definitions end with the same results."""
+
+    def flow(*, tail: str) -> Workflow:
+        made = Workflow("edits")
+        first = made.add(ops.numbers, id="list", count=3)
+        each = made.add(ops.mark, id="each", foreach=first, path=str(tmp_path / "each"), value="${item}")
+        made.add(ops.fail_while, id="tail", gate=str(tmp_path / tail), value=each)
+        return made
+
+    assert run(tmp_path, flow(tail="one")).status == "failed"
+    assert run(tmp_path, flow(tail="two"), accept_changes=True).status == "failed"
+    (tmp_path / "two").touch()
+    with make_supervisor(tmp_path) as supervisor:
+        outcome = supervisor.resume("r").result(30).raise_for_status()
+    assert outcome["tail"] == [0, 1, 2]
+    assert outcome["each"] == [0, 1, 2]
+    assert lines(tmp_path / "each") == 3
+
+
+def test_fresh_archives_what_was_and_starts_anew(tmp_path: Path) -> None:
+    run(tmp_path, chain(tmp_path))
+    outcome = run(tmp_path, chain(tmp_path, last=9), fresh=True)
+    assert outcome["last"] == [1, 9]
+    assert calls(tmp_path) == {"first": 2, "middle": 2, "last": 2, "side": 2}
+    archived = list(StateDirectory(tmp_path).archived.iterdir())
+    assert [each.name.startswith("r-") for each in archived] == [True]
+
+
+# ---------------------------------------------------------------------- from a node on
+
+
+def test_a_fork_keeps_everything_that_is_not_downstream(tmp_path: Path) -> None:
+    run(tmp_path, chain(tmp_path))
+    with make_supervisor(tmp_path) as supervisor:
+        handle = supervisor.resume("r", from_node="middle")
+        outcome = handle.result(30).raise_for_status()
+    assert handle.run_id == "r-from-middle"
+    assert outcome["last"] == [1, 3]
+    assert outcome["first"] == 1
+    assert calls(tmp_path) == {"first": 1, "middle": 2, "last": 2, "side": 1}
+    assert history(tmp_path, "r-from-middle").parent == "r"
+    assert history(tmp_path, "r").status == "succeeded"
+
+
+def test_a_fork_keeps_expansions_children_and_sub_workflows(tmp_path: Path) -> None:
+    inner = Workflow("inner", inputs={"start": 0})
+    one = inner.add(ops.mark, id="one", path=str(tmp_path / "one"), value="${inputs.start}")
+    inner.add(ops.mark, id="two", foreach=[1, 2], path=str(tmp_path / "two"), value=[one, "${item}"])
+    flow = Workflow("outer")
+    each = flow.add(ops.mark, id="each", foreach=["a", "b"], path=str(tmp_path / "each"), value="${item}")
+    sub = flow.add("workflow", id="sub", definition=inner.to_dict(), inputs={"start": 7})
+    flow.add(ops.mark, id="last", path=str(tmp_path / "last"), value=[each, sub])
+    first = run(tmp_path, flow)
+    assert first.status == "succeeded", first.reason
+    with make_supervisor(tmp_path) as supervisor:
+        outcome = supervisor.resume("r", from_node="last", new_run_id="again").result(30).raise_for_status()
+    assert outcome["last"] == first["last"] == [["a", "b"], {"two": [[7, 1], [7, 2]]}]
+    assert outcome["sub/two[1]"] == [7, 2]
+    assert outcome["each[1]"] == "b"
+    names = ("each", "one", "two", "last")
+    assert [lines(tmp_path / name) for name in names] == [2, 1, 2, 2]
+    assert set(states(tmp_path, "again")) == set(states(tmp_path, "r"))
+
+
+def test_a_fork_of_a_fork_and_names_that_are_taken(tmp_path: Path) -> None:
+    run(tmp_path, chain(tmp_path))
+    with make_supervisor(tmp_path) as supervisor:
+        names = [supervisor.resume("r", from_node="last") for _ in range(2)]
+        assert [each.run_id for each in names] == ["r-from-last", "r-from-last-2"]
+        assert all(each.result(30).status == "succeeded" for each in names)
+        assert supervisor.resume("r-from-last", from_node="last").result(30)["last"] == [1, 3]
+        with pytest.raises(UsageError, match="already"):
+            supervisor.resume("r", from_node="last", new_run_id="r-from-last")
+    assert calls(tmp_path) == {"first": 1, "middle": 1, "last": 4, "side": 1}
+    hidden = [name for name in os.listdir(StateDirectory(tmp_path).root) if name.startswith(".")]
+    assert not hidden
+
+
+def test_a_fork_from_what_is_not_there_says_what_is(tmp_path: Path) -> None:
+    flow = chain(tmp_path)
+    flow.add(ops.echo, id="each", foreach=[1, 2], value="${item}")
+    run(tmp_path, flow)
+    with make_supervisor(tmp_path) as supervisor:
+        with pytest.raises(UsageError, match="did you mean 'middle'"):
+            supervisor.resume("r", from_node="midle")
+        with pytest.raises(UsageError, match=r"use --from each"):
+            supervisor.resume("r", from_node="each[0]")
+        with pytest.raises(NoCheckpointError):
+            supervisor.resume("q", from_node="middle")
+    assert StateDirectory(tmp_path).run_ids() == ["r"]
+
+
+def test_a_fork_never_repeats_what_may_happen_once_only(tmp_path: Path) -> None:
+    flow = Workflow("payments")
+    first = flow.add(ops.mark, id="first", path=str(tmp_path / "first"), value=1)
+    paid = flow.add(ops.pay, id="pay", path=str(tmp_path / "pay"), after=[first])
+    flow.add(ops.mark, id="last", path=str(tmp_path / "last"), value=paid)
+    run(tmp_path, flow)
+    with make_supervisor(tmp_path) as supervisor:
+        outcome = supervisor.resume("r", from_node="first").result(30).raise_for_status()
+        with pytest.raises(UsageError, match="pay has effect `once` and has succeeded"):
+            supervisor.resume("r", from_node="pay")
+    assert outcome["last"] == "paid"
+    assert (lines(tmp_path / "first"), lines(tmp_path / "pay"), lines(tmp_path / "last")) == (2, 1, 2)
+
+
+def test_forked_runs_have_idempotency_keys_of_their_own(tmp_path: Path) -> None:
+    flow = Workflow("keys")
+    flow.add(ops.who, id="who")
+    first = run(tmp_path, flow)
+    with make_supervisor(tmp_path) as supervisor:
+        second = supervisor.resume("r", from_node="who").result(30)
+    assert first["who"]["key"] != second["who"]["key"]
+    assert second["who"]["run"] == "r-from-who"
+
+
+def test_supervisors_without_durability_have_nothing_to_resume(tmp_path: Path) -> None:
+    with Supervisor(tmp_path, durability="none", workers=1) as supervisor:
+        with pytest.raises(UsageError, match="none"):
+            supervisor.resume("r")
+    assert not (tmp_path / ".sage").exists()
