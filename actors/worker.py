@@ -18,6 +18,7 @@ from pathlib import Path
 from types import CoroutineType
 from typing import Any
 
+import sage_actors
 from sage_actors.actors.attempt_error import describe_error
 from sage_actors.actors.context import OperationTerminated, Task
 from sage_actors.actors.operation_types import Runner, RunnerSettings, create_runner
@@ -55,6 +56,7 @@ def main(sock: socket.socket, settings: Settings) -> int:
 
 def enter_project(project: str) -> None:
     """Operations run in the project directory and can import from it."""
+    sage_actors.in_worker = True  # type: ignore[attr-defined]
     os.chdir(project)
     if project not in sys.path:
         sys.path.insert(0, project)

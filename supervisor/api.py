@@ -86,7 +86,6 @@ class Supervisor:
         clock: Clock | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        _refuse_child_process()
         if durability not in _DURABILITIES:
             raise UsageError(f"durability is one of {', '.join(_DURABILITIES)}, not {durability!r}")
         if workers is not None and (not isinstance(workers, int) or workers < 1):
@@ -509,15 +508,6 @@ def _forward(events: Any, on_event: Callable[[Event], None]) -> None:
 def _main_path() -> str | None:
     path = getattr(sys.modules.get("__main__"), "__file__", None)
     return os.path.abspath(path) if path else None
-
-
-def _refuse_child_process() -> None:
-    """A script without the `__main__` guard would start supervisors in its own workers without end."""
-    if os.environ.get("SAGE_WORKER") == "1":
-        raise UsageError(
-            "a Supervisor cannot be made inside a worker process; if this is your script, put what starts it "
-            'under `if __name__ == "__main__":`'
-        )
 
 
 def _version() -> str:

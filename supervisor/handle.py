@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 from collections import deque
@@ -226,6 +225,8 @@ class Run:
         return self._done.is_set()
 
     def __await__(self) -> Generator[Any, None, Outcome]:
+        import asyncio  # 30 ms that only those who await pay
+
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
 

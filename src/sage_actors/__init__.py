@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sage_actors.supervisor.handle import Outcome, Run, RunStatus
     from sage_actors.supervisor.workflow import Node, Workflow, operation
 else:
+    in_worker = False  # set by worker processes, which never need a Supervisor
     _HOME = {
         "BreakerPolicy": "actors.breaker_policy",
         "Context": "actors.context",
@@ -61,6 +62,8 @@ else:
         from importlib import import_module
 
         home = _HOME.get(name, "messages.errors")
+        if home == "supervisor.api" and in_worker:
+            home = "supervisor.absent"
         value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
         return value
 
