@@ -273,6 +273,9 @@ def prepare(restored: Restored, *, now: float) -> None:
     _mark_completed_gates(run, restored.phases)
     keep = {st.SUCCEEDED, st.EXPANDED, st.IN_DOUBT}
     run.state = run.state.translate(bytes(each if each in keep else st.PENDING for each in range(256)))
+    for node in run.children:
+        if run.state[node] != st.SUCCEEDED:
+            run.state[node] = st.EXPANDED  # also where it failed: its children keep their numbers and results
     run.skip_reasons.clear()
     run.counts["failed"] = run.counts["skipped"] = 0
     _recount(run)
