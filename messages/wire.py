@@ -141,7 +141,7 @@ def check_result_rows(payload: Any) -> list[list[Any]]:
         if type(row) is not list or len(row) != 7:
             raise ProtocolError("a result row has seven elements")
         run, node, attempt, status, micros, value, usage = row
-        if not (type(run) is int and type(node) is int and type(attempt) is int and type(micros) is int):
+        if not (type(run) is type(node) is type(attempt) is type(micros) is int):
             raise ProtocolError("a result row starts with integers")
         if run < 0 or node < 0 or attempt < 0 or micros < 0:
             raise ProtocolError("a result row holds a negative number")

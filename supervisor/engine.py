@@ -26,7 +26,7 @@ __all__ = ["Engine", "EnginePorts", "Worker"]
 Key = tuple[int, int, int]  # run, node, attempt: the fencing token
 
 _AHEAD_US = 1000.0  # work that is handed to a worker ahead of time
-_LEAST_US = 4.0  # what any task costs a worker, however short
+_LEAST_US = 8.0  # what any task costs a worker, however short
 _WEIGHT = 0.3  # of the newest batch in the estimate of what an operation costs
 _MOST_ROWS = 512  # tasks in one worker's queue
 _ASYNC_ROWS = 1024  # coroutines in one async worker
@@ -53,7 +53,7 @@ class Worker:
     """One worker as the engine sees it. tasks: what it holds, in order, with the operation's number."""
 
     __slots__ = (
-        "checking",
+        "check_at",
         "dying",
         "giving_back",
         "head_since",
@@ -71,7 +71,7 @@ class Worker:
         self.head_since = 0.0
         self.solo = False
         self.giving_back = False
-        self.checking = False
+        self.check_at = math.inf
         self.dying = ""
 
     def accepts(self) -> bool:
@@ -98,6 +98,7 @@ class Engine:
         self.workers: dict[int, Worker] = {}
         self.intensity = RestartIntensity(restart or RestartPolicy())
         self.estimates: dict[int, float] = {}
+        self.deferred = False
         self.refused = 0  # answers of attempts that had been given up
         self._op_numbers: dict[OperationSpec, int] = {}
         self._ops_of: dict[int, list[OperationSpec]] = {}
@@ -197,7 +198,12 @@ class Engine:
     # ------------------------------------------------------------------ dispatch
 
     def dispatch(self) -> None:
-        """Give ready nodes to workers that can take them, and start workers while there is need."""
+        """Give ready nodes to workers that can take them, and start workers while there is need.
+
+        While `deferred` is set, nothing: who set it calls again after all events that wait were told.
+        """
+        if self.deferred:
+            return
         self._fill(is_async=False)
         self._fill(is_async=True)
 
@@ -308,8 +314,8 @@ class Engine:
             if worker is not None and key in worker.tasks:
                 self._forget_task(worker, key)
                 worker.solo = False
-                run.given_back(row[1])
-                run.settle()
+                run.not_started(row[1], row[2])
+            run.settle()
             return
         worker.head_since = self.clock.monotonic()
         self.ports.submit(number, [row])
@@ -358,6 +364,8 @@ class Engine:
             mine.append(row)
             micros, times = spent.get(op, (0, 0))
             spent[op] = (micros + row[4], times + 1)
+        if not by_run:
+            return
         self._learn(spent)
         worker.load_us = worker.load_us * len(tasks) / held if held else 0.0
         worker.head_since = self.clock.monotonic()
@@ -450,7 +458,7 @@ class Engine:
                 continue
             touched[run.number] = run
             if worker.solo and not worker.head_since:
-                run.given_back(key[1])  # it was never handed over
+                run.not_started(key[1], key[2])
             elif key in guilty:
                 self._charge(run, key[1], evidence, worker.dying or evidence.reason)
             elif key in suspects:
@@ -563,7 +571,8 @@ class Engine:
         elif what[0] == "check":
             worker = self.workers.get(what[1])
             if worker is not None:
-                worker.checking = False
+                if worker.check_at <= now:
+                    worker.check_at = math.inf
                 self._check(worker, now)
         elif what[0] == "cancel_grace":
             worker = self.workers.get(what[1])
@@ -574,15 +583,19 @@ class Engine:
 
     def _watch(self, worker: Worker, now: float) -> None:
         """Look at the worker again when its head may have overrun, or timed out."""
-        if worker.checking or not worker.tasks or worker.dying:
+        if not worker.tasks or worker.dying or worker.giving_back:
             return
         when = worker.head_since + _OVERRUN_S if len(worker.tasks) > 1 else math.inf
         timeout = self._head_timeout(worker)
         if timeout is not None:
             when = min(when, worker.head_since + timeout)
-        if when < math.inf:
-            worker.checking = True
-            self._at(max(when, now), ("check", worker.number))
+        self._check_at(worker, max(when, now))
+
+    def _check_at(self, worker: Worker, when: float) -> None:
+        """The earliest wish counts; a later check that was asked for before finds nothing to do."""
+        if when < worker.check_at:
+            worker.check_at = when
+            self._at(when, ("check", worker.number))
 
     def _head_timeout(self, worker: Worker) -> float | None:
         key = next(iter(worker.tasks))
@@ -597,9 +610,9 @@ class Engine:
             self._kill(worker, "timeout")
             return
         if now - worker.head_since >= _OVERRUN_S:
+            worker.load_us = max(worker.load_us, _AHEAD_US)  # nothing more is queued behind it
             self._ask_back(worker)
             if timeout is not None:
-                worker.checking = True
-                self._at(worker.head_since + timeout, ("check", worker.number))
+                self._check_at(worker, worker.head_since + timeout)
             return
         self._watch(worker, now)

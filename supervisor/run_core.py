@@ -11,7 +11,7 @@ import hashlib
 import heapq
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -41,6 +41,7 @@ from sage_actors.messages.records import (
 from sage_actors.messages.wire import Evidence, error_map
 from sage_actors.supervisor import states as st
 from sage_actors.supervisor.plan import Plan, node_number
+from sage_actors.supervisor.ready_queue import ReadyQueue
 from sage_actors.supervisor.references import Reference, Template, parse_template, truthy
 
 __all__ = ["Ports", "RunCore", "RunOptions", "Scope"]
@@ -132,10 +133,7 @@ class RunCore:
         self.frames: list[Any] = []
         self.scopes: list[Scope] = []  # of the dynamic nodes, by node - plan.size
         self.op_numbers: list[tuple[int, float | None] | None] = [None] * len(plan.ops)  # number, timeout
-        self.ready: tuple[list[int], list[int]] = (
-            [],
-            [],
-        )  # heaps of urgencies: for blocking, for async workers
+        self.ready = (ReadyQueue(), ReadyQueue())  # for blocking, for async workers
         self.solo: tuple[list[int], list[int]] = ([], [])
         self.alone: set[int] = set()
         self.values: dict[int, bytes] = {}
@@ -309,7 +307,7 @@ class RunCore:
 
     def _make_ready(self, node: int, is_async: bool) -> None:
         self.state[node] = st.READY
-        heapq.heappush(self.ready[is_async], self._key(node))
+        self.ready[is_async].push(self._key(node))
 
     def _consider(self, node: int) -> None:
         """All dependencies of `node` ended: run, skip, expand, or wait for something else."""
@@ -515,29 +513,42 @@ class RunCore:
         rows: list[tuple[Any, ...]] = []
         starts: list[tuple[int, int]] = []
         ready, state, attempts, plan = self.ready[is_async], self.state, self.attempts, self.plan
-        ids, payloads, op_of, order, size = plan.ids, plan.payloads, plan.op_of, plan.order, plan.size
-        number, key, load, known = self.number, self.run_key, 0.0, self.op_numbers
-        while ready and load < target_us and len(rows) < cap:
-            urgency = heapq.heappop(ready)
-            if urgency & _CHILD:
-                node = self._node(urgency)
-                node_id, operation = self.id_of(node), self.operation(node)
-                payload, op, timeout = None, self.op_number_of(node), operation.timeout
-            else:
-                node = order[urgency >> 33]
-                node_id, payload = ids[node], payloads[node]
-                op, timeout = known[op_of[node]] or self._number_operation(op_of[node])
-            if type(payload) is not bytes:
-                try:
-                    payload = self.payload(node)
-                except SageError as error:
-                    self._fail_undispatched(node, error)
-                    continue
-            attempt = attempts[node] = attempts[node] + 1
-            state[node] = st.RUNNING
-            starts.append((node, attempt))
-            rows.append((number, node, attempt, op, node_id, key, timeout, payload))
-            load += estimates.get(op, target_us)
+        ids, payloads, op_of, order = plan.ids, plan.payloads, plan.op_of, plan.order
+        number, key, known = self.number, self.run_key, self.op_numbers
+        load = cost = 0.0
+        last_op = -1
+        while load < target_us and len(rows) < cap:
+            room = cap - len(rows)
+            group = ready.take(min(room, int((target_us - load) / cost) + 1) if cost else 1)
+            if not group:
+                break
+            for i, urgency in enumerate(group):
+                if urgency & _CHILD:
+                    node = self._node(urgency)
+                    node_id, timeout = self.id_of(node), self.operation(node).timeout
+                    payload, op = None, self.op_number_of(node)
+                else:
+                    node = order[urgency >> 33]
+                    node_id, payload = ids[node], payloads[node]
+                    op, timeout = known[op_of[node]] or self._number_operation(op_of[node])
+                if op != last_op:
+                    cost = estimates.get(op, target_us)
+                    last_op = op
+                    if rows and load + cost > 2 * target_us:  # a long one: the short ones go without it
+                        ready.extend(group[i:])
+                        load = target_us
+                        break
+                if type(payload) is not bytes:
+                    try:
+                        payload = self.payload(node)
+                    except SageError as error:
+                        self._fail_undispatched(node, error)
+                        continue
+                attempt = attempts[node] = attempts[node] + 1
+                state[node] = st.RUNNING
+                starts.append((node, attempt))
+                rows.append((number, node, attempt, op, node_id, key, timeout, payload))
+                load += cost
         if rows:
             self.running += len(rows)
             self._persist([NodesStarted(self.clock.now(), starts)])
@@ -586,36 +597,40 @@ class RunCore:
     # ------------------------------------------------------------------ answers
 
     def succeeded(self, rows: list[list[Any]]) -> None:
-        """Attempts that answered, as result rows; each was checked to be the current one."""
+        """Attempts that answered, as result rows (which are used up); each was checked to be the current one."""
         state, uses, values, size = self.state, self.uses, self.values, self.plan.size
         keep_all = self.volatile
-        kept: list[tuple[int, int, int, bytes, Any]] = []
-        for _, node, attempt, _status, micros, payload, usage in rows:
+        for row in rows:
+            del (
+                row[3],
+                row[0],
+            )  # what is left is the journal's row: node, attempt, microseconds, result, usage
+            node = row[0]
             state[node] = st.COMMITTING
             if keep_all or node >= size or uses.get(node):
-                values[node] = payload
-            self.busy_us += micros
-            if usage is not None:
-                self._add_usage(usage)
-            kept.append((node, attempt, micros, payload, usage))
+                values[node] = row[3]
+            self.busy_us += row[2]
+            if row[4] is not None:
+                self._add_usage(row[4])
         if self.permits:
-            for node, *_ in kept:
-                self._return_permit(node, True, None)
-        self._commit(kept)
+            for row in rows:
+                self._return_permit(row[0], True, None)
+        self._commit(rows)
 
-    def _commit(self, rows: list[tuple[int, int, int, bytes, Any]], extra: tuple[Record, ...] = ()) -> None:
-        record = NodesSucceeded(self.clock.now(), rows)
+    def _commit(self, rows: Sequence[Sequence[Any]], extra: tuple[Record, ...] = ()) -> None:
+        record = NodesSucceeded(self.clock.now(), list(rows))
         early = not self.strict
         self._persist([record, *extra], sync=self.strict, token=("done", rows, early))
         if early and not self.volatile:
             self._finish_rows(rows)
 
-    def _finish_rows(self, rows: list[tuple[int, int, int, bytes, Any]]) -> None:
+    def _finish_rows(self, rows: Sequence[Sequence[Any]]) -> None:
         """Results are as durable as this run asks: their dependents may start."""
         state, indegree, bad, simple = self.state, self.indegree, self.bad, self.simple
         plan = self.plan
         offsets, targets, size, todo = plan.offsets, plan.targets, plan.size, self.todo
-        references, rank, ready, push = plan.references, plan.rank, self.ready, heapq.heappush
+        references, rank = plan.references, plan.rank
+        push = (self.ready[0].fresh.append, self.ready[1].fresh.append)
         self.running -= len(rows)
         for node, _attempt, _micros, _payload, _usage in rows:
             state[node] = st.SUCCEEDED
@@ -631,7 +646,7 @@ class RunCore:
                     kind = simple[child]
                     if kind and not bad[child]:
                         state[child] = st.READY
-                        push(ready[kind - 1], rank[child] << 33)
+                        push[kind - 1](rank[child] << 33)
                     else:
                         todo.append(child)
         if self.errors:
@@ -996,6 +1011,12 @@ class RunCore:
         self.running -= 1
         self.state[node] = st.PENDING
         self._to_worker(node, self.operation(node))
+
+    def not_started(self, node: int, attempt: int) -> None:
+        """Its start was written down ahead, and then it was not handed over: no resume shall doubt that."""
+        evidence = Evidence(exitcode=None, reason="not started")
+        self._persist([NodeLost(self.clock.now(), node, attempt, evidence.to_dict(), False, False)])
+        self.given_back(node)
 
     def lost(self, node: int, evidence: Evidence, *, charged: bool, suspect: bool) -> None:
         """The worker that executed `node` is gone, and there is no answer."""

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -31,7 +31,14 @@ from sage_actors.actors.state import Append, CloseRun, CommitFailed, Committed, 
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import ActorDeadError, SageError, StorageError, UsageError
 from sage_actors.messages.events import Event
-from sage_actors.messages.records import BreakerChanged, Record, RunAdmitted, decode_records
+from sage_actors.messages.records import (
+    BreakerChanged,
+    NodeExpanded,
+    NodesSucceeded,
+    Record,
+    RunAdmitted,
+    decode_records,
+)
 from sage_actors.messages.wire import Evidence, error_map
 from sage_actors.supervisor import states as st
 from sage_actors.supervisor.engine import Engine
@@ -43,6 +50,8 @@ __all__ = ["AddRun", "Ask", "Stop", "SupervisorActor", "read_secret", "read_valu
 
 _log = logging.getLogger(__name__)
 _TICK = object()
+_MOST_EVENTS = 64  # that are told before the next dispatch
+_APPEND_BYTES = 4 << 20  # of results that are put into one append; a frame must hold it
 
 
 @dataclass(slots=True)
@@ -77,6 +86,16 @@ class Stop:
 
 
 @dataclass(slots=True)
+class _Pending:
+    """What one run has to write. tokens: (token, index of its first record)."""
+
+    records: list[Record] = field(default_factory=list)
+    tokens: list[tuple[Any, int]] = field(default_factory=list)
+    sync: bool = False
+    size: int = 0
+
+
+@dataclass(slots=True)
 class _Entry:
     """One live run with everything that belongs to it."""
 
@@ -107,6 +126,7 @@ class SupervisorActor(MailboxActor):
         self.pool = make_pool(lambda event: _tell(me, event))
         self._breaker = make_breaker(lambda event: _tell(me, event), self.pool.call_at)
         self._entries: dict[int, _Entry] = {}
+        self._appends: dict[int, _Pending] = {}
         self._volatile: deque[tuple[RunCore, Any]] = deque()
         self._guards: dict[int, set[tuple[str, int, int]]] = {}
         self._next_answer = 0
@@ -137,11 +157,43 @@ class SupervisorActor(MailboxActor):
         self._inspections: dict[int, Callable[[Any, BaseException | None], None]] = {}
 
     def on_receive(self, message: Any) -> None:
-        """One event."""
+        """Every event that waits, then one dispatch and one append for all of them."""
+        self.engine.deferred = True
+        waiting = deque(self._waiting_events())
+        try:
+            self._handle(message)
+            while waiting:
+                self._handle(waiting.popleft().message)
+        finally:
+            self.engine.deferred = False
+            self.actor_inbox.put_back(list(waiting))
+        self.engine.dispatch()
+        self._acknowledge_volatile()
+        self._flush()
+
+    def _waiting_events(self) -> list[Any]:
+        """Our events at the head of the inbox, up to what Pykka must handle itself."""
+        waiting = self.actor_inbox.take_all()
+        for i, envelope in enumerate(waiting):
+            kind = type(envelope.message)
+            if (
+                i >= _MOST_EVENTS
+                or envelope.reply_to is not None
+                or not (kind in self._handlers or envelope.message is _TICK)
+            ):
+                self.actor_inbox.put_back(waiting[i:])
+                return waiting[:i]
+        return waiting
+
+    def _handle(self, message: Any) -> None:
         if message is _TICK:
             self.engine.tick()
         else:
             self._handlers[type(message)](message)
+        self._acknowledge_volatile()
+
+    def _acknowledge_volatile(self) -> None:
+        """Runs that write nothing have their records acknowledged at once, though not within the call."""
         while self._volatile:
             core, token = self._volatile.popleft()
             self._acknowledge(core, [(token, None, 0)])
@@ -191,7 +243,7 @@ class SupervisorActor(MailboxActor):
 
     def _acknowledge(self, core: RunCore, acks: Sequence[tuple[Any, Any, int]]) -> None:
         rest = []
-        for ack in acks:
+        for ack in _each(acks):
             token = ack[0]
             if token[0] == "admitted":
                 fault_point("run.admitted")
@@ -238,6 +290,7 @@ class SupervisorActor(MailboxActor):
         if run.volatile:
             self._volatile.append((run, ("closed",)))
         else:
+            self._flush()
             self._state.tell(CloseRun(run.number, ("closed",)))
 
     def _closed(self, core: RunCore) -> None:
@@ -376,8 +429,24 @@ class SupervisorActor(MailboxActor):
         if run.volatile:
             if token is not None:
                 self._volatile.append((run, token))
-        else:
-            self._state.tell(Append(run.number, records, sync, token))
+            return
+        size = sum([_size(each) for each in records])
+        pending = self._appends.get(run.number)
+        if pending is None or pending.size + size > _APPEND_BYTES:
+            self._flush()
+            pending = self._appends[run.number] = _Pending()
+        if token is not None:
+            pending.tokens.append((token, len(pending.records)))
+        pending.sync = pending.sync or sync
+        pending.size += size
+        pending.records += records
+
+    def _flush(self) -> None:
+        """Hand what is to be written to the state actor: one append a run, in order."""
+        appends, self._appends = self._appends, {}
+        for number, pending in appends.items():
+            token = ("many", pending.tokens) if pending.tokens else None
+            self._state.tell(Append(number, pending.records, pending.sync, token))
 
     def emit(self, run: RunCore, event: Event) -> None:
         entry = self._entries.get(run.number)
@@ -416,6 +485,7 @@ class SupervisorActor(MailboxActor):
         return self.pool.start_worker(kind)  # type: ignore[arg-type]
 
     def submit(self, worker: int, rows: Sequence[Any]) -> None:
+        self._flush()  # starts are in the stream ahead of the dispatch
         self.pool.submit(worker, rows)
         fault_point("run.dispatched")
 
@@ -554,6 +624,27 @@ class SupervisorActor(MailboxActor):
                     open_until=message.open_until or None,
                     failures=message.failures,
                 )
+
+
+def _size(record: Record) -> int:
+    """Bytes of what can be large in a record, about."""
+    if type(record) is NodesSucceeded:
+        return sum([len(row[3]) for row in record.rows])
+    if type(record) is NodeExpanded:
+        return len(record.items)
+    if type(record) is RunAdmitted:
+        return len(record.body)
+    return 0
+
+
+def _each(acks: Iterable[tuple[Any, Any, int]]) -> Iterator[tuple[Any, Any, int]]:
+    """The acknowledgements of what `_flush` put together."""
+    for token, location, first in acks:
+        if token[0] == "many":
+            for each, offset in token[1]:
+                yield each, location, first + offset
+        else:
+            yield token, location, first
 
 
 class _Afterwards:
