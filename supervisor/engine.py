@@ -54,12 +54,15 @@ class Worker:
 
     __slots__ = (
         "check_at",
+        "doomed",
         "dying",
         "giving_back",
         "head_since",
         "is_async",
         "load_us",
         "number",
+        "overrun",
+        "ready",
         "solo",
         "tasks",
     )
@@ -72,10 +75,13 @@ class Worker:
         self.solo = False
         self.giving_back = False
         self.check_at = math.inf
+        self.overrun = False  # its head takes long: nothing is queued behind it
         self.dying = ""
+        self.ready = False
+        self.doomed: Key | None = None  # the attempt that it is killed for
 
     def accepts(self) -> bool:
-        if self.dying or self.solo or self.giving_back:
+        if self.dying or self.solo or self.giving_back or self.overrun:
             return False
         if self.is_async:
             return len(self.tasks) < _ASYNC_ROWS
@@ -369,6 +375,10 @@ class Engine:
         self._learn(spent)
         worker.load_us = worker.load_us * len(tasks) / held if held else 0.0
         worker.head_since = self.clock.monotonic()
+        worker.ready = True
+        if worker.overrun:
+            worker.overrun = False
+            self._watch(worker, worker.head_since)
         worker.solo = worker.solo and bool(tasks)
         for run_number, mine in by_run.items():
             run = self.runs.get(run_number)
@@ -388,14 +398,12 @@ class Engine:
             estimates[op] = mean if old is None else old + _WEIGHT * (mean - old)
 
     def _sort_answers(self, run: RunCore, rows: list[list[Any]]) -> None:
-        good = [row for row in rows if row[3] == OK]
+        bad = [row for row in rows if row[3] != OK]
+        good = [row for row in rows if row[3] == OK] if bad else rows
         if good:
             run.succeeded(good)
-        if len(good) == len(rows):
-            return
-        for row in rows:
-            if row[3] != OK:
-                self._bad_answer(run, row)
+        for row in bad:
+            self._bad_answer(run, row)
 
     def _bad_answer(self, run: RunCore, row: list[Any]) -> None:
         _, node, _attempt, _status, micros, error, usage = row
@@ -465,7 +473,8 @@ class Engine:
                 run.lost(key[1], evidence, charged=False, suspect=True)
             else:
                 run.given_back(key[1])
-        idle = not keys and evidence.reason in ("", "heartbeat", "protocol") and not worker.dying
+        idle = not (keys and worker.ready) and not worker.dying
+        idle = idle and evidence.reason in ("", "heartbeat", "protocol")
         if idle and self.intensity.died(self.clock.monotonic()):
             self._give_up(evidence)
         for run in touched.values():
@@ -479,10 +488,14 @@ class Engine:
         named = set(culprits) & set(keys)
         if named:
             return named, set()
+        if not worker.ready:
+            return set(), set()
+        if worker.is_async and len(keys) > 1:
+            return set(), set(keys)
+        if worker.doomed is not None and worker.doomed not in keys:
+            return set(), set(keys[:1])  # it answered at the last moment: whoever came after is not to blame
         if len(keys) <= 1:
             return set(keys), set()
-        if worker.is_async:
-            return set(), set(keys)
         certain = self.clock.monotonic() - worker.head_since > _CERTAIN_S
         if worker.dying or evidence.reason in ("timeout", "limit", "cancelled") or certain:
             return {keys[0]}, set()
@@ -503,6 +516,14 @@ class Engine:
         else:
             text = f"{run.id_of(node)}: {evidence.describe()}"
             run.attempt_failed(node, error_map("LimitExceeded", text, details=evidence.to_dict()))
+
+    def ready(self, number: int) -> None:
+        """A worker has started: from here on it executes."""
+        worker = self.workers.get(number)
+        if worker is not None:
+            worker.ready = True
+            if worker.head_since:
+                worker.head_since = self.clock.monotonic()
 
     def _tell_lost(self, keys: list[Key], evidence: Evidence) -> None:
         if evidence.reason == "stopped":
@@ -529,6 +550,7 @@ class Engine:
     def _kill(self, worker: Worker, reason: str) -> None:
         if not worker.dying:
             worker.dying = reason
+            worker.doomed = next(iter(worker.tasks), None)
             self.ports.kill(worker.number, reason)
 
     def _ask_back(self, worker: Worker) -> None:
@@ -583,7 +605,7 @@ class Engine:
 
     def _watch(self, worker: Worker, now: float) -> None:
         """Look at the worker again when its head may have overrun, or timed out."""
-        if not worker.tasks or worker.dying or worker.giving_back:
+        if not worker.tasks or worker.dying:
             return
         when = worker.head_since + _OVERRUN_S if len(worker.tasks) > 1 else math.inf
         timeout = self._head_timeout(worker)
@@ -610,7 +632,7 @@ class Engine:
             self._kill(worker, "timeout")
             return
         if now - worker.head_since >= _OVERRUN_S:
-            worker.load_us = max(worker.load_us, _AHEAD_US)  # nothing more is queued behind it
+            worker.overrun = True
             self._ask_back(worker)
             if timeout is not None:
                 self._check_at(worker, worker.head_since + timeout)
