@@ -33,8 +33,8 @@ from sage_actors.messages.records import (
 )
 from sage_actors.messages.wire import Evidence, error_map
 from sage_actors.supervisor import states as st
-from sage_actors.supervisor.reading import doubtful, read_run
-from sage_actors.supervisor.restore import DECIDED_OFFLINE, Restored
+from sage_actors.supervisor.reading import read_run
+from sage_actors.supervisor.restore import DECIDED_OFFLINE, Restored, doubtful
 
 __all__ = ["act_on_run"]
 

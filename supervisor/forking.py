@@ -8,6 +8,7 @@ whole run. The parent is read only; it may be running.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -19,7 +20,6 @@ from typing import Any
 from sage_actors.actors.clock import Clock
 from sage_actors.actors.disk import DISK
 from sage_actors.actors.journal import JournalWriter
-from sage_actors.actors.journal_format import Location
 from sage_actors.actors.keys import KeyRing
 from sage_actors.actors.locks import RunLock
 from sage_actors.actors.statedir import StateDirectory, check_run_id
@@ -31,17 +31,17 @@ from sage_actors.messages.records import (
     NodesSucceeded,
     PhaseCompleted,
     Record,
-    RunAdmitted,
     SegmentOpened,
     encode_records,
 )
 from sage_actors.messages.wire import Evidence
 from sage_actors.supervisor import states as st
 from sage_actors.supervisor.admission import admission_records
+from sage_actors.supervisor.carrying import items_of, top_of
 from sage_actors.supervisor.graph import nearest
 from sage_actors.supervisor.plan import Plan
-from sage_actors.supervisor.reading import doubtful, read_run
-from sage_actors.supervisor.restore import Restored
+from sage_actors.supervisor.reading import read_run
+from sage_actors.supervisor.restore import Restored, doubtful
 from sage_actors.supervisor.run_core import RunCore
 
 __all__ = ["fork"]
@@ -123,22 +123,15 @@ def _write_journal(directory: Path, keys: KeyRing, frames: Iterable[list[Record]
 
 
 class _Source:
-    """The parent run, read back, with what it expanded."""
+    """The parent run, read back."""
 
     def __init__(self, state: StateDirectory, keys: KeyRing, run_id: str) -> None:
-        self.expansions: dict[int, NodeExpanded] = {}
-        _, self.restored, _ = read_run(state, keys, run_id, watch=self._see)
+        _, self.restored, _ = read_run(state, keys, run_id)
 
     @property
     def run(self) -> RunCore:
         assert self.restored.run is not None
         return self.restored.run
-
-    def _see(self, location: Location, record: Record) -> None:
-        if isinstance(record, RunAdmitted):
-            self.expansions.clear()  # their numbers were those of another definition
-        elif isinstance(record, NodeExpanded):
-            self.expansions[record.node] = record
 
     def check(self, from_node: str) -> int:
         """The number of the node to begin from."""
@@ -147,7 +140,7 @@ class _Source:
         if node is None:
             child = run.find(from_node)
             if child is not None:
-                owner = run.id_of(_top(run, child))
+                owner = run.id_of(top_of(run, child))
                 raise UsageError(
                     f"{from_node} is a part of {owner}, which runs as a whole: use --from {owner}"
                 )
@@ -197,24 +190,24 @@ class _Copy:
                 marks[node] = 0
         for child in range(plan.size, len(run.state)):
             once = run.state[child] == st.SUCCEEDED and run.operation(child).effect == "once"
-            if once and marks[_top(run, child)]:
+            if once and marks[top_of(run, child)]:
                 raise UsageError(
                     f"{run.id_of(child)} has effect `once` and has succeeded; it would be repeated, since "
-                    f"{run.id_of(_top(run, child))} would run again as a whole"
+                    f"{run.id_of(top_of(run, child))} would run again as a whole"
                 )
         return marks
 
     def _expansions(self) -> Iterator[NodeExpanded]:
         """What was expanded is expanded again in the same order, numbered from the end of the definition."""
         run, first = self._run, self._run.plan.size
-        for node, record in sorted(self._source.expansions.items(), key=lambda each: each[1].first):
-            if self._dropped[_top(run, node)]:
+        for node, (before, count) in run.children.items():
+            if self._dropped[top_of(run, node)]:
                 continue
-            self._numbers.update((record.first + i, first + i) for i in range(record.count))
-            yield NodeExpanded(
-                self._now, self._number(node), first, record.count, record.digest, record.items
-            )
-            first += record.count
+            items = items_of(run, node)
+            self._numbers.update((before + i, first + i) for i in range(count))
+            digest = hashlib.sha256(items).digest()
+            yield NodeExpanded(self._now, self._number(node), first, count, digest, items)
+            first += count
 
     def _results(self) -> Iterator[list[Record]]:
         rows: list[list[Any]] = []
@@ -232,7 +225,7 @@ class _Copy:
     def _kept(self) -> Iterator[int]:
         run = self._run
         for node, state in enumerate(run.state):
-            if state == st.SUCCEEDED and not run.is_gate(node) and not self._dropped[_top(run, node)]:
+            if state == st.SUCCEEDED and not run.is_gate(node) and not self._dropped[top_of(run, node)]:
                 yield node
 
     def _doubts(self, restored: Restored) -> list[Record]:
@@ -256,13 +249,6 @@ class _Copy:
 
     def _number(self, node: int) -> int:
         return self._numbers.get(node, node)
-
-
-def _top(run: RunCore, node: int) -> int:
-    """The node of the definition that `node` is, or is a part of."""
-    while node >= run.plan.size:
-        node = run.scopes[node - run.plan.size].owner
-    return node
 
 
 def _downstream(plan: Plan, start: int) -> bytearray:

@@ -31,9 +31,10 @@ from sage_actors.actors.statedir import StateDirectory
 from sage_actors.messages.codec import pack, unpack
 from sage_actors.messages.definition import NodeSpec, WorkflowSpec
 from sage_actors.messages.errors import ChangedDefinitionError, NoCheckpointError
-from sage_actors.messages.records import DecisionTaken, NodesSucceeded, Record, SegmentOpened
+from sage_actors.messages.records import DecisionTaken, Record, SegmentOpened
 from sage_actors.supervisor import states as st
 from sage_actors.supervisor.admission import admission_records
+from sage_actors.supervisor.carrying import top_of
 from sage_actors.supervisor.plan import compile_plan, fingerprint
 from sage_actors.supervisor.restore import Restored, carry_over, prepare, replay
 from sage_actors.supervisor.run_core import Ports, RunCore, RunOptions
@@ -195,7 +196,7 @@ class Opening:
         assert restored.run is not None
         prepare(restored, now=self._clock.now())
         done = restored.run.counts["succeeded"]
-        notices.append(f"run {run_id} continues: {done} of {restored.run.plan.visible} nodes are done")
+        notices.append(f"run {run_id} continues: {done} of {restored.run.total} nodes are done")
         writer = JournalWriter.create(directory, self._keys(), run_uuid=image.run_uuid, previous=image.tail)
         fault_point("run.segment_open")
         first.insert(0, self._segment("resume"))
@@ -219,35 +220,19 @@ class Opening:
         store: FrameStore,
         image: Image,
     ) -> list[Record]:
-        """Put the edited definition in the place of the old one. What is written repeats this on the next resume."""
+        """Put the edited definition in the place of the old one, as whoever reads these records will do."""
         old = restored.run
         assert old is not None
         header = self._header(old.run_id, inputs) | {"changed": changed}
         new = self._maker(old.run_id, image.run_uuid.hex(), options, store)(spec, header)
-        carry_over(old, new, changed)
-        now = self._clock.now()
-        records: list[Record] = list(admission_records(spec, header, at=now))
-        records.append(DecisionTaken(now, -1, "accept-changes", changed, ""))
-        records += self._carry_expansions(old, new, set(changed), now)
+        _refuse_to_repeat(old, new, changed)
+        carry_over(restored, new, changed)
         restored.run, restored.spec, restored.header = new, spec, header
-        restored.forget_what_was_open()
-        return records
-
-    def _carry_expansions(self, old: RunCore, new: RunCore, changed: set[str], now: float) -> list[Record]:
-        """Results of expanded nodes are written whole: their children have no number in the new definition."""
-        rows: list[Any] = []
-        for node in old.children:
-            if node >= old.plan.visible or old.state[node] != st.SUCCEEDED:
-                continue
-            here = new.plan.by_id.get(old.plan.ids[node])
-            if here is not None and old.plan.ids[node] not in changed:
-                packed = old.value(node)
-                new.state[here] = st.SUCCEEDED
-                new.attempts[here] = old.attempts[node]
-                new.counts["succeeded"] += 1
-                new.values[here] = packed or pack(None)
-                rows.append([here, old.attempts[node], 0, packed, None])
-        return [NodesSucceeded(now, rows)] if rows else []
+        now = self._clock.now()
+        return [
+            *admission_records(spec, header, at=now),
+            DecisionTaken(now, -1, "accept-changes", changed, ""),
+        ]
 
     # ------------------------------------------------------------------ parts
 
@@ -337,6 +322,20 @@ def changed_nodes(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, A
         if dirty[i] and not kept_once:
             out.append(node_spec.id)
     return out
+
+
+def _refuse_to_repeat(old: RunCore, new: RunCore, changed: list[str]) -> None:
+    """A `once` node inside an expansion that would be made anew has happened, or may have."""
+    ids = set(changed) & new.plan.by_id.keys()
+    for node in range(old.plan.size, len(old.state)):
+        if old.state[node] not in (st.SUCCEEDED, st.IN_DOUBT, st.RUNNING):
+            continue
+        top = old.id_of(top_of(old, node))
+        if top in ids and old.operation(node).effect == "once":
+            raise ChangedDefinitionError(
+                f"run {old.run_id!r}: {old.id_of(node)} has effect `once` and was started; it would be repeated "
+                f"if {top} ran again. Undo the change to {top}, give it another id, or use another --run-id"
+            )
 
 
 def _differs(before: NodeSpec, after: NodeSpec) -> bool:

@@ -19,7 +19,7 @@ from sage_actors.supervisor.plan import compile_plan
 from sage_actors.supervisor.restore import Restored, replay
 from sage_actors.supervisor.run_core import RunCore, RunOptions
 
-__all__ = ["doubtful", "read_run"]
+__all__ = ["read_run"]
 
 
 def read_run(
@@ -69,14 +69,3 @@ def read_run(
             f"run {run_id!r} was interrupted before it was admitted: there is nothing to see"
         )
     return image, restored, cores
-
-
-def doubtful(restored: Restored) -> dict[int, int]:
-    """Nodes in doubt, with their attempt: written down, or `once` and cut off by the owner's death."""
-    run = restored.run
-    assert run is not None
-    found = {node: run.attempts[node] for node in run.doubts}
-    for node, attempt in restored.inflight.items():
-        if run.operation(node).effect == "once":
-            found[node] = attempt
-    return found

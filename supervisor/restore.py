@@ -38,9 +38,10 @@ from sage_actors.messages.records import (
 )
 from sage_actors.supervisor import states as st
 from sage_actors.supervisor.admission import Assembly
+from sage_actors.supervisor.carrying import Transient, carry_nodes
 from sage_actors.supervisor.run_core import RunCore
 
-__all__ = ["DECIDED_OFFLINE", "Restored", "carry_over", "prepare", "replay"]
+__all__ = ["DECIDED_OFFLINE", "Restored", "carry_over", "doubtful", "prepare", "replay"]
 
 DECIDED_OFFLINE = "decision"  # why a segment was opened: somebody decided while nobody carried the run out
 _MOST_ALONE = 32  # more async nodes than this in flight at once cannot be isolated one by one
@@ -112,33 +113,28 @@ def _records(frames: Iterable[tuple[Location, bytes]]) -> Iterator[tuple[Locatio
 
 def _admitted(restored: Restored, record: RunAdmitted, spec: WorkflowSpec, make_run: MakeRun) -> None:
     """The run exists, or goes on under an edited definition with what did not change."""
-    old, old_spec = restored.run, restored.spec
-    restored.header, restored.spec = record.header, spec
     restored.admitted_at = restored.admitted_at or record.at
-    restored.run = make_run(spec, record.header)
+    run = make_run(spec, record.header)
+    if restored.run is not None:
+        carry_over(restored, run, record.header.get("changed", []))
+    restored.header, restored.spec, restored.run = record.header, spec, run
+
+
+def carry_over(restored: Restored, new: RunCore, changed: Iterable[str]) -> None:
+    """Give `new` what stays of the run so far; what waits is known by the new numbers then."""
+    old = restored.run
+    assert old is not None
+    waits, retries = dict(restored.waits), dict(restored.retries)
+    inflight, verdicts = dict(restored.inflight), dict(restored.verdicts)
+    doubts = doubtful(restored)
     restored.forget_what_was_open()
-    if old is not None and old_spec is not None:
-        carry_over(old, restored.run, record.header.get("changed", []))
-
-
-def carry_over(old: RunCore, new: RunCore, changed: Iterable[str]) -> None:
-    """Keep the results of nodes that are not in `changed` (ids; what is downstream of a change is in it)."""
-    dropped = set(changed)
-    new.frames = old.frames
-    for node, node_id in enumerate(new.plan.ids[: new.plan.visible]):
-        before = old.plan.by_id.get(node_id)
-        if before is None or node_id in dropped or old.state[before] != st.SUCCEEDED:
-            continue
-        if before in old.children:
-            continue  # written anew by whoever changed the definition: its parts are numbered otherwise
-        new.state[node] = st.SUCCEEDED
-        new.attempts[node] = old.attempts[before]
-        new.where_stored[node] = old.where_stored[before]
-        new.counts["succeeded"] += 1
-    for node_id, crashes in ((old.plan.ids[n], c) for n, c in old.crashes.items() if n < old.plan.visible):
-        if node_id not in dropped and node_id in new.plan.by_id:
-            new.crashes[new.plan.by_id[node_id]] = crashes
-    new.busy_us, new.usage = old.busy_us, old.usage
+    open_nodes: list[Transient] = [
+        (waits, restored.waits),
+        (retries, restored.retries),
+        ({node: each for node, each in inflight.items() if node not in doubts}, restored.inflight),
+        (verdicts, restored.verdicts),
+    ]
+    carry_nodes(old, new, changed, doubts=doubts, open_nodes=open_nodes)
 
 
 def _apply(restored: Restored, record: Record, location: Location, index: int) -> None:
@@ -262,6 +258,17 @@ def _apply_run(restored: Restored, run: RunCore, record: Record) -> None:
     elif isinstance(record, RunFinished):
         restored.status, restored.reason, restored.ended_at = record.status, "", record.at
         restored.seconds += record.seconds
+
+
+def doubtful(restored: Restored) -> dict[int, int]:
+    """Nodes in doubt, with their attempt: written down, or `once` and cut off by the owner's death."""
+    run = restored.run
+    assert run is not None
+    found = {node: run.attempts[node] for node in run.doubts}
+    for node, attempt in restored.inflight.items():
+        if run.operation(node).effect == "once":
+            found[node] = attempt
+    return found
 
 
 def prepare(restored: Restored, *, now: float) -> None:

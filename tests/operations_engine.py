@@ -142,6 +142,13 @@ def who(context: Context) -> dict[str, Any]:
     }
 
 
+def note_key(path: str, gate: str, context: Context) -> None:
+    """Notes the idempotency key and the attempt, then waits for the gate."""
+    with Path(path).open("a") as file:
+        file.write(f"{context.idempotency_key} {context.attempt}\n")
+    wait_for(gate)
+
+
 def spend(context: Context, tokens: int) -> int:
     context.usage(input_tokens=tokens, output_tokens=1, cost=0.5)
     return tokens

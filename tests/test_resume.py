@@ -278,6 +278,34 @@ def test_an_edit_is_repeated_by_every_later_resume(tmp_path: Path) -> None:
     assert lines(tmp_path / "each") == 3
 
 
+def test_children_that_succeeded_outlive_an_edit_of_another_node(tmp_path: Path) -> None:
+    def flow(*, note: int) -> Workflow:
+        inner = Workflow("inner")
+        one = inner.add(ops.mark, id="one", path=str(tmp_path / "one"), value=1)
+        inner.add(ops.fail_while, id="two", gate=str(tmp_path / "gate"), value=one)
+        made = Workflow("outer")
+        made.add(ops.mark, id=f"note-{note}", path=str(tmp_path / "note"), value=note)
+        each = made.add(
+            ops.mark_then_fail_while,
+            id="each",
+            foreach=["gate", "."],
+            path=str(tmp_path / "child-${index}"),
+            gate=str(tmp_path / "${item}"),
+            value="${index}",
+        )
+        sub = made.add("workflow", id="sub", definition=inner.to_dict())
+        made.add(ops.echo, id="end", value=[each, sub])
+        return made
+
+    for note in (1, 2, 3):
+        assert run(tmp_path, flow(note=note), accept_changes=True).status == "failed"
+    (tmp_path / "gate").touch()
+    outcome = run(tmp_path, flow(note=4), accept_changes=True)
+    assert outcome.status == "succeeded"
+    assert outcome["end"] == [[0, 1], {"two": 1}]
+    assert (lines(tmp_path / "one"), lines(tmp_path / "child-1"), lines(tmp_path / "note")) == (1, 1, 4)
+
+
 def test_fresh_archives_what_was_and_starts_anew(tmp_path: Path) -> None:
     run(tmp_path, chain(tmp_path))
     outcome = run(tmp_path, chain(tmp_path, last=9), fresh=True)
