@@ -25,6 +25,7 @@ from sage_actors.actors.statedir import Registry, StateDirectory, check_run_id
 from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import ActorDeadError, DefinitionError, Problem, SageError, UsageError
 from sage_actors.messages.events import Event
+from sage_actors.supervisor.config import DURABILITIES, load_config
 from sage_actors.supervisor.handle import Outcome, Run, RunStatus, outcome_of
 from sage_actors.supervisor.inputs import default_run_id, resolve_inputs
 from sage_actors.supervisor.opening import Accept, Opened, Opening
@@ -34,7 +35,7 @@ from sage_actors.supervisor.workflow import Node, Operation, Workflow, operation
 
 __all__ = ["Node", "Operation", "Outcome", "Run", "RunStatus", "Supervisor", "Workflow", "load", "operation"]
 
-_DURABILITIES = ("strict", "relaxed", "none")
+_GRACE_S = 5.0  # between SIGTERM and SIGKILL
 _ANSWER_S = 60.0
 _INSPECT_S = 120.0
 _WORKERS = max(
@@ -67,6 +68,8 @@ class Supervisor:
         breakers: endpoint -> BreakerPolicy or a map of its fields; "*" is the default for all others.
         search_paths: directories that workers find modules in, besides the project and sys.path.
 
+    What is not given here is taken from the project's `.sage/config.toml`, see `config.py`.
+
     A context manager: leaving it stops what still runs (resumable) and ends every process.
     Two supervisors in one process do not disturb each other.
     """
@@ -76,38 +79,40 @@ class Supervisor:
         project: str | Path = ".",
         *,
         workers: int | None = None,
-        durability: str = "strict",
+        durability: str | None = None,
         pool: Callable[[Callable[[Any], None]], WorkerPool] | None = None,
         waits_for_people: bool = True,
         keys: KeyRing | None = None,
         breakers: Mapping[str, BreakerPolicy | Mapping[str, Any]] | None = None,
         search_paths: Sequence[str | Path] = (),
-        grace_s: float = 5.0,
+        grace_s: float | None = None,
         clock: Clock | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        if durability not in _DURABILITIES:
-            raise UsageError(f"durability is one of {', '.join(_DURABILITIES)}, not {durability!r}")
-        if workers is not None and (not isinstance(workers, int) or workers < 1):
-            raise UsageError(f"workers must be a whole number of at least 1, not {workers!r}")
         self.project = Path(project).absolute()
         if not self.project.is_dir():
             raise UsageError(f"the project directory {self.project} does not exist")
+        config = load_config(self.project)
+        durability = durability or config.durability or "strict"
+        if durability not in DURABILITIES:
+            raise UsageError(f"durability is one of {', '.join(DURABILITIES)}, not {durability!r}")
+        if workers is not None and (not isinstance(workers, int) or workers < 1):
+            raise UsageError(f"workers must be a whole number of at least 1, not {workers!r}")
         self.state = StateDirectory(self.project)
-        self.workers = workers or _WORKERS
+        self.workers = workers or config.workers or _WORKERS
         self.durability = durability
         self._waits_for_people = waits_for_people
         self._clock = clock or SystemClock()
         self._environ = dict(os.environ if environ is None else environ)
         self._keys, self._keys_lock = keys, threading.Lock()
         self._search_paths = [str(Path(each).absolute()) for each in search_paths]
-        self._grace_s = grace_s
+        self._grace_s = next(each for each in (grace_s, config.grace_s, _GRACE_S) if each is not None)
         self._numbers = count(1)
         self._registry = Registry(self.state)
         self._handles: dict[str, Run] = {}
         self._lock = threading.Lock()
         self._closed = False
-        self._policies = _policies(breakers or {})
+        self._policies = {**config.breakers, **_policies(breakers or {})}
         self._inspected: dict[str, dict[str, Any]] = {}
         self._state_actor = StateActor.start()
         self._actor = SupervisorActor.start(

@@ -1,0 +1,95 @@
+"""A project's settings: `.sage/config.toml`, all of it optional.
+
+workers = 6                      # processes for blocking operations, and as many for async ones
+durability = "strict"            # strict | relaxed | none
+grace = 5.0                      # seconds between SIGTERM and SIGKILL
+
+[breakers."*"]                   # the default for every endpoint
+failures = 5                     # consecutive failures that open it
+open_s = 60.0                    # seconds until it is tried again
+successes = 2                    # that close it
+
+[breakers."api.example.com"]
+max_concurrent = 4
+rate = 2.0                       # calls a second
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sage_actors.actors.breaker_policy import BreakerPolicy
+from sage_actors.messages.errors import DefinitionError, Problem
+
+__all__ = ["Config", "load_config"]
+
+DURABILITIES = ("strict", "relaxed", "none")
+_MOST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """See the module's text. None: nothing is said."""
+
+    workers: int | None = None
+    durability: str | None = None
+    grace_s: float | None = None
+    breakers: Mapping[str, BreakerPolicy] = field(default_factory=dict)
+
+
+def load_config(project: Path) -> Config:
+    """The settings of a project; those of an empty file if there is none.
+
+    Raises:
+        DefinitionError: all that is wrong with the file.
+    """
+    path = project / ".sage" / "config.toml"
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise DefinitionError([Problem("", f"more than {_MOST_BYTES} bytes")], source=str(path))
+        data = tomllib.loads(text.decode())
+    except (FileNotFoundError, NotADirectoryError):
+        return Config()
+    except (OSError, ValueError) as cause:
+        raise DefinitionError([Problem("", f"cannot be read: {cause}")], source=str(path)) from cause
+    problems: list[Problem] = []
+    config = _checked(data, problems)
+    if problems:
+        raise DefinitionError(problems, source=str(path))
+    return config
+
+
+def _checked(data: dict[str, Any], problems: list[Problem]) -> Config:
+    for name in data.keys() - {"workers", "durability", "grace", "breakers"}:
+        problems.append(Problem(name, "unknown setting", "workers, durability, grace or breakers"))
+    workers, durability, grace = data.get("workers"), data.get("durability"), data.get("grace")
+    if workers is not None and (type(workers) is not int or not 1 <= workers <= 1024):
+        problems.append(Problem("workers", "must be a whole number from 1 to 1024"))
+    if durability is not None and durability not in DURABILITIES:
+        problems.append(Problem("durability", f"must be one of {', '.join(DURABILITIES)}"))
+    if grace is not None and (type(grace) not in (int, float) or not 0 <= grace <= 3600):
+        problems.append(Problem("grace", "must be seconds, from 0 to 3600"))
+    return Config(workers, durability, grace, _breakers(data.get("breakers", {}), problems))
+
+
+def _breakers(data: Any, problems: list[Problem]) -> dict[str, BreakerPolicy]:
+    if not isinstance(data, dict):
+        problems.append(Problem("breakers", "must be a table of endpoints"))
+        return {}
+    policies: dict[str, BreakerPolicy] = {}
+    for endpoint, said in data.items():
+        place = f"breakers.{endpoint}"
+        if not isinstance(said, dict):
+            problems.append(Problem(place, "must be a table"))
+            continue
+        try:
+            policies[endpoint] = BreakerPolicy.from_dict(said, place=place)
+        except DefinitionError as error:
+            problems += error.problems
+    return policies
