@@ -1,0 +1,84 @@
+"""The package as it is installed: every module in the wheel, one copy of every class, lazy names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import sage_actors
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+FOLDERS = ("actors", "messages", "servers", "supervisor")
+
+
+def run_python(code: str, *, cwd: Path) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=cwd, env=ENVIRON)
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("ORCH-002")
+@pytest.mark.timeout(300)
+def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)],
+        check=True,
+        timeout=280,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    expected = {
+        f"sage_actors/{folder}/{each.name}" for folder in FOLDERS for each in (ROOT / folder).glob("*.py")
+    }
+    expected |= {f"sage_actors/{each.name}" for each in (ROOT / "src" / "sage_actors").glob("*.py")}
+    assert expected | {"sage_actors/py.typed"} <= packed
+
+
+def test_the_folders_are_flat_and_no_bare_name_is_loaded() -> None:
+    for folder in FOLDERS:
+        assert not [
+            each for each in (ROOT / folder).iterdir() if each.is_dir() and each.name != "__pycache__"
+        ]
+    code = (
+        "import sys, sage_actors.supervisor.cli, sage_actors.supervisor.api, sage_actors.actors.pool;"
+        f"assert not set({FOLDERS!r}) & sys.modules.keys()"
+    )
+    run_python(code, cwd=ROOT / "tests")
+
+
+def test_every_public_name_can_be_had_and_nothing_else() -> None:
+    for name in sage_actors.__all__:
+        assert getattr(sage_actors, name) is not None
+    with pytest.raises(AttributeError, match="nope"):
+        sage_actors.nope  # type: ignore[attr-defined]  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("statement", "heavy"),
+    [
+        (
+            "import sage_actors.supervisor.cli",
+            ("pydantic", "rich", "msgpack", "pykka", "cryptography", "httpx"),
+        ),
+        ("import sage_actors.actors.worker", ("pydantic", "rich", "pykka", "cryptography", "httpx", "click")),
+        ("from sage_actors import operation", ("pydantic", "rich", "pykka", "cryptography", "httpx")),
+    ],
+)
+def test_what_is_imported_often_imports_little(statement: str, heavy: tuple[str, ...]) -> None:
+    code = f"{statement}\nimport sys\nloaded = set({heavy!r}) & sys.modules.keys()\nassert not loaded, loaded"
+    run_python(code, cwd=ROOT / "tests")
+
+
+def test_layers_import_in_one_direction() -> None:
+    allowed = {"messages": {"messages"}, "actors": {"messages", "actors"}}
+    for folder, names in allowed.items():
+        for path in (ROOT / folder).glob("*.py"):
+            for line in path.read_text().splitlines():
+                if line.lstrip().startswith(("from sage_actors.", "import sage_actors.")):
+                    layer = line.split("sage_actors.")[1].split(".")[0].split(" ")[0]
+                    assert layer in names, f"{path.name}: {line.strip()}"
