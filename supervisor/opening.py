@@ -183,11 +183,11 @@ class Opening:
         given = dict(restored.header["inputs"]) if inputs is None else dict(inputs)
         changed = [] if spec is None else changed_nodes(restored, spec, given)
         edited = spec is not None and (bool(changed) or _is_other(restored, spec, given))
+        image.sync()  # before anybody is told of anything: what was read may be in a cache only
         if restored.status == "succeeded" and not edited:
             restored.run.status = "succeeded"
             notices.append(f"run {run_id} had succeeded; these are its results")
             return Opened(restored.run, store=store, finished=True, notices=notices)
-        image.sync()
         first: list[Record] = []
         if edited:
             assert spec is not None
