@@ -1,6 +1,6 @@
 """kill -9 at any instant: every run resumes, nothing finished runs again, nothing is left behind.
 
-SAGE_CHAOS_KILLS (200; the long campaign has 2000) and SAGE_CHAOS_SEED (drawn, and printed) choose another one.
+SAGE_CHAOS_KILLS (200; 2000 for the long campaign) and SAGE_CHAOS_SEED (drawn, and printed) choose another.
 """
 
 from __future__ import annotations
