@@ -386,9 +386,9 @@ class Supervisor:
 
     def _checked(self, spec: WorkflowSpec) -> WorkflowSpec:
         """A definition from a file: its Python calls are imported once, in a worker, never here."""
-        operations = {id(node.operation): node.operation for node in _all_nodes(spec)}
+        operations = [node.operation for node in _all_nodes(spec)]
         calls = sorted(
-            {str(each.config["call"]) for each in operations.values() if each.type == "python"}
+            {str(each.config["call"]) for each in operations if each.type == "python"}
             - self._inspected.keys()
         )
         if calls:
@@ -397,7 +397,11 @@ class Supervisor:
             )
             self._inspected.update({info["call"]: info for info in infos if info["ok"]})
             self._refuse_unusable(spec, {info["call"]: info for info in infos if not info["ok"]})
-        placed = {key: self._with_info(each) for key, each in operations.items()}
+        return self._informed(spec)
+
+    def _informed(self, spec: WorkflowSpec) -> WorkflowSpec:
+        """`spec` with what workers said about its callables, those of embedded workflows too."""
+        placed = {id(node.operation): self._with_info(node.operation) for node in spec.nodes}
         return _with_operations(spec, placed)
 
     def _refuse_unusable(self, spec: WorkflowSpec, bad: Mapping[str, Mapping[str, Any]]) -> None:
@@ -412,6 +416,11 @@ class Supervisor:
 
     def _with_info(self, operation: OperationSpec) -> OperationSpec:
         """What a worker said about the callable: async or not, and the policies of its decorator."""
+        if operation.type == "workflow":
+            from sage_actors.supervisor.definitions import spec_from_dict
+
+            inner = self._informed(spec_from_dict(operation.config["definition"]))
+            return replace(operation, config={**operation.config, "definition": inner.to_dict()})
         if operation.type != "python":
             return operation
         info = self._inspected[operation.config["call"]]

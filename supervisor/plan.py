@@ -264,6 +264,13 @@ def _note_references(plan: Plan, node: NodeSpec, template: Template, used: dict[
     for reference in template.references:
         if reference.kind == "node":
             used[node_number(plan, node.phase, reference.name)] = None
+        elif reference.kind == "input" and reference.name not in plan.spec.inputs:
+            hint = nearest(reference.name, plan.spec.inputs, otherwise="declare it in `inputs`")
+            text = f"the workflow has no such input: {reference.name}"
+            raise DefinitionError([Problem(node.id, text, hint)], source=plan.spec.name)
+        elif reference.kind in ("item", "index") and node.foreach is None:
+            text = f"${{{reference.kind}}} is there in a node with `foreach` only"
+            raise DefinitionError([Problem(node.id, text)], source=plan.spec.name)
 
 
 def node_number(plan: Plan, phase: str | None, name: str) -> int:

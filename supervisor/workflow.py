@@ -109,7 +109,7 @@ class Workflow:
     ) -> None:
         self.name, self.description = name, description
         self.inputs = {key: _input(value) for key, value in (inputs or {}).items()}
-        self.concurrency = concurrency
+        self.concurrency = _concurrency(concurrency)
         self.timeout = None if timeout is None else _seconds(timeout)
         self._nodes: list[NodeSpec] = []
         self._ids: set[str] = set()
@@ -172,7 +172,13 @@ class Workflow:
         return Node(node_id, self)
 
     def to_spec(self) -> WorkflowSpec:
-        """What the engine takes."""
+        """What the engine takes.
+
+        Raises:
+            DefinitionError: there are no nodes.
+        """
+        if not self._nodes:
+            raise DefinitionError([Problem("", "there are no nodes", "add one")], source=self.name)
         return WorkflowSpec(
             name=self.name,
             nodes=self._nodes,
@@ -316,6 +322,12 @@ def _call_path(function: Any) -> str:
 
 def _unusable(name: str, why: str, hint: str) -> DefinitionError:
     return DefinitionError([Problem(name, f"cannot be an operation: {why}", hint)])
+
+
+def _concurrency(value: Any) -> int | None:
+    if value is None or (type(value) is int and value >= 1):
+        return value
+    raise DefinitionError([Problem("concurrency", f"must be a whole number of at least 1, not {value!r}")])
 
 
 def _input(value: Any) -> InputSpec:

@@ -1,4 +1,4 @@
-"""Continuing: after a kill, a failure, a cancel or a pause; under an edited definition; and from a node on."""
+"""Continuing: after a kill, a failure, a cancel or a pause; under an edited definition; from a node on."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_killed_run_continues_without_repeating_what_was_finished(tmp_path: Pa
     gate = tmp_path / "gate"
     body = f"""
         flow = Workflow("killed")
-        done = [flow.add(ops.mark, id=f"done-{{i}}", path={str(tmp_path)!r} + f"/done-{{i}}", value=i) for i in range(20)]
+        done = [flow.add(ops.mark, id=f"done-{{i}}", path=f"{tmp_path}/done-{{i}}", value=i) for i in range(20)]
         slow = flow.add(ops.mark_and_wait_for, id="slow", after=done, path={str(tmp_path / "slow")!r},
                         gate={str(gate)!r}, value="slow")
         flow.add(ops.mark, id="end", path={str(tmp_path / "end")!r}, value=[slow, *done])
@@ -201,9 +201,12 @@ def test_expanded_nodes_keep_the_children_that_succeeded(tmp_path: Path) -> None
 def test_an_edited_node_and_what_follows_run_again_and_the_rest_stays(tmp_path: Path) -> None:
     run(tmp_path, chain(tmp_path))
     asked: list[list[str]] = []
-    outcome = run(
-        tmp_path, chain(tmp_path, middle="new"), accept_changes=lambda text: bool(asked.append(text) or True)
-    )
+
+    def accept(text: list[str]) -> bool:
+        asked.append(text)
+        return True
+
+    outcome = run(tmp_path, chain(tmp_path, middle="new"), accept_changes=accept)
     assert outcome["last"] == ["new", 3]
     assert calls(tmp_path) == {"first": 1, "middle": 2, "last": 2, "side": 1}
     assert asked == [["middle will run again", "last will run again"]]
@@ -212,7 +215,7 @@ def test_an_edited_node_and_what_follows_run_again_and_the_rest_stays(tmp_path: 
 def test_changes_that_cost_results_are_refused_until_accepted(tmp_path: Path) -> None:
     run(tmp_path, chain(tmp_path))
     with make_supervisor(tmp_path) as supervisor:
-        with pytest.raises(ChangedDefinitionError, match="last will run again.*--accept-changes"):
+        with pytest.raises(ChangedDefinitionError, match=r"last will run again.*--accept-changes"):
             supervisor.run(chain(tmp_path, last=4), run_id="r")
         assert supervisor.resume("r").result(10)["last"] == [1, 3]
     assert calls(tmp_path)["last"] == 1
@@ -404,7 +407,7 @@ def test_forked_runs_have_idempotency_keys_of_their_own(tmp_path: Path) -> None:
 
 
 def test_supervisors_without_durability_have_nothing_to_resume(tmp_path: Path) -> None:
-    with Supervisor(tmp_path, durability="none", workers=1) as supervisor:
-        with pytest.raises(UsageError, match="none"):
-            supervisor.resume("r")
+    supervisor = Supervisor(tmp_path, durability="none", workers=1)
+    with supervisor, pytest.raises(UsageError, match="none"):
+        supervisor.resume("r")
     assert not (tmp_path / ".sage").exists()

@@ -1,0 +1,314 @@
+"""Workflows built in Python: ids, edges, policies, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import operations_engine as ops
+import pytest
+from engine_harness import lines, make_supervisor
+
+from sage_actors.messages.definition import InputSpec, RetryPolicy
+from sage_actors.messages.errors import CycleError, DefinitionError
+from sage_actors.supervisor.definitions import load_dict
+from sage_actors.supervisor.plan import compile_plan
+from sage_actors.supervisor.workflow import Workflow, operation
+
+pytestmark = pytest.mark.requirement("ORCH-003")
+
+
+class Holder:
+    def method(self) -> int:
+        return 1
+
+    @staticmethod
+    def static(value: int) -> int:
+        return value
+
+    @classmethod
+    def of_class(cls, value: int) -> str:
+        return f"{cls.__name__} {value}"
+
+
+@operation(timeout=30, retry=3)
+def decorated(value: int = 1) -> int:
+    return value
+
+
+async def waits(value: int = 1) -> int:
+    return value
+
+
+def takes_timeout(timeout: int) -> int:
+    return timeout
+
+
+def outcome_of(tmp_path: Path, flow: Workflow, **options: Any) -> Any:
+    with make_supervisor(tmp_path) as supervisor:
+        return supervisor.run(flow, timeout=60, **options)
+
+
+# ---------------------------------------------------------------------- building
+
+
+def test_ids_are_the_names_of_functions_numbered_where_taken() -> None:
+    flow = Workflow("ids")
+    made = [flow.add(ops.echo), flow.add(ops.echo), flow.add(ops.add, id="sum"), flow.add(ops.echo)]
+    assert [node.id for node in made] == ["echo", "echo-2", "sum", "echo-3"]
+    assert len(flow) == 4
+
+
+def test_a_node_as_an_argument_is_an_edge_and_its_value_wherever_it_stands(tmp_path: Path) -> None:
+    flow = Workflow("edges")
+    one, two = flow.add(ops.echo, id="one", value=1), flow.add(ops.echo, id="two", value={"deep": [2]})
+    flow.add(ops.echo, id="all", value={"plain": one, "list": [one, two], "map": {"x": (two, "y")}})
+    outcome = outcome_of(tmp_path, flow)
+    expected = {"plain": 1, "list": [1, {"deep": [2]}], "map": {"x": [{"deep": [2]}, "y"]}}
+    assert outcome["all"] == expected
+
+
+def test_text_may_hold_references_with_expressions(tmp_path: Path) -> None:
+    flow = Workflow("text", inputs={"topic": "tea", "size": InputSpec(type="integer", required=True)})
+    flow.add(ops.echo, id="data", value={"rows": [{"name": "a"}, {"name": "b"}]})
+    flow.add(ops.echo, id="names", value="${data | rows[].name}")
+    flow.add(ops.echo, id="text", value="about ${inputs.topic}: ${data | rows[0].name}, $${not}")
+    flow.add(ops.echo, id="none", value="${data | missing.path}")
+    flow.add(ops.echo, id="size", value="${inputs.size}")
+    outcome = outcome_of(tmp_path, flow, inputs={"size": 3})
+    assert outcome["names"] == ["a", "b"]
+    assert outcome["text"] == "about tea: a, ${not}"
+    assert outcome["none"] is None
+    assert outcome["size"] == 3
+
+
+def test_after_is_an_edge_without_a_value(tmp_path: Path) -> None:
+    flow = Workflow("after")
+    path = str(tmp_path / "order")
+    first = flow.add(ops.note_order, id="first", path=path, name="first")
+    flow.add(ops.note_order, id="second", path=path, name="second", after=[first])
+    flow.add(ops.note_order, id="third", path=path, name="third", after=["second"])
+    assert outcome_of(tmp_path, flow).status == "succeeded"
+    assert Path(path).read_text().split() == ["first", "second", "third"]
+
+
+def test_policies_of_a_decorator_count_and_those_of_a_node_override_them() -> None:
+    flow = Workflow("policies")
+    flow.add(decorated, id="own")
+    flow.add(
+        decorated,
+        id="given",
+        timeout=timedelta(minutes=2),
+        retry=RetryPolicy(max_attempts=5, on=("OSError",)),
+    )
+    own, given = (node.operation for node in flow.to_spec().nodes)
+    assert (own.timeout, own.retry.max_attempts) == (30.0, 3)
+    assert (given.timeout, given.retry.max_attempts, given.retry.on) == (120.0, 5, ("OSError",))
+
+
+def test_a_decorated_function_is_still_a_function() -> None:
+    assert decorated(4) == 4
+    assert getattr(decorated, "__name__") == "decorated"  # noqa: B009 - mypy knows no such attribute
+    assert "decorated" in repr(decorated)
+
+
+def test_a_parameter_named_like_a_policy_is_the_functions_own(tmp_path: Path) -> None:
+    flow = Workflow("names")
+    flow.add(takes_timeout, timeout=7)
+    flow.add(ops.echo, id="echo", arguments={"value": "from arguments"})
+    outcome = outcome_of(tmp_path, flow)
+    assert (outcome["takes_timeout"], outcome["echo"]) == (7, "from arguments")
+
+
+def test_static_and_class_methods_and_async_functions_are_operations(tmp_path: Path) -> None:
+    flow = Workflow("kinds")
+    flow.add(Holder.static, id="static", value=2)
+    flow.add(Holder.of_class, id="of_class", value=3)
+    flow.add(waits, value=4)
+    outcome = outcome_of(tmp_path, flow)
+    assert (outcome["static"], outcome["of_class"], outcome["waits"]) == (2, "Holder 3", 4)
+
+
+def test_a_workflow_is_the_same_as_its_file(tmp_path: Path) -> None:
+    flow = Workflow("file", inputs={"n": 2}, concurrency=3, timeout="1m", description="said")
+    numbers = flow.add(ops.numbers, id="numbers", count="${inputs.n}")
+    each = flow.add(ops.echo_async, id="each", foreach=numbers, value="${item}", retry=2)
+    flow.add(ops.echo, id="end", value=each, when="${numbers}", on_failure="continue")
+    spec = load_dict(flow.to_dict())
+    assert spec.to_dict() == flow.to_dict()
+    with make_supervisor(tmp_path) as supervisor:
+        one = supervisor.run(flow, run_id="python", timeout=60)
+        two = supervisor.run(spec, run_id="file", timeout=60)
+    assert one["end"] == two["end"] == [0, 1]
+
+
+def test_operations_inside_a_sub_workflow_may_be_async_and_keep_their_policies(tmp_path: Path) -> None:
+    inner = Workflow("inner", inputs={"n": 0})
+    one = inner.add(ops.echo_async, id="one", value="${inputs.n}")
+    inner.add(ops.decorated, id="two", path=str(tmp_path / "two"), after=[one])
+    flow = Workflow("outer")
+    flow.add("workflow", id="sub", definition=inner.to_dict(), inputs={"n": 5})
+    with make_supervisor(tmp_path) as supervisor:
+        outcome = supervisor.run(flow, run_id="r", timeout=60)
+        (tmp_path / "two").unlink()
+        data = flow.to_dict()
+        del data["nodes"][0]["definition"]["nodes"][1]["retry"]  # the decorator's own is found again
+        again = supervisor.run(load_dict(data), run_id="file", timeout=60)
+    assert outcome.status == again.status == "succeeded", (outcome.reason, again.reason)
+    assert outcome["sub/one"] == again["sub/one"] == 5
+    assert outcome["sub"] == {"two": "second"}
+
+
+# ---------------------------------------------------------------------- refused
+
+
+def closure() -> Callable[[], int]:
+    def inner() -> int:
+        return 1
+
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("function", "why", "hint"),
+    [
+        (lambda: 1, "a lambda", "define it at module level"),
+        (closure(), "defined inside a function", "define it at module level"),
+        (Holder().method, "a method of an object", "use a function"),
+        (3, "no importable name", "use a function defined in a module"),
+    ],
+    ids=["lambda", "closure", "method", "number"],
+)
+def test_what_a_worker_could_not_import_is_refused_with_what_to_do(
+    function: Any, why: str, hint: str
+) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        Workflow("refused").add(function, id="x")
+    assert why in str(caught.value)
+    assert hint in str(caught.value)
+
+
+def test_a_function_that_is_not_where_it_says_fails_its_node_with_its_name(tmp_path: Path) -> None:
+    flow = Workflow("gone")
+
+    def here() -> None: ...
+
+    here.__qualname__ = "not_there"
+    flow.add(here, id="x")
+    outcome = outcome_of(tmp_path, flow)
+    assert outcome.status == "failed"
+    assert "not_there" in outcome.errors["x"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        ({"timeout": -1}, "timeout"),
+        ({"timeout": "soon"}, "timeout"),
+        ({"retry": 0}, "retry"),
+        ({"retry": {"attempts": 2}}, "attempts"),
+        ({"on_failure": "explode"}, "on_failure"),
+        ({"effect": "twice"}, "effect"),
+        ({"trigger": "never"}, "trigger"),
+        ({"limits": {"memory": "lots"}}, "memory"),
+        ({"max_crashes": 0}, "max_crashes"),
+    ],
+    ids=lambda each: str(each),
+)
+def test_bad_policies_are_refused_and_named(policy: dict[str, Any], text: str) -> None:
+    with pytest.raises(DefinitionError, match=text):
+        Workflow("bad").add(ops.echo, id="x", **policy)
+    with pytest.raises(DefinitionError, match=text):
+        Workflow("bad").add(operation(**policy)(ops.echo), id="x")
+
+
+def test_an_unknown_policy_of_a_decorator_is_refused() -> None:
+    with pytest.raises(DefinitionError, match=r"@operation retries: unknown policy"):
+        operation(retries=3)(ops.echo)
+
+
+def test_all_that_is_wrong_with_a_node_is_told_at_once() -> None:
+    with pytest.raises(DefinitionError) as caught:
+        Workflow("bad").add("shell", id="x", comand="ls", timeout=-1)
+    assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize("node_id", ["", "a b", "a/b", "a[0]", "inputs", "item", "ü", "a\n"])
+def test_bad_ids_are_refused(node_id: str) -> None:
+    with pytest.raises(DefinitionError):
+        Workflow("bad").add(ops.echo, id=node_id)
+
+
+def test_an_id_is_taken_once() -> None:
+    flow = Workflow("twice")
+    flow.add(ops.echo, id="x")
+    with pytest.raises(DefinitionError, match="already"):
+        flow.add(ops.add, id="x")
+
+
+def test_nodes_of_another_workflow_are_refused() -> None:
+    stranger = Workflow("one").add(ops.echo, id="x")
+    flow = Workflow("two")
+    flow.add(ops.echo, id="x")
+    with pytest.raises(DefinitionError, match="no node of this workflow"):
+        flow.add(ops.echo, id="y", value=stranger)
+    with pytest.raises(DefinitionError, match="no node of this workflow"):
+        flow.add(ops.echo, id="z", after=[stranger])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"value": "${nope}"}, "no such node"),
+        ({"value": "${ecko}"}, "did you mean 'echo'"),
+        ({"value": "${inputs.nope}"}, "no such input"),
+        ({"value": "${item}"}, "foreach"),
+        ({"value": "${echo | [}"}, "JMESPath"),
+        ({"when": "${nope}"}, "no such node"),
+        ({"foreach": "${nope}"}, "no such node"),
+        ({"fallback": "${nope}"}, "no such node"),
+    ],
+    ids=lambda each: str(each),
+)
+def test_references_to_nothing_are_refused_before_anything_runs(
+    tmp_path: Path, arguments: dict[str, Any], text: str
+) -> None:
+    flow = Workflow("references", inputs={"topic": "tea"})
+    flow.add(ops.mark, id="echo", path=str(tmp_path / "ran"))
+    flow.add(ops.echo, id="bad", **arguments)
+    with make_supervisor(tmp_path) as supervisor, pytest.raises(DefinitionError, match=text):
+        supervisor.run(flow, run_id="r", timeout=30)
+    assert not lines(tmp_path / "ran")
+    assert not (tmp_path / ".sage" / "state" / "r").exists()
+
+
+def test_a_cycle_is_told_as_a_path() -> None:
+    flow = Workflow("cycle")
+    flow.add(ops.echo, id="a", value="${b}")
+    flow.add(ops.echo, id="b", value="${a}")
+    with pytest.raises(CycleError) as caught:
+        compile_plan(flow.to_spec())
+    assert caught.value.cycle[0] == caught.value.cycle[-1]
+    assert set(caught.value.cycle) == {"a", "b"}
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, 1.5, "two"])
+def test_a_concurrency_must_be_a_positive_number(concurrency: Any) -> None:
+    with pytest.raises(DefinitionError, match="concurrency"):
+        Workflow("bad", concurrency=concurrency)
+
+
+def test_an_empty_workflow_is_refused(tmp_path: Path) -> None:
+    with make_supervisor(tmp_path) as supervisor, pytest.raises(DefinitionError, match="no nodes"):
+        supervisor.run(Workflow("empty"), run_id="r", timeout=30)
+
+
+def test_inputs_are_checked_before_anything_runs(tmp_path: Path) -> None:
+    flow = Workflow("inputs", inputs={"n": InputSpec(type="integer")})
+    flow.add(ops.echo, value="${inputs.n}")
+    with make_supervisor(tmp_path) as supervisor:
+        for inputs in ({}, {"n": "x"}, {"n": 1, "m": 2}):
+            with pytest.raises(DefinitionError):
+                supervisor.run(flow, run_id="r", inputs=inputs)
