@@ -13,11 +13,12 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from statistics import median
 from typing import Any
 
 from bench import futures_loop, operations
 from bench.ground import Ground, chain, ground, layers, parents, succeeded
-from bench.machine import sync_cost
+from bench.machine import sync_times
 from bench.measure import Benchmark, Figure, Meter, Size, figure, number, run_group
 from sage_actors import Supervisor, Workflow
 from sage_actors.actors.journal import read_journal
@@ -28,11 +29,12 @@ __all__ = ["BENCHMARKS"]
 
 _WIDE, _NARROW = 1000, 50
 _WORKERS = 2
+_BLOCK_BYTES = 1024
 
 
 @dataclass(slots=True)
 class Cost:
-    """One run. sync_s: what one write + fdatasync of its mean frame takes here, measured just after it."""
+    """One run. sync_s: what one write + fdatasync takes here, measured just before it and just after it."""
 
     run_id: str
     nodes: int
@@ -68,12 +70,13 @@ def metered(
     here: Ground, supervisor: Supervisor, flow: Workflow, build_s: float = 0.0, **options: Any
 ) -> Cost:
     run_id = here.new_id(flow.name)
+    own = sync_times(here.project, _BLOCK_BYTES)
     with Meter() as meter:
         outcome = supervisor.run(flow, run_id=run_id, **options)
     succeeded(outcome)
     size = here.journal_bytes(run_id)
-    frame = max(64, size // max(1, meter.syncs))
-    return Cost(run_id, len(flow), meter, size, sync_cost(here.project, frame), build_s)
+    own += sync_times(here.project, size // max(1, meter.syncs) + 1)
+    return Cost(run_id, len(flow), meter, size, median(own), build_s)
 
 
 def measure_layers(size: Size) -> list[Figure]:
@@ -195,8 +198,7 @@ def measure_chain(size: Size) -> list[Figure]:
     ratios = [each.wall_us / (each.sync_s * 1e6) for each in costs]
     last = costs[-1]
     note = (
-        f"{number(last.wall_us)} us a node; own write + fdatasync of "
-        f"{last.journal_bytes // last.meter.syncs} B {number(last.sync_s * 1e6)} us; "
+        f"{number(last.wall_us)} us a node; own write + fdatasync {number(last.sync_s * 1e6)} us; "
         f"{last.meter.syncs / nodes:.2f} fsyncs a node, "
         f"{number(last.per_node_us(last.meter.sync_s))} us in them; "
         f"CPU {number(last.cpu_us)} us"

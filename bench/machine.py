@@ -15,7 +15,7 @@ import psutil
 
 from sage_actors.actors.statedir import filesystem_type
 
-__all__ = ["disk_directory", "facts", "sync_cost"]
+__all__ = ["disk_directory", "facts", "sync_times"]
 
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
@@ -35,8 +35,8 @@ def disk_directory() -> Path:
     raise RuntimeError(f"none of {', '.join(candidates)} is on a disk; set BENCH_DIR to a directory that is")
 
 
-def sync_cost(directory: Path, size_bytes: int, times: int = 100) -> float:
-    """Seconds that appending `size_bytes` and fdatasync take here: the median of `times`."""
+def sync_times(directory: Path, size_bytes: int, times: int = 100) -> list[float]:
+    """Seconds that appending `size_bytes` and fdatasync took here, each of `times`."""
     block, took = os.urandom(size_bytes), []
     fd, name = tempfile.mkstemp(dir=directory)
     try:
@@ -48,7 +48,7 @@ def sync_cost(directory: Path, size_bytes: int, times: int = 100) -> float:
     finally:
         os.close(fd)
         os.unlink(name)
-    return statistics.median(took)
+    return took
 
 
 def facts() -> dict[str, str]:
@@ -65,7 +65,7 @@ def facts() -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "load average before": load,
         "file system": filesystem_type(where) or "unknown",
-        "write of 4 KiB + fdatasync": f"{sync_cost(where, 4096) * 1e6:,.0f} us",
+        "write of 4 KiB + fdatasync": f"{statistics.median(sync_times(where, 4096)) * 1e6:,.0f} us",
     }
 
 
