@@ -519,7 +519,9 @@ class RunCore:
         last_op = -1
         while load < target_us and len(rows) < cap:
             room = cap - len(rows)
-            group = ready.take(min(room, int((target_us - load) / cost) + 1) if cost else 1)
+            if cost:
+                room = int(min(room, (target_us - load) / cost + 1))
+            group = ready.take(room if cost else 1)
             if not group:
                 break
             for i, urgency in enumerate(group):
