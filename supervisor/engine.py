@@ -106,8 +106,7 @@ class Engine:
         self.estimates: dict[int, float] = {}
         self.deferred = False
         self.refused = 0  # answers of attempts that had been given up
-        self._op_numbers: dict[OperationSpec, int] = {}
-        self._ops_of: dict[int, list[OperationSpec]] = {}
+        self._op_numbers: dict[int, dict[OperationSpec, int]] = {}  # by run: two may share a definition
         self._next_op = count(1)
         self._timers: list[tuple[float, int, tuple[Any, ...]]] = []
         self._timer_order = count()
@@ -126,18 +125,17 @@ class Engine:
         """A run ended."""
         if self.runs.pop(run.number, None) is not None:
             self.rotation.remove(run)
-        operations = self._ops_of.pop(run.number, [])
-        numbers = [self._op_numbers.pop(each) for each in operations if each in self._op_numbers]
+        numbers = list(self._op_numbers.pop(run.number, {}).values())
         for number in numbers:
             self.estimates.pop(number, None)
         if numbers:
             self.ports.forget(numbers)
 
     def operation_number(self, run: RunCore, operation: OperationSpec) -> int:
-        number = self._op_numbers.get(operation)
+        mine = self._op_numbers.setdefault(run.number, {})
+        number = mine.get(operation)
         if number is None:
-            number = self._op_numbers[operation] = next(self._next_op)
-            self._ops_of.setdefault(run.number, []).append(operation)
+            number = mine[operation] = next(self._next_op)
             self.ports.define(number, operation)
         return number
 
