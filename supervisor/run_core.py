@@ -968,7 +968,7 @@ class RunCore:
             self.timed_out = True
 
     def permit_granted(self, node: int, endpoint: str) -> None:
-        if self.held.get(node) != "breaker" and self.held.get(node) != "open breaker":
+        if self.held.get(node) not in ("breaker", "open breaker") or not self.is_live:
             self.ports.report_permit(self, node, endpoint, None, None)
             return
         del self.held[node]
@@ -1171,6 +1171,7 @@ class RunCore:
         if self.storage_error is not None:
             if self._executing() == 0:
                 self._ending = True
+                self._return_permits()
                 self.status = "paused"
                 self.paused = f"storage: {self.storage_error}"
                 self.emit("run_paused", None, reason=self.paused)
@@ -1215,14 +1216,21 @@ class RunCore:
             ids = ", ".join(sorted(self.id_of(node) for node, why in self.held.items() if why == "approval"))
             self._pause(f"approval: {ids}; answer with `sage-actors approve`")
 
+    def _return_permits(self) -> None:
+        """What was granted and will not be used."""
+        for node in list(self.permits):
+            self._return_permit(node, None, None)
+
     def _pause(self, reason: str) -> None:
         self._ending = True
+        self._return_permits()
         self.paused = reason
         self.emit("run_paused", None, reason=reason)
         self._persist([RunPaused(self.clock.now(), reason)], sync=True, token=("end", "paused"))
 
     def _finish(self, status: str) -> None:
         self._ending = True
+        self._return_permits()
         seconds = self.clock.now() - self.started_at
         record = RunFinished(self.clock.now(), status, seconds, dict(self.counts))
         self._persist([record], sync=True, token=("end", status))
