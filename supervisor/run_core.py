@@ -1154,6 +1154,7 @@ class RunCore:
         if self.storage_error is None:
             self.storage_error = error
             self.stopping = self.stopping or "storage"
+            self._ending = False  # if it was about to end: that could not be written
             self.settle()
 
     # ------------------------------------------------------------------ the end
