@@ -293,9 +293,6 @@ def prepare(restored: Restored, *, now: float) -> None:
     for node, error in restored.verdicts.items():
         run.state[node] = st.COMMITTING
         run.resumed_failures.append((node, error))
-    for node in list(run.tries):
-        if node not in retries and node not in interrupted:
-            del run.tries[node]
     _isolate(run, interrupted)
 
 
