@@ -305,8 +305,8 @@ def attempt(supervisor: Supervisor, run_id: str) -> tuple[str, str, set[str], se
         run = supervisor.start(FLOW, run_id=run_id)
     except StorageError as error:
         return "refused", f"{error.code}: {error}", set(), set()
-    events = list(run.events())
     outcome = run.result(30)
+    events = list(run.events())
     if outcome.status == "paused":
         assert outcome.exit_code == 5
     started = {str(event.node) for event in events if event.event == "node_started"}
