@@ -35,6 +35,7 @@ from sage_actors.supervisor.workflow import Node, Operation, Workflow, operation
 
 __all__ = ["Node", "Operation", "Outcome", "Run", "RunStatus", "Supervisor", "Workflow", "load", "operation"]
 
+_SWITCH_S = 0.0005
 _GRACE_S = 5.0  # between SIGTERM and SIGKILL
 _ANSWER_S = 60.0
 _INSPECT_S = 120.0
@@ -114,6 +115,7 @@ class Supervisor:
         self._closed = False
         self._policies = {**config.breakers, **_policies(breakers or {})}
         self._inspected: dict[str, dict[str, Any]] = {}
+        _SWITCHING.shorten()
         self._state_actor = StateActor.start()
         self._actor = SupervisorActor.start(
             clock=self._clock,
@@ -278,6 +280,7 @@ class Supervisor:
                 step()
             except pykka.ActorDeadError:
                 pass
+        _SWITCHING.restore()
 
     def statistics(self) -> Any:
         """The worker pool's figures now."""
@@ -447,6 +450,36 @@ class Supervisor:
             policies, default, self._clock, deliver, call_at
         )
         return self._breaker_ref
+
+
+class _SwitchInterval:
+    """The interpreter's switch interval while any supervisor lives: half a millisecond instead of five.
+
+    A thread that returns from an fsync or a send waits up to that long for the interpreter, while another
+    thread computes; three threads that hand work to one another wait most of the time. The setting belongs to
+    the process, so it is given back; whoever set a shorter one keeps it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = 0.0
+
+    def shorten(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._before = sys.getswitchinterval()
+                sys.setswitchinterval(min(self._before, _SWITCH_S))
+
+    def restore(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                sys.setswitchinterval(self._before)
+
+
+_SWITCHING = _SwitchInterval()
 
 
 class _Claim:

@@ -171,6 +171,7 @@ class RunCore:
         self.deadline: float | None = None
         self.resumed_waits: list[tuple[str, int, float]] = []
         self.resumed_doubts: list[tuple[int, int]] = []
+        self.resumed_fallbacks: list[int] = []
         self.resumed_failures: list[tuple[int, dict[str, Any]]] = []
         self._ending = False
 
@@ -268,6 +269,9 @@ class RunCore:
         for node, error in self.resumed_failures:
             self.running += 1
             self._fail(node, error)
+        for node in self.resumed_fallbacks:
+            self.running += 1
+            self._take_fallback(node)
 
     def emit(self, event: str, node: int | None, **data: Any) -> None:
         if self.options.listening:
@@ -418,10 +422,16 @@ class RunCore:
             return None
         packed = self.values.get(node)
         if packed is None:
+            if not self.where_stored[node]:
+                return None  # what is being written down is a failure
             packed = self.ports.stored_value(self, self._location(node))
         if packed == _GATHER:
             packed = self._gather(node)
         return packed
+
+    def stored(self, node: int) -> bytes:
+        """The result of a node as it is on disk: empty where it is that of its children."""
+        return self.ports.stored_value(self, self._location(node))
 
     def _location(self, node: int) -> tuple[Any, int, int]:
         stored = self.where_stored[node]
@@ -447,7 +457,9 @@ class RunCore:
         if node in self.decoded:
             return self.decoded[node]
         packed = self.value(node)
-        value = None if packed is None else unpack(packed)
+        if packed is None:
+            return None  # it may still get one, when it is tried again
+        value = unpack(packed)
         while len(self.decoded) >= 8:
             self.decoded.pop(next(iter(self.decoded)))
         self.decoded[node] = value
@@ -519,9 +531,9 @@ class RunCore:
         last_op = -1
         while load < target_us and len(rows) < cap:
             room = cap - len(rows)
-            if cost:
-                room = int(min(room, (target_us - load) / cost + 1))
-            group = ready.take(room if cost else 1)
+            if not is_async:
+                room = int(min(room, (target_us - load) / cost + 1)) if cost else 1
+            group = ready.take(room)
             if not group:
                 break
             for i, urgency in enumerate(group):
@@ -534,7 +546,7 @@ class RunCore:
                     node_id, payload = ids[node], payloads[node]
                     op, timeout = known[op_of[node]] or self._number_operation(op_of[node])
                 if op != last_op:
-                    cost = estimates.get(op, target_us)
+                    cost = 0.0 if is_async else estimates.get(op, target_us)
                     last_op = op
                     if rows and load + cost > 2 * target_us:  # a long one: the short ones go without it
                         ready.extend(group[i:])
@@ -868,21 +880,31 @@ class RunCore:
             if inner is not None
             else [each for each in range(first, first + count) if self.state[each] == st.FAILED]
         )
-        dropped = inner is None and any(
-            self.state[each] == st.DROPPED for each in range(first, first + count)
-        )
+        if inner is None:
+            failed = failed or [
+                each for each in range(first, first + count) if self.state[each] == st.DROPPED
+            ]
         self.running += 1
         self.attempts[node] = max(self.attempts[node], 1)
-        if failed or dropped:
-            culprit = failed[0] if failed else first
-            cause = self.errors.get(culprit, {})
-            text = f"{len(failed) or 'some'} of {count} children failed; the first: {self.id_of(culprit)}: {cause.get('message', '')}"
-            self._fail(node, error_map("OperationError", text, retryable=False))
+        if failed:
+            cause = self.errors.get(failed[0], {}).get("message", "")
+            text = f"{len(failed)} of {count} children failed; the first: {self.id_of(failed[0])}: {cause}"
+            self._expansion_failed(node, error_map("OperationError", text, retryable=False))
             return
         self.state[node] = st.COMMITTING
         if self.volatile or self.uses.get(node) or node >= self.plan.size:
             self.values[node] = _GATHER
         self._commit([(node, self.attempts[node], 0, _GATHER, None)])
+
+    def _expansion_failed(self, node: int, error: dict[str, Any]) -> None:
+        if not self.operation(node).has_fallback:
+            self._fail(node, error)
+            return
+        attempt = self.attempts[node]
+        self.errors[node] = error
+        self._persist([NodeFailed(self.clock.now(), node, attempt, error, None, "", 0, None)])
+        self.emit("node_failed", node, attempt=attempt, error=error, will_retry=False, fallback=True)
+        self._take_fallback(node)
 
     # ------------------------------------------------------------------ people, clocks, breakers
 
@@ -916,9 +938,9 @@ class RunCore:
         """A person answered an approval. `token` is acknowledged when the answer is on disk."""
         now = self.clock.now()
         record = DecisionTaken(now, node, "approve" if approved else "reject", data, by)
+        result = pack({"approved": True, "data": data, "by": by}, what="the given data")
         del self.held[node]
         if approved:
-            result = pack({"approved": True, "data": data, "by": by})
             self._succeed_here(node, result, record)
             self._persist([], sync=True, token=token)
         else:
@@ -932,9 +954,10 @@ class RunCore:
     def resolve(self, node: int, *, how: str, result: Any, by: str, token: object) -> None:
         """A person settled an in-doubt node: how = "retry", "result" or "fail"."""
         record = DecisionTaken(self.clock.now(), node, f"resolve-{how}", result, by)
+        packed = pack(result, what="the given result")
         self.doubts.discard(node)
         if how == "result":
-            self._succeed_here(node, pack(result, what="the given result"), record)
+            self._succeed_here(node, packed, record)
             self._persist([], sync=True, token=token)
         elif how == "fail":
             self._persist([record], sync=True, token=token)
