@@ -278,10 +278,13 @@ def prepare(restored: Restored, *, now: float) -> None:
     waits, retries = _what_waits(restored, now)
     interrupted = restored.inflight
     _mark_completed_gates(run, restored.phases)
+    settled = _settled(run)
     keep = {st.SUCCEEDED, st.EXPANDED, st.IN_DOUBT}
     run.state = run.state.translate(bytes(each if each in keep else st.PENDING for each in range(256)))
+    for node, state in settled.items():
+        run.state[node] = state
     for node in run.children:
-        if run.state[node] != st.SUCCEEDED:
+        if run.state[node] != st.SUCCEEDED and node not in settled:
             run.state[node] = st.EXPANDED  # also where it failed: its children keep their numbers and results
     run.skip_reasons.clear()
     run.counts["failed"] = run.counts["skipped"] = 0
@@ -294,6 +297,17 @@ def prepare(restored: Restored, *, now: float) -> None:
         run.state[node] = st.COMMITTING
         run.resumed_failures.append((node, error))
     _isolate(run, interrupted)
+
+
+def _settled(run: RunCore) -> dict[int, int]:
+    """Nodes inside expansions that succeeded, with their states: that result was made of how they ended."""
+    settled: dict[int, int] = {}
+    for node, (first, count) in run.children.items():  # the outer ones come first
+        if run.state[node] == st.SUCCEEDED or node in settled:
+            for each in range(first, first + count):
+                if run.state[each] != st.SUCCEEDED:
+                    settled[each] = run.state[each] if run.state[each] > st.SUCCEEDED else st.SKIPPED
+    return settled
 
 
 def _what_waits(
@@ -329,12 +343,15 @@ def _recount(run: RunCore) -> None:
     for scope in run.inner.values():
         run.indegree[scope.base : scope.base + scope.plan.size] = scope.plan.indegree
     for scope in (run.root, *run.inner.values()):
-        _recount_scope(run, scope)
+        if scope.owner >= 0 and run.state[scope.owner] >= st.SUCCEEDED:
+            scope.open = 0
+        else:
+            _recount_scope(run, scope)
     for node, (first, count) in run.children.items():
         if node not in run.inner:
             ended = run.state[first : first + count].count(st.SUCCEEDED)
-            run.left[node] = count - ended
-            run.open += count - ended
+            run.left[node] = count - ended if run.state[node] == st.EXPANDED else 0
+            run.open += run.left[node]
 
 
 def _recount_scope(run: RunCore, scope: Any) -> None:
