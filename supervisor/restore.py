@@ -44,6 +44,7 @@ from sage_actors.supervisor.run_core import RunCore
 __all__ = ["DECIDED_OFFLINE", "Restored", "carry_over", "doubtful", "prepare", "replay"]
 
 DECIDED_OFFLINE = "decision"  # why a segment was opened: somebody decided while nobody carried the run out
+_NEVER = 1 << 30  # dependencies that will not end
 _MOST_ALONE = 32  # more async nodes than this in flight at once cannot be isolated one by one
 
 MakeRun = Callable[[WorkflowSpec, dict[str, Any]], RunCore]
@@ -297,6 +298,16 @@ def prepare(restored: Restored, *, now: float) -> None:
         run.state[node] = st.COMMITTING
         run.resumed_failures.append((node, error))
     _isolate(run, interrupted)
+    _shield(run)
+
+
+def _shield(run: RunCore) -> None:
+    """What went on without a failed dependency is not started by it when that is tried again."""
+    state, indegree = run.state, run.indegree
+    doubtful = {node for node, _ in run.resumed_doubts}
+    for node, left in enumerate(indegree):
+        if left and (state[node] != st.PENDING or node in doubtful):
+            indegree[node] = left + _NEVER
 
 
 def _settled(run: RunCore) -> dict[int, int]:
