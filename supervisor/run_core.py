@@ -683,7 +683,7 @@ class RunCore:
         wanted = error["type"] in policy.on if policy.on else error.get("retryable", True)
         self.errors[node] = error
         attempt = self.attempts[node]
-        if wanted and tries < policy.max_attempts and not self.cancelled:
+        if wanted and tries < policy.max_attempts:  # also in a cancelled run: resumed, it goes on there
             delay = self._delay(operation, tries, retry_after)
             at = self.clock.now() + delay
             self.counts["retries"] += 1
