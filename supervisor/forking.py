@@ -213,7 +213,7 @@ class _Copy:
         rows: list[list[Any]] = []
         size = 0
         for node in self._kept():
-            packed = b"" if node in self._run.children else self._run.value(node) or b"\xc0"
+            packed = self._run.stored(node)
             rows.append([self._number(node), self._run.attempts[node], 0, packed, None])
             size += len(packed)
             if size > _FRAME_BYTES or len(rows) >= _FRAME_ROWS:

@@ -129,7 +129,7 @@ class Workflow:
         *,
         after: Iterable[Node | str] = (),
         arguments: Mapping[str, Any] | None = None,
-        when: str | None = None,
+        when: str | Node | None = None,
         foreach: Any = None,
         **given: Any,
     ) -> Node:

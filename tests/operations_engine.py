@@ -116,6 +116,21 @@ def overlap(directory: str, seconds: float = 0.05) -> int:
     return seen
 
 
+async def overlap_async(directory: str, seconds: float = 0.05) -> int:
+    own = Path(directory) / f"{os.getpid()}-{time.monotonic_ns()}"
+    own.touch()
+    await asyncio.sleep(seconds)
+    seen = len(list(Path(directory).iterdir()))
+    own.unlink()
+    return seen
+
+
+def fail_if(value: Any, bad: Any) -> Any:
+    if value == bad:
+        raise ValueError(f"{value} is bad")
+    return value
+
+
 def sleep(seconds: float) -> float:
     time.sleep(seconds)
     return seconds

@@ -309,6 +309,45 @@ def test_children_that_succeeded_outlive_an_edit_of_another_node(tmp_path: Path)
     assert (lines(tmp_path / "one"), lines(tmp_path / "child-1"), lines(tmp_path / "note")) == (1, 1, 4)
 
 
+@pytest.mark.parametrize("how", ["resume", "edit", "fork"])
+def test_the_result_of_an_expansion_is_final_with_its_tolerated_failures(tmp_path: Path, how: str) -> None:
+    def flow(*, note: int) -> Workflow:
+        inner = Workflow("inner")
+        inner.add(ops.fail_while, id="bad", gate=str(tmp_path / "gate"))
+        made = Workflow("outer")
+        made.add(ops.echo, id="note", value=note)
+        each = made.add(
+            ops.mark_then_fail_while,
+            id="each",
+            foreach=["gate", "."],
+            path=str(tmp_path / "child-${index}"),
+            gate=str(tmp_path / "${item}"),
+            value="${index}",
+            on_failure="continue",
+        )
+        saved = made.add("workflow", id="saved", definition=inner.to_dict(), fallback="instead")
+        made.add(ops.mark, id="seen", path=str(tmp_path / "seen"), value=[each, saved])
+        made.add(ops.fail_while, id="gated", gate=str(tmp_path / "gate"), after=[each])
+        return made
+
+    first = run(tmp_path, flow(note=1))
+    assert first.status == "failed"
+    assert first["seen"] == [[None, 1], "instead"]
+    (tmp_path / "gate").touch()
+    with make_supervisor(tmp_path) as supervisor:
+        if how == "resume":
+            handle = supervisor.resume("r")
+        elif how == "edit":
+            handle = supervisor.start(flow(note=2), run_id="r", accept_changes=True)
+        else:
+            handle = supervisor.resume("r", from_node="gated")
+        outcome = handle.result(30)
+    assert outcome.status == "succeeded"
+    assert outcome["seen"] == [[None, 1], "instead"]
+    assert outcome["each"] == [None, 1]
+    assert [lines(tmp_path / name) for name in ("child-0", "child-1", "seen")] == [1, 1, 1]
+
+
 def test_fresh_archives_what_was_and_starts_anew(tmp_path: Path) -> None:
     run(tmp_path, chain(tmp_path))
     outcome = run(tmp_path, chain(tmp_path, last=9), fresh=True)
@@ -352,6 +391,18 @@ def test_a_fork_keeps_expansions_children_and_sub_workflows(tmp_path: Path) -> N
     names = ("each", "one", "two", "last")
     assert [lines(tmp_path / name) for name in names] == [2, 1, 2, 2]
     assert set(states(tmp_path, "again")) == set(states(tmp_path, "r"))
+
+
+def test_a_fork_keeps_the_fallback_of_an_expansion(tmp_path: Path) -> None:
+    flow = Workflow("outer")
+    inner = Workflow("inner")
+    inner.add(ops.boom, id="bad")
+    sub = flow.add("workflow", id="sub", definition=inner.to_dict(), fallback="instead")
+    flow.add(ops.mark, id="last", path=str(tmp_path / "last"), value=sub)
+    assert run(tmp_path, flow)["last"] == "instead"
+    with make_supervisor(tmp_path) as supervisor:
+        outcome = supervisor.resume("r", from_node="last").result(30).raise_for_status()
+    assert outcome["last"] == "instead"
 
 
 def test_a_fork_of_a_fork_and_names_that_are_taken(tmp_path: Path) -> None:
