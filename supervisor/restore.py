@@ -71,6 +71,7 @@ class Restored:
     waits: dict[int, tuple[str, float | None, float]] = field(default_factory=dict)
     retries: dict[int, tuple[float, float]] = field(default_factory=dict)
     verdicts: dict[int, dict[str, Any]] = field(default_factory=dict)
+    fallbacks: set[int] = field(default_factory=set)  # all attempts failed, and the fallback was not taken yet
     breakers: dict[str, tuple[str, float]] = field(default_factory=dict)
     phases: set[str] = field(default_factory=set)
     segments: list[SegmentOpened] = field(default_factory=list)
@@ -80,6 +81,7 @@ class Restored:
         """Another definition takes over: node numbers mean other nodes."""
         for each in (self.inflight, self.waits, self.retries, self.verdicts, self.phases):
             each.clear()
+        self.fallbacks.clear()
 
 
 def replay(
@@ -201,6 +203,7 @@ def _apply_node(restored: Restored, run: RunCore, record: Any) -> None:
     node = record.node
     restored.inflight.pop(node, None)
     restored.waits.pop(node, None)
+    restored.fallbacks.discard(node)
     if isinstance(record, NodeFailed):
         run.attempts[node] = record.attempt
         run.errors[node] = record.error
@@ -214,6 +217,8 @@ def _apply_node(restored: Restored, run: RunCore, record: Any) -> None:
         else:
             run.tries.pop(node, None)
             restored.retries.pop(node, None)
+            if not record.final:
+                restored.fallbacks.add(node)
             run.state[node] = {"continue": st.TOLERATED, "skip": st.DROPPED}.get(record.final, st.FAILED)
             if restored.segments and restored.segments[-1].reason == DECIDED_OFFLINE:
                 restored.verdicts[node] = record.error
@@ -297,6 +302,10 @@ def prepare(restored: Restored, *, now: float) -> None:
     for node, error in restored.verdicts.items():
         run.state[node] = st.COMMITTING
         run.resumed_failures.append((node, error))
+    for node in restored.fallbacks:
+        if run.state[node] == st.PENDING and run.operation(node).has_fallback:
+            run.state[node] = st.COMMITTING
+            run.resumed_fallbacks.append(node)
     _isolate(run, interrupted)
     _shield(run)
 
