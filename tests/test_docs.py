@@ -1,0 +1,261 @@
+"""The documentation says what the code does: names, options, defaults, exit codes; its examples are valid."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from pydantic import BaseModel
+
+import sage_actors
+from sage_actors.actors.breaker_policy import BreakerPolicy
+from sage_actors.messages import errors, schema
+from sage_actors.messages.errors import SageError
+from sage_actors.messages.events import Event
+from sage_actors.supervisor.cli import cli
+from sage_actors.supervisor.definitions import load_dict
+from sage_actors.supervisor.source import parse_yaml
+from sage_actors.supervisor.validation import AVAILABLE_TYPES
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHARED = {"--project", "--json"}
+_FENCE = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(*languages: str) -> Iterator[Any]:
+    """Fenced blocks of all pages."""
+    for page in PAGES:
+        for number, match in enumerate(_FENCE.finditer(page.read_text(encoding="utf-8"))):
+            if match[1] in languages:
+                yield pytest.param(match[1], match[2], id=f"{page.name}-{number}")
+
+
+def section(page: str, title: str) -> str:
+    """The text under a heading, without that of headings of its own or a higher level."""
+    text = _FENCE.sub(lambda match: match[0].replace("\n#", "\n "), read(page))
+    found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#{{1,6}} |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"{page} has no section {title!r}"
+    return found[2]
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """The rows of Markdown tables, heads included."""
+    for line in text.splitlines():
+        if line.startswith("|") and not line.startswith("|---"):
+            yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    with click.Context(cli) as ctx:
+        for name in cli.list_commands(ctx):
+            command = cli.get_command(ctx, name)
+            assert command is not None
+            yield name, command
+            for inner in getattr(command, "commands", {}).values():
+                yield f"{name} {inner.name}", inner
+
+
+def options(command: click.Command) -> set[str]:
+    return {each for one in command.params if isinstance(one, click.Option) for each in one.opts}
+
+
+def all_errors(kind: type[SageError] = SageError) -> Iterator[type[SageError]]:
+    yield kind
+    for each in kind.__subclasses__():
+        if each.__module__ == errors.__name__:
+            yield from all_errors(each)
+
+
+# ------------------------------------------------------------------ examples
+
+
+def _workflow(data: Any) -> dict[str, Any] | None:
+    """A block as a whole workflow: it is one, or a list of nodes that stands for one."""
+    if isinstance(data, dict) and {"phases", "nodes"} & data.keys():
+        return data
+    if isinstance(data, list) and all(isinstance(each, dict) and "type" in each for each in data):
+        return {"name": "example", "inputs": {"topic": {"type": "string"}}, "nodes": data}
+    return None
+
+
+@pytest.mark.parametrize(("language", "text"), list(blocks("yaml")))
+def test_every_yaml_block_is_a_valid_workflow(language: str, text: str) -> None:
+    workflow = _workflow(parse_yaml(text)[0])
+    assert workflow is not None
+    load_dict(workflow)
+
+
+@pytest.mark.parametrize(("language", "text"), list(blocks("json")))
+def test_every_json_block_is_a_valid_workflow_or_events(language: str, text: str) -> None:
+    if text.lstrip().startswith('{"event"'):
+        for line in text.splitlines():
+            assert {"event", "run_id", "time"} <= json.loads(line).keys()
+        return
+    workflow = _workflow(json.loads(text))
+    assert workflow is not None
+    load_dict(workflow)
+
+
+@pytest.mark.parametrize(("language", "text"), list(blocks("python")))
+def test_every_python_block_compiles_and_imports_names_that_exist(language: str, text: str) -> None:
+    compile(text, "block", "exec")
+    for names in re.findall(r"^from sage_actors import (.+)$", text, re.MULTILINE):
+        assert {name.strip() for name in names.split(",")} <= set(sage_actors.__all__)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_internal_link_resolves(page: Path) -> None:
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(there), f"{page.name}: {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for _, title in _HEADING.findall(text)}
+
+
+# ------------------------------------------------------------------ the command line
+
+
+@pytest.mark.parametrize(("name", "command"), [pytest.param(*each, id=each[0]) for each in commands()])
+def test_every_command_and_each_of_its_options_is_described(name: str, command: click.Command) -> None:
+    text = section("docs/command-line.md", name.split()[0])
+    assert f"sage-actors {name}" in read("docs/command-line.md")
+    described = set(re.findall(r"(?<![\w-])(-{1,2}[a-z][a-z-]*)", text)) | SHARED
+    assert options(command) <= described
+
+
+def test_no_option_is_described_that_does_not_exist() -> None:
+    known = {each for _, command in commands() for each in options(command)} | {"--help", "-h", "--version"}
+    for page in ("README.md", "docs/command-line.md", "docs/troubleshooting.md"):
+        said = set(
+            re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"(?m)^.*(printf|git|pip) .*$", "", read(page)))
+        )
+        assert said <= known, page
+
+
+def test_the_shared_table_holds_only_what_is_shared() -> None:
+    """An option in that table that few commands have would hide that their sections forgot it."""
+    tree = dict(commands())
+    for option in SHARED:
+        assert option in section("docs/command-line.md", "Options that many commands take")
+        assert sum(option in options(command) for command in tree.values()) > 10
+
+
+def test_the_table_of_exit_codes_is_that_of_the_error_classes() -> None:
+    said: dict[str, int] = {}
+    for code, _, names in list(rows(section("docs/command-line.md", "Exit codes")))[1:]:
+        for name in re.findall(r"`(\w+)`", names):
+            assert name not in said
+            said[name] = int(code)
+    assert said == {each.__name__: each.exit_code for each in all_errors()}
+
+
+def test_every_exit_code_is_explained() -> None:
+    codes = {row[0].partition(",")[0] for row in rows(section("docs/troubleshooting.md", "By exit code"))}
+    listed = {row[0] for row in list(rows(section("docs/command-line.md", "Exit codes")))[1:]}
+    assert listed <= codes
+
+
+@pytest.mark.parametrize("error", list(all_errors()), ids=lambda error: error.__name__)
+def test_every_error_class_says_its_exit_code_and_code(error: type[SageError]) -> None:
+    text = section("docs/troubleshooting.md", error.__name__)
+    assert f"Exit code {error.exit_code}, code `{error.code}`." in text
+    assert f"`{error.__name__}`" in read("docs/library.md") + section("docs/command-line.md", "Exit codes")
+
+
+def test_every_event_has_a_row_and_an_example_line() -> None:
+    text = section("docs/command-line.md", "Events of --json")
+    names = set(re.findall(r"`(\w+)`", (Event.__doc__ or "").partition("time:")[0])) | {"run_status"}
+    assert len(names) > 10
+    for name in names:
+        assert f"| `{name}` |" in text
+        assert f'{{"event":"{name}"' in text
+
+
+# ------------------------------------------------------------------ the file format
+
+_MODELS: dict[str, type[BaseModel]] = {
+    "Workflow": schema.WorkflowDefinition,
+    "Inputs": schema.InputDefinition,
+    "Phases": schema.PhaseDefinition,
+    "Fields of every operation": schema.UntypedOperation,
+    "retry": schema.RetryDefinition,
+    "Limits, timeouts, endpoints": schema.LimitsDefinition,
+    "python": schema.PythonOperation,
+    "shell": schema.ShellOperation,
+    "http": schema.HttpOperation,
+    "approval": schema.ApprovalOperation,
+    "wait": schema.WaitOperation,
+    "workflow as a node": schema.WorkflowOperation,
+}
+
+
+def _default(field: Any) -> str:
+    if field.is_required():
+        return "required"
+    return f"`{json.dumps(field.get_default(call_default_factory=True))}`"
+
+
+@pytest.mark.parametrize("title", _MODELS)
+def test_every_field_is_described_with_its_default(title: str) -> None:
+    model = _MODELS[title]
+    own = model.model_fields
+    if model in schema.OPERATIONS.values():
+        common = {*schema.UntypedOperation.model_fields, "type"}
+        own = {name: field for name, field in own.items() if name not in common}
+    said = {row[0].strip("`"): row[1] for row in rows(section("docs/workflows.md", title)) if len(row) == 3}
+    said.pop("field", None)
+    wanted = {field.alias or name: _default(field) for name, field in own.items()}
+    assert wanted.items() <= said.items()
+
+
+def test_every_other_field_of_the_schema_is_mentioned() -> None:
+    text = read("docs/workflows.md")
+    rest: list[type[BaseModel]] = [
+        schema.CacheDefinition,
+        schema.DigestDefinition,
+        schema.McpOperation,
+        schema.AgentOperation,
+        schema.SkillOperation,
+    ]
+    for model in rest:
+        for name in model.model_fields:
+            assert f"`{name}`" in text, f"{model.__name__}.{name}"
+    assert set(schema.OPERATIONS) == AVAILABLE_TYPES | {"mcp", "agent", "skill"}
+    assert all(f"`{name}`" in text for name in schema.OPERATIONS)
+
+
+# ------------------------------------------------------------------ the library
+
+
+def test_every_public_name_is_mentioned() -> None:
+    text = read("docs/library.md")
+    missing = [name for name in sage_actors.__all__ if not re.search(rf"\b{name}\b", text)]
+    assert missing == []
+
+
+def test_every_field_of_a_breaker_policy_is_described_with_its_default() -> None:
+    said = {row[0]: row[1] for row in rows(section("docs/library.md", "Breakers"))}
+    for one in fields(BreakerPolicy):
+        assert said[f"`{one.name}`"] == f"`{json.dumps(one.default)}`"
