@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import sys
@@ -35,6 +36,7 @@ from sage_actors.supervisor.workflow import Node, Operation, Workflow, operation
 
 __all__ = ["Node", "Operation", "Outcome", "Run", "RunStatus", "Supervisor", "Workflow", "load", "operation"]
 
+_log = logging.getLogger(__name__)
 _SWITCH_S = 0.0005
 _GRACE_S = 5.0  # between SIGTERM and SIGKILL
 _ANSWER_S = 60.0
@@ -549,7 +551,10 @@ def _with_policy(operation: OperationSpec, policy: Mapping[str, Any]) -> Operati
 
 def _forward(events: Any, on_event: Callable[[Event], None]) -> None:
     for event in events:
-        on_event(event)
+        try:
+            on_event(event)
+        except Exception:  # noqa: BLE001 - a listener's mistake is its own: the run goes on, later events come
+            _log.exception("a listener failed on %s of run %s", event.event, event.run_id)
 
 
 def _main_path() -> str | None:

@@ -147,6 +147,12 @@ def say(text: str) -> str:
     return text
 
 
+def supervise(project: str) -> None:
+    from sage_actors import Supervisor
+
+    Supervisor(project).close()
+
+
 def who(context: Context) -> dict[str, Any]:
     return {
         "run": context.run_id,
