@@ -38,4 +38,12 @@ def test_every_run_survives_every_kill(tmp_path: Path, capsys: pytest.CaptureFix
     assert report.kills.total() >= KILLS
     if KILLS >= 200:
         assert set(report.struck) >= set(fault_points())
-        assert set(report.kills) == {"supervisor", "fault", "together", "worker", "sabotage", "keeper"}
+        assert set(report.kills) == {
+            "supervisor",
+            "aimed",
+            "fault",
+            "together",
+            "worker",
+            "sabotage",
+            "keeper",
+        }

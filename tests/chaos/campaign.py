@@ -29,12 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import sage_actors
-from chaos.program import EFFECTS, GENERATION, SABOTAGE, SIDE_LOG
+from chaos.program import EFFECTS, GENERATION, SABOTAGE, SIDE_LOG, build
 from sage_actors.actors.clock import SystemClock
 from sage_actors.actors.journal import read_journal
 from sage_actors.actors.keys import load_keys
 from sage_actors.actors.locks import holder
 from sage_actors.actors.statedir import StateDirectory
+from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.records import NodeLost, NodesSucceeded, Record
 from sage_actors.supervisor.plan import compile_plan
 from sage_actors.supervisor.restore import replay
@@ -50,7 +51,8 @@ _PROGRAM = Path(__file__).parent / "program.py"
 _MARK = "SAGE_CHAOS_MARK"
 _MOST_CRASHES = 2  # worker deaths in one life: a node that was hit three times would rightly be poisonous
 _NODES = ("seed", "square[3]", "fetch-2", "pay", "flaky", "daemon", "second-1", "chain-2", "sums/two", "join")
-_KINDS = {"supervisor": 34, "fault": 34, "together": 10, "worker": 9, "sabotage": 9, "keeper": 4}
+_KINDS = {"supervisor": 17, "aimed": 17, "fault": 34, "together": 10, "worker": 9, "sabotage": 9, "keeper": 4}
+_AIM_S = 0.03
 
 
 def fault_points() -> list[str]:
@@ -138,6 +140,16 @@ class Generation:
         with self._news:
             self._news.wait_for(lambda: self._ended or self.find(event) is not None, HANG_S)
         return self.find(event) is not None
+
+    def wait_for_start(self, node: str) -> bool:
+        """Until that node starts; False if the process ended without."""
+
+        def started() -> bool:
+            return any(each["event"] == "node_started" and each["node"] == node for each in self.events)
+
+        with self._news:
+            self._news.wait_for(lambda: self._ended or started(), HANG_S)
+        return started()
 
     def wait_until_ended(self, timeout_s: float) -> None:
         """For so long, or less if it ends."""
@@ -262,6 +274,8 @@ class Life:
     def _strike(self, generation: Generation, kind: str) -> bool:
         if kind in ("none", "fault", "sabotage"):
             return False
+        if kind == "aimed":
+            return self._strike_at(generation, self.random.choice(("pay", self.random.choice(_NODES))))
         first = "ready" if kind == "supervisor" else "run_started"
         if not generation.wait_for(first):
             return False
@@ -278,6 +292,14 @@ class Life:
         victims = [generation.process.pid, *workers]
         self.random.shuffle(victims)
         return self._kill_all(victims)
+
+    def _strike_at(self, generation: Generation, node: str) -> bool:
+        """Kills the supervisor while that node executes, or just after."""
+        if not generation.wait_for_start(node):
+            return False
+        generation.wait_until_ended(self.random.uniform(0.0, _AIM_S))
+        generation.kill()
+        return True
 
     def _kill_all(self, pids: Sequence[int | None]) -> bool:
         struck = False
@@ -321,6 +343,7 @@ class Life:
 
     def complaints(self) -> Iterator[str]:
         yield from self._complain_about_repeats()
+        yield from self._complain_about_order()
         yield from self._complain_about_overlaps()
         yield from self._complain_about_files()
         yield from self._complain_about_journal()
@@ -348,6 +371,15 @@ class Life:
         for number, node, what, at in self.side_log():
             if what == "start" and at > done.get(node, at):
                 yield f"{node} executed in generation {number} after it had succeeded"
+
+    def _complain_about_order(self) -> Iterator[str]:
+        """Nothing that others had begun to build on may execute again: its result was to be on disk first."""
+        used: set[str] = set()
+        for number, node, what, _at in self.side_log():
+            whole = re.split(r"[\[/]", node)[0]  # a part of an expansion stands for all of it
+            if what == "start" and whole in used:
+                yield f"{node} executed in generation {number} after others had used its result"
+            used |= self.campaign.parents[whole]
 
     def _complain_about_overlaps(self) -> Iterator[str]:
         newest = 0
@@ -399,6 +431,7 @@ class Campaign:
         self._passes: dict[str, int] = {}
         self._turn = 0
         self.expected: Any = None
+        self.parents = _parents(build().to_spec())
         self.span_s = self.run_span_s = 1.0
 
     def run(self) -> Report:
@@ -499,6 +532,17 @@ def _empty_run(spec: Any, header: dict[str, Any]) -> RunCore:
         clock=SystemClock(),
         options=RunOptions(),
     )
+
+
+def _parents(spec: WorkflowSpec) -> dict[str, set[str]]:
+    """What each node needs the success of."""
+    plan = compile_plan(spec)
+    tolerant = {node.id for node in spec.nodes if node.operation.on_failure == "continue"}
+    numbers = {node.id: i for i, node in enumerate(spec.nodes)}
+    return {
+        node: {plan.ids[each] for each in plan.parents_of(number)} - tolerant
+        for node, number in numbers.items()
+    }
 
 
 def _pids() -> list[int]:

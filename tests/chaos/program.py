@@ -48,7 +48,7 @@ def pay(amount: int, context: Any) -> dict[str, int]:
     """Has an effect that must not happen twice."""
     with Noted(context):
         append(context.project / EFFECTS, f"{context.node_id} {context.attempt}\n")
-        time.sleep(0.02)
+        time.sleep(0.03)
         return PAID
 
 
