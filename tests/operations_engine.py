@@ -175,6 +175,30 @@ def spend(context: Context, tokens: int) -> int:
     return tokens
 
 
+def spend_and_fail_while(context: Context, tokens: int, gate: str) -> None:
+    context.usage(input_tokens=tokens, output_tokens=1, cost=0.5)
+    fail_while(gate)
+
+
+def guarded(context: Context, endpoint_name: str, fail: bool) -> str:
+    with context.guard(endpoint_name):
+        if fail:
+            raise ValueError("the other side")
+    return "called"
+
+
+def environment() -> dict[str, str]:
+    return dict(os.environ)
+
+
+def blob(size: int) -> bytes:
+    return bytes(size)
+
+
+def length(value: bytes) -> int:
+    return len(value)
+
+
 def unpackable() -> Any:
     return {"rows": [1, object()]}
 

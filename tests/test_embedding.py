@@ -188,11 +188,17 @@ def test_a_closed_supervisor_refuses_work_and_closes_twice(tmp_path: Path) -> No
 
 
 def test_an_exception_inside_the_block_closes_too(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), make_supervisor(tmp_path) as supervisor:  # noqa: PT012
-        run = supervisor.start(gated(tmp_path), run_id="r")
-        wait_until(lambda: lines(tmp_path / "calls"))
-        raise KeyError("mine")
-    assert run.result(0).reason == "interrupted"
+    runs: list[Run] = []
+
+    def fail_inside() -> None:
+        with make_supervisor(tmp_path) as supervisor:
+            runs.append(supervisor.start(gated(tmp_path), run_id="r"))
+            wait_until(lambda: lines(tmp_path / "calls"))
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        fail_inside()
+    assert runs[0].result(0).reason == "interrupted"
 
 
 def test_a_supervisor_that_carried_nothing_out_closes_at_once(tmp_path: Path) -> None:
