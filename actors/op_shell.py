@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import json
 import os
 import selectors
 import signal
@@ -69,7 +70,7 @@ def _start(config: Mapping[str, Any], project: str) -> subprocess.Popen[bytes]:
     if isinstance(command, str):
         arguments = ["/bin/sh", "-c", command]
     elif isinstance(command, list) and command:
-        arguments = [str(each) for each in command]
+        arguments = [each if isinstance(each, str) else json.dumps(each) for each in command]
     else:
         raise UsageError("`command` must be a list of words, or a string for the shell")
     environ = os.environ | {str(name): str(value) for name, value in (config.get("env") or {}).items()}

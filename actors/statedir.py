@@ -34,8 +34,9 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _REGISTRY_NAME = "ACTIVE_WORKFLOWS.json"
 _RESERVED = frozenset({"archive", "locks", _REGISTRY_NAME.lower()})
 _GITIGNORE = """\
-# Made by sage-actors: state, caches and logs belong to one machine. Templates and skills may be shared.
+# Made by sage-actors: state, caches and logs belong to one machine. Settings, templates and skills may be shared.
 *
+!config.toml
 !templates/
 !templates/**
 !skills/
@@ -215,6 +216,10 @@ class Registry:
 
         self._change(end)
 
+    def forget(self, run_id: str) -> None:
+        """The state of `run_id` was removed."""
+        self._change(lambda workflows: workflows.pop(run_id, None))
+
     def read(self) -> dict[str, dict[str, Any]]:
         """The entries by run id; empty when there is no file or nothing sensible in it."""
         try:
@@ -226,7 +231,7 @@ class Registry:
             return {}
         return {run_id: entry for run_id, entry in workflows.items() if isinstance(entry, dict)}
 
-    def _change(self, change: Callable[[dict[str, dict[str, Any]]], None]) -> None:
+    def _change(self, change: Callable[[dict[str, dict[str, Any]]], object]) -> None:
         try:
             self._state.create()
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -7,7 +7,7 @@ their position in the admitted definition, children of an expansion after them, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeAlias, get_args
 
 import msgpack
@@ -198,6 +198,7 @@ class RunFinished:
     status: str
     seconds: float
     counts: dict[str, Any]
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -229,9 +230,7 @@ Record: TypeAlias = (
 
 _TYPES: tuple[type[Any], ...] = get_args(Record)
 _BY_CODE: dict[int, type[Any]] = {each.CODE: each for each in _TYPES}
-_NAMES: dict[type[Any], tuple[str, ...]] = {
-    each: tuple(one.name for one in fields(each)) for each in _TYPES
-}
+_NAMES: dict[type[Any], tuple[str, ...]] = {each: tuple(one.name for one in fields(each)) for each in _TYPES}
 _ACCEPTED: dict[str, type | tuple[type, ...]] = {
     "float": (float, int),
     "int": int,
@@ -249,10 +248,17 @@ _CHECKS: dict[type[Any], tuple[type | tuple[type, ...], ...]] = {
 }
 
 
+_LEAST = {
+    each: sum(one.default is MISSING for one in fields(each)) for each in _TYPES
+}  # fields without default
+
+
 def encode_records(records: list[Record]) -> bytes:
     """A frame's plaintext."""
     return bytes(
-        msgpack.packb([(each.CODE, *[getattr(each, name) for name in _NAMES[type(each)]]) for each in records])
+        msgpack.packb(
+            [(each.CODE, *[getattr(each, name) for name in _NAMES[type(each)]]) for each in records]
+        )
     )
 
 
@@ -277,7 +283,7 @@ def decode_records(data: bytes) -> list[Record]:
             continue
         checks = _CHECKS[kind]
         values = row[1 : 1 + len(checks)]  # a later version may have appended fields
-        if len(values) != len(checks) or not all(map(isinstance, values, checks)):
+        if len(values) < _LEAST[kind] or not all(map(isinstance, values, checks)):
             raise StateCorruptedError(f"an authentic frame holds a malformed {kind.__name__}")
         out.append(kind(*values))
     return out

@@ -106,10 +106,12 @@ def _is_live(state: StateDirectory, run_id: str) -> bool:
 
 def _delete(state: StateDirectory, run_id: str) -> None:
     from sage_actors.actors.locks import RunLock
+    from sage_actors.actors.statedir import Registry
 
     lock = RunLock.acquire(state, run_id)
     try:
         state.delete(run_id)
+        Registry(state).forget(run_id)
     finally:
         lock.release()
 

@@ -30,7 +30,7 @@ from sage_actors.actors.locks import RunLock
 from sage_actors.actors.statedir import StateDirectory
 from sage_actors.messages.codec import pack, unpack
 from sage_actors.messages.definition import NodeSpec, WorkflowSpec
-from sage_actors.messages.errors import ChangedDefinitionError, NoCheckpointError
+from sage_actors.messages.errors import ChangedDefinitionError, NoCheckpointError, StateCorruptedError
 from sage_actors.messages.records import DecisionTaken, Record, SegmentOpened
 from sage_actors.supervisor import states as st
 from sage_actors.supervisor.admission import admission_records
@@ -128,17 +128,31 @@ class Opening:
             notices.append(f"the old state was archived as {self._state.archive(run_id).name}")
             exists = False
         if exists:
-            if do_repair:
-                notices += _tell_repair(repair(self._state.run_dir(run_id), self._keys()))
+            report = repair(self._state.run_dir(run_id), self._keys()) if do_repair else None
+            if report is not None:
+                notices += _tell_repair(report)
             opened = self._continue(run_id, spec, inputs, options, accept, notices)
             if opened is not None:
+                if report is not None and report.damage:
+                    notices.append(_tell_again(opened.core))
                 return opened
-            self._state.delete(run_id)  # killed before it was admitted: it is no run
+            self._remove_what_is_no_run(run_id)
         if must_exist or spec is None:
             raise NoCheckpointError(
                 f"there is no run {run_id!r} to continue in {self._state.root}; `sage-actors list` shows the runs"
             )
         return self._admit(run_id, spec, inputs or {}, options, notices)
+
+    def _remove_what_is_no_run(self, run_id: str) -> None:
+        """A process was killed before the run was admitted. What a repair kept aside is never removed."""
+        directory = self._state.run_dir(run_id)
+        aside = sorted(each.name for each in directory.glob("*.damaged-*"))
+        if aside:
+            raise StateCorruptedError(
+                f"{directory}: the damage begins in the admission of the run, so nothing of it is left to "
+                f"continue from; the damaged journal is kept as {', '.join(aside)}. Use --fresh to start anew"
+            )
+        self._state.delete(run_id)
 
     def _admit(
         self,
@@ -384,6 +398,18 @@ def _ask(run_id: str, changed: list[str], restored: Restored, accept: Accept, no
             f"run {run_id!r} exists under another definition: {shown}. Use --accept-changes to keep what did "
             "not change and run the rest, --fresh to start anew, or another --run-id"
         )
+
+
+def _tell_again(core: RunCore) -> str:
+    again = [
+        core.id_of(node)
+        for node, state in enumerate(core.state)
+        if state != st.SUCCEEDED and not core.is_gate(node)
+    ]
+    if not again:
+        return "repaired: every node is done"
+    shown = ", ".join(again[:20]) + (f" and {len(again) - 20} more" if len(again) > 20 else "")
+    return f"repaired: these nodes will run (again): {shown}"
 
 
 def _tell_repair(report: RepairReport) -> list[str]:

@@ -71,7 +71,9 @@ class Restored:
     waits: dict[int, tuple[str, float | None, float]] = field(default_factory=dict)
     retries: dict[int, tuple[float, float]] = field(default_factory=dict)
     verdicts: dict[int, dict[str, Any]] = field(default_factory=dict)
-    fallbacks: set[int] = field(default_factory=set)  # all attempts failed, and the fallback was not taken yet
+    fallbacks: set[int] = field(
+        default_factory=set
+    )  # all attempts failed, and the fallback was not taken yet
     breakers: dict[str, tuple[str, float]] = field(default_factory=dict)
     phases: set[str] = field(default_factory=set)
     segments: list[SegmentOpened] = field(default_factory=list)
@@ -262,7 +264,7 @@ def _apply_run(restored: Restored, run: RunCore, record: Record) -> None:
     elif isinstance(record, RunPaused):
         restored.status, restored.reason, restored.ended_at = "paused", record.reason, record.at
     elif isinstance(record, RunFinished):
-        restored.status, restored.reason, restored.ended_at = record.status, "", record.at
+        restored.status, restored.reason, restored.ended_at = record.status, record.reason, record.at
         restored.seconds += record.seconds
 
 

@@ -1256,8 +1256,24 @@ class RunCore:
         self._ending = True
         self._return_permits()
         seconds = self.clock.now() - self.started_at
-        record = RunFinished(self.clock.now(), status, seconds, dict(self.counts))
+        record = RunFinished(self.clock.now(), status, seconds, dict(self.counts), self.reason(status))
         self._persist([record], sync=True, token=("end", status))
+
+    def reason(self, status: str) -> str:
+        """Why the run ends with `status`; "" where it succeeded."""
+        if status == "paused":
+            return self.paused or str(self.stopping)
+        if self.timed_out:
+            return str(self.stopping)
+        if status != "failed":
+            return status if status == "cancelled" else ""
+        failed = sorted(self.failed - self.excused_failures)
+        if not failed:
+            return "a node failed"
+        first = self.errors.get(failed[0], {})
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        name, kind, text = self.id_of(failed[0]), first.get("type", ""), first.get("message", "")
+        return f"{name} failed{more}: {kind}: {text}"
 
     def results(self) -> dict[str, Any]:
         """Results of the nodes that nothing depends on, by id."""

@@ -138,7 +138,7 @@ class SupervisorActor(MailboxActor):
             Committed: self._committed,
             CommitFailed: self._commit_failed,
             pp.WorkerLost: self._worker_lost,
-            pp.WorkerReady: lambda m: None,
+            pp.WorkerReady: lambda m: self.engine.ready(m.worker),
             pp.GivenBack: lambda m: self.engine.given_back(m.worker, [tuple(key) for key in m.keys]),
             pp.Logs: self._logs,
             pp.Progress: self._progress,
@@ -300,7 +300,7 @@ class SupervisorActor(MailboxActor):
         message = entry.message
         seconds = self._clock.now() - core.started_at
         status = core.status or "paused"
-        outcome = outcome_of(core, seconds=seconds, status=status, reason=self._reason(core))
+        outcome = outcome_of(core, seconds=seconds, status=status, reason=core.reason(status))
         core.ports = _Afterwards(message.store)
         if core.options.listening:
             message.handle.publish(self._finished_event(core, outcome))
@@ -312,19 +312,6 @@ class SupervisorActor(MailboxActor):
         message.handle.finish(outcome)
         for answer in entry.answers.values():
             answer(None, ActorDeadError(f"run {core.run_id} ended first"))
-
-    def _reason(self, core: RunCore) -> str:
-        if core.status == "paused":
-            return core.paused or str(core.stopping)
-        if core.timed_out:
-            return str(core.stopping)
-        if core.status == "failed":
-            failed = sorted(core.failed - core.excused_failures)
-            first = core.errors.get(failed[0], {}) if failed else {}
-            name = core.id_of(failed[0]) if failed else "?"
-            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-            return f"{name} failed{more}: {first.get('type', '')}: {first.get('message', '')}"
-        return core.status if core.status == "cancelled" else ""
 
     def _finished_event(self, core: RunCore, outcome: Any) -> Event:
         tokens = dict(outcome.tokens)

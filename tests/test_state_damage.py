@@ -360,3 +360,24 @@ def test_a_full_disk_costs_no_publication_twice(supervisor: Supervisor) -> None:
     faults.disarm()
     assert finish(supervisor, "r").status == "succeeded"
     assert (supervisor.project / "published.log").read_text() == "5\n"
+
+
+def test_a_repair_that_leaves_nothing_keeps_the_evidence_and_says_so(tmp_path: Path) -> None:
+    """Damage in the admission: there is no run left, and nothing may be thrown away for that."""
+    from sage_actors import StateCorruptedError, Supervisor, Workflow
+    from sage_actors.actors.statedir import StateDirectory
+
+    flow = Workflow("tiny")
+    flow.add("wait", id="pause", seconds=0)
+    with Supervisor(tmp_path) as supervisor:
+        assert supervisor.run(flow, run_id="tiny", timeout=60).status == "succeeded"
+    segment = StateDirectory(tmp_path).run_dir("tiny") / "journal-000001.sage"
+    data = bytearray(segment.read_bytes())
+    data[200] ^= 1
+    segment.write_bytes(data)
+    with Supervisor(tmp_path) as supervisor:
+        with pytest.raises(StateCorruptedError, match="kept as journal-000001"):
+            supervisor.resume("tiny", repair=True)
+        with pytest.raises(StateCorruptedError, match="--fresh"):
+            supervisor.start(flow, run_id="tiny")
+        assert supervisor.run(flow, run_id="tiny", fresh=True, timeout=60).status == "succeeded"
