@@ -105,6 +105,7 @@ class Engine:
         self.intensity = RestartIntensity(restart or RestartPolicy())
         self.estimates: dict[int, float] = {}
         self.deferred = False
+        self._aborting: set[int] = set()  # runs whose tasks are to end
         self.refused = 0  # answers of attempts that had been given up
         self._op_numbers: dict[int, dict[OperationSpec, int]] = {}  # by run: two may share a definition
         self._next_op = count(1)
@@ -125,6 +126,7 @@ class Engine:
         """A run ended."""
         if self.runs.pop(run.number, None) is not None:
             self.rotation.remove(run)
+        self._aborting.discard(run.number)
         numbers = list(self._op_numbers.pop(run.number, {}).values())
         for number in numbers:
             self.estimates.pop(number, None)
@@ -181,6 +183,8 @@ class Engine:
             run.settle()
 
     def _stop_tasks(self, run: RunCore) -> None:
+        """End what executes, and take back what waits: nothing is given up while it might still begin."""
+        self._aborting.add(run.number)
         for worker in list(self.workers.values()):
             keys = [key for key in worker.tasks if key[0] == run.number]
             if not keys:
@@ -192,12 +196,10 @@ class Engine:
             head = next(iter(worker.tasks))
             if worker.solo and not worker.head_since:
                 continue  # its start is not on disk yet; the acknowledgement finds the run stopped
-            for key in keys:
-                if key != head:
-                    self._forget_task(worker, key)
-                    run.given_back(key[1])
             if head[0] == run.number:
                 self._kill(worker, "cancelled")
+            else:
+                self._ask_back(worker)
 
     # ------------------------------------------------------------------ dispatch
 
@@ -428,6 +430,8 @@ class Engine:
                 if run is not None:
                     run.given_back(key[1])
         for run in list(self.runs.values()):
+            if run.number in self._aborting:
+                self._stop_tasks(run)  # one of it may have begun meanwhile
             run.settle()
         self.dispatch()
 
