@@ -974,6 +974,8 @@ class RunCore:
         if why == "run_timeout":
             self.time_out()
             return
+        if not self.is_live:
+            return  # the run's last record is on its way; a resume goes on here
         if self.held.get(node) != why or (why == "retry" and self.attempts[node] != attempt):
             return
         del self.held[node]
@@ -1002,7 +1004,7 @@ class RunCore:
 
     def permit_waits(self, node: int, endpoint: str, reason: str, until: float | None) -> bool:
         """The endpoint cannot be called now. Returns False if the node does not wait (it has a fallback)."""
-        if self.held.get(node) not in ("breaker", "open breaker"):
+        if self.held.get(node) not in ("breaker", "open breaker") or not self.is_live:
             return False
         if reason == "open" and self.operation(node).has_fallback:
             del self.held[node]
@@ -1118,6 +1120,8 @@ class RunCore:
         """What was persisted under `token` is on disk (as far as the durability of this run goes)."""
         self.unacknowledged -= 1
         kind = token[0]
+        if self.status is not None:
+            return  # it has ended
         if kind == "done":
             rows, early = token[1], token[2]
             self.note_location(rows, location, first_record)
