@@ -346,15 +346,20 @@ def _what_waits(
 
 
 def _mark_completed_gates(run: RunCore, phases: set[str]) -> None:
-    """A phase all of whose nodes succeeded is not announced again."""
-    scopes = [run.root, *run.inner.values()]
-    for scope in scopes:
-        for local, phase in scope.plan.gates.items():
-            members = scope.plan.phase_of.get(phase.id, ())
-            if scope.prefix + phase.id in phases and all(
-                run.state[scope.base + each] == st.SUCCEEDED for each in members
-            ):
-                run.state[scope.base + local] = st.SUCCEEDED
+    """A phase that is complete, and those before it, is not announced again."""
+    for scope in (run.root, *run.inner.values()):
+        plan, base = scope.plan, scope.base
+        said = [local for local, phase in plan.gates.items() if scope.prefix + phase.id in phases]
+        found = True
+        while found:
+            found = False
+            for local in said:
+                parents = plan.parents_of(local)
+                if run.state[base + local] != st.SUCCEEDED and all(
+                    run.state[base + each] == st.SUCCEEDED for each in parents
+                ):
+                    run.state[base + local] = st.SUCCEEDED
+                    found = True
 
 
 def _recount(run: RunCore) -> None:
