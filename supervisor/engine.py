@@ -439,6 +439,8 @@ class Engine:
         """Fence an attempt off: its answer will be refused."""
         worker.load_us -= worker.load_us / len(worker.tasks)
         del worker.tasks[key]
+        if not worker.tasks:
+            worker.overrun = False  # nothing is left whose answer would say that it is over
         run = self.runs.get(key[0])
         if run is not None:
             self._less_busy(run, worker.number, 1)

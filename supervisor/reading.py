@@ -65,7 +65,5 @@ def read_run(
 
     restored = replay(image.frames, make, watch=watch)
     if restored.run is None:
-        raise NoCheckpointError(
-            f"run {run_id!r} was interrupted before it was admitted: there is nothing to see"
-        )
+        raise NoCheckpointError(f"run {run_id!r} is just beginning, or was killed before it was admitted")
     return image, restored, cores

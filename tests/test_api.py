@@ -267,7 +267,8 @@ def test_the_state_key_never_reaches_an_operation(tmp_path: Path, monkeypatch: p
 
 
 def test_arguments_of_a_supervisor_are_checked(tmp_path: Path) -> None:
-    for options in ({"workers": 0}, {"workers": 1.5}, {"durability": "perhaps"}):
+    wrong: list[dict[str, Any]] = [{"workers": 0}, {"workers": 1.5}, {"durability": "perhaps"}]
+    for options in wrong:
         with pytest.raises(UsageError):
             Supervisor(tmp_path, **options)
     with pytest.raises(UsageError, match="does not exist"):

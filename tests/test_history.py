@@ -15,7 +15,7 @@ from sage_actors.actors.locks import RunLock
 from sage_actors.actors.statedir import StateDirectory
 from sage_actors.messages.errors import NoCheckpointError, RunLockedError, UsageError, WrongKeyError
 from sage_actors.supervisor.history import act_on_run, open_history
-from sage_actors.supervisor.workflow import Workflow
+from sage_actors.supervisor.workflow import Node, Workflow
 
 pytestmark = pytest.mark.requirement("ORCH-015")
 
@@ -170,6 +170,27 @@ def test_a_run_that_goes_on_is_running_and_one_whose_owner_was_killed_is_interru
     assert (dead.status, dead.owner) == ("interrupted", None)
     assert states(tmp_path, "r") == {"first": "succeeded", "slow": "interrupted"}
     assert dead.ended_at is not None
+
+
+def test_a_run_can_be_read_again_and_again_while_it_is_written(tmp_path: Path) -> None:
+    flow = Workflow("busy")
+    before: list[Node] = []
+    for layer in range(15):
+        before = [flow.add(ops.echo, id=f"n{layer}-{i}", value=i, after=before[i : i + 1]) for i in range(40)]
+    seen: list[int] = []
+    with make_supervisor(tmp_path) as supervisor:
+        run = supervisor.start(flow, run_id="r")
+        while not run.done:
+            try:
+                found = history(tmp_path, "r")
+            except NoCheckpointError:
+                continue  # it is just beginning
+            if found.status == "running":
+                seen.append(found.counts.get("succeeded", 0))
+        run.result(30).raise_for_status()
+    assert seen == sorted(seen)
+    assert len(seen) > 1
+    assert history(tmp_path, "r").counts == {"succeeded": 600}
 
 
 def test_looking_changes_nothing(tmp_path: Path) -> None:
