@@ -87,7 +87,8 @@ class Report:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(self.kills.items()))
         return (
             f"chaos: {self.kills.total()} kills ({kinds}) in {self.lives} runs, {self.finished} finished; "
-            f"{self.resumed} of {self.resumes} resumes went well ({rate:.2f} %); {self.doubts} in doubt; "
+            f"{self.resumed} of {self.resumes} resumes went well ({rate:.2f} %); {self.doubts} paused in doubt, "
+            f"{self.late_resolves} of them as the answer came; "
             f"last orphan gone after {self.slowest_orphan_s * 1000:.0f} ms; {len(self.failures)} failures; "
             f"seed {self.seed}; {self.seconds:.0f} s"
         )
@@ -227,6 +228,8 @@ class Life:
 
     def _choose_kind(self) -> str:
         kinds = dict(_KINDS)
+        if not self.generations:  # each kind has its turn, however short the campaign
+            return list(kinds)[self.number % len(kinds)]
         if self.crashes >= _MOST_CRASHES:
             for kind in ("worker", "sabotage", "keeper", "together"):
                 del kinds[kind]
@@ -264,7 +267,7 @@ class Life:
 
     def _plan_sabotage(self) -> None:
         node = self.random.choice(_NODES)
-        self._sabotage_point = self.random.choice(("operation", *WORKER_POINTS))
+        self._sabotage_point = self.campaign.next_sabotage()
         (self.project / SABOTAGE).write_text(f"{node} {self._sabotage_point}")
         self.sabotaged.add(node)
         self.crashes += 1
@@ -429,7 +432,7 @@ class Campaign:
         self.points = [name for name in fault_points() if not name.startswith("worker.")]
         self._lock = threading.Lock()
         self._passes: dict[str, int] = {}
-        self._turn = 0
+        self._turn = self._sabotages = 0
         self.expected: Any = None
         self.parents = _parents(build().to_spec())
         self.span_s = self.run_span_s = 1.0
@@ -477,11 +480,18 @@ class Campaign:
         """The next fault point in turn, and how to arm it: at its first pass, later at any."""
         with self._lock:
             point = self.points[self._turn % len(self.points)]
-            first = self._turn < 2 * len(self.points)
+            first = self._turn < len(self.points)
             self._turn += 1
         passes = max(1, self._passes.get(point, 1))
-        count = 1 if first else 1 + int(passes * rng.random() ** 2)
+        count = 1 if first else 1 + int(passes * rng.random())
         return point, f"{point}:{count}:kill"
+
+    def next_sabotage(self) -> str:
+        """Where a worker dies next, in turn."""
+        points = ("operation", *WORKER_POINTS)
+        with self._lock:
+            self._sabotages += 1
+            return points[self._sabotages % len(points)]
 
     def count_kill(self, kind: str, point: str = "") -> None:
         with self._lock:
