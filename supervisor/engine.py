@@ -632,10 +632,10 @@ class Engine:
         if not worker.tasks or worker.dying or worker.is_async:
             return
         timeout = self._head_timeout(worker)
-        if timeout is not None and now - worker.head_since >= timeout:
+        if timeout is not None and now >= worker.head_since + timeout:  # as it was planned, to the last bit
             self._kill(worker, "timeout")
             return
-        if now - worker.head_since >= _OVERRUN_S:
+        if now >= worker.head_since + _OVERRUN_S:
             worker.overrun = True
             self._ask_back(worker)
             if timeout is not None:
