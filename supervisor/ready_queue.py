@@ -38,6 +38,13 @@ class ReadyQueue:
     def extend(self, urgencies: Iterable[int]) -> None:
         self.fresh.extend(urgencies)
 
+    def discard(self, urgencies: set[int]) -> None:
+        """These are not ready any more. O(n)."""
+        kept = [each for each in (*self._heap, *self.fresh) if each not in urgencies]
+        kept.sort()
+        self._heap = kept
+        self.fresh.clear()
+
     def take(self, most: int) -> list[int]:
         """The most urgent ones, in order, at most that many."""
         heap, fresh = self._heap, self.fresh

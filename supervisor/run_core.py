@@ -40,6 +40,7 @@ from sage_actors.messages.records import (
 )
 from sage_actors.messages.wire import Evidence, error_map
 from sage_actors.supervisor import states as st
+from sage_actors.supervisor.permits import PermitLine
 from sage_actors.supervisor.plan import Plan, node_number
 from sage_actors.supervisor.ready_queue import ReadyQueue
 from sage_actors.supervisor.references import Reference, Template, parse_template, truthy
@@ -132,7 +133,7 @@ class RunCore:
         self.where_stored = array("Q", bytes(8 * size))
         self.frames: list[Any] = []
         self.scopes: list[Scope] = []  # of the dynamic nodes, by node - plan.size
-        self.op_numbers: list[tuple[int, float | None] | None] = [None] * len(plan.ops)  # number, timeout
+        self.op_numbers: list[tuple[int, float | None, bool] | None] = [None] * len(plan.ops)
         self.ready = (ReadyQueue(), ReadyQueue())  # for blocking, for async workers
         self.solo: tuple[list[int], list[int]] = ([], [])
         self.alone: set[int] = set()
@@ -149,6 +150,7 @@ class RunCore:
         self.held: dict[int, str] = {}
         self.doubts: set[int] = set()
         self.permits: dict[int, str] = {}
+        self.line = PermitLine(lambda node, endpoint: self.ports.request_permit(self, node, endpoint))
         self.failed: set[int] = set()
         self.excused_failures: set[int] = set()
         self.todo: deque[int] = deque()
@@ -344,7 +346,7 @@ class RunCore:
         if operation.endpoint is not None and node not in self.permits:
             self.state[node] = st.HELD
             self.held[node] = "breaker"
-            self.ports.request_permit(self, node, operation.endpoint)
+            self.line.want(node, operation.endpoint)
         elif operation.effect == "once" or node in self.alone:
             self.state[node] = st.READY
             heapq.heappush(self.solo[operation.is_async], self._key(node))
@@ -541,12 +543,13 @@ class RunCore:
                     node = self._node(urgency)
                     node_id, timeout = self.id_of(node), self.operation(node).timeout
                     payload, op = None, self.op_number_of(node)
+                    guarded = self.operation(node).endpoint is not None
                 else:
                     node = order[urgency >> 33]
                     node_id, payload = ids[node], payloads[node]
-                    op, timeout = known[op_of[node]] or self._number_operation(op_of[node])
+                    op, timeout, guarded = known[op_of[node]] or self._number_operation(op_of[node])
                 if op != last_op:
-                    cost = 0.0 if is_async else estimates.get(op, target_us)
+                    cost = 0.0 if is_async else target_us if guarded else estimates.get(op, target_us)
                     last_op = op
                     if rows and load + cost > 2 * target_us:  # a long one: the short ones go without it
                         ready.extend(group[i:])
@@ -565,12 +568,17 @@ class RunCore:
                 load += cost
         if rows:
             self.running += len(rows)
+            if self.permits:
+                for row in rows:
+                    self._call_begins(row[1])
             self._persist([NodesStarted(self.clock.now(), starts)])
         return rows, load
 
-    def _number_operation(self, i: int) -> tuple[int, float | None]:
+    def _number_operation(self, i: int) -> tuple[int, float | None, bool]:
         operation = self.plan.ops[i]
-        found = self.op_numbers[i] = (self.ports.operation_number(self, operation), operation.timeout)
+        number = self.ports.operation_number(self, operation)
+        # what is guarded never waits in a worker's queue: its permit is for now
+        found = self.op_numbers[i] = (number, operation.timeout, operation.endpoint is not None)
         return found
 
     def take_solo(self, *, is_async: bool) -> tuple[Any, ...] | None:
@@ -588,6 +596,7 @@ class RunCore:
             attempt = self.attempts[node] = self.attempts[node] + 1
             self.state[node] = st.RUNNING
             self.running += 1
+            self._call_begins(node)
             return (
                 self.number,
                 node,
@@ -995,6 +1004,7 @@ class RunCore:
     def permit_granted(self, node: int, endpoint: str) -> None:
         if self.held.get(node) not in ("breaker", "open breaker") or not self.is_live:
             self.ports.report_permit(self, node, endpoint, None, None)
+            self.line.left(node, endpoint)
             return
         del self.held[node]
         self.permits[node] = endpoint
@@ -1008,6 +1018,7 @@ class RunCore:
             return False
         if reason == "open" and self.operation(node).has_fallback:
             del self.held[node]
+            self.line.left(node, endpoint)
             self.running += 1
             self.attempts[node] = max(self.attempts[node], 1)
             self._take_fallback(node)
@@ -1030,6 +1041,32 @@ class RunCore:
         endpoint = self.permits.pop(node, None)
         if endpoint is not None:
             self.ports.report_permit(self, node, endpoint, ok, retry_after)
+            self.line.left(node, endpoint)
+            if ok is False:
+                self._recall_permits(endpoint)
+
+    def _recall_permits(self, endpoint: str) -> None:
+        """A call failed: permits of nodes that do not execute yet are asked for again, behind its report."""
+        unused = [node for node in self.line.asked(endpoint) if node in self.permits]
+        if not unused:
+            return
+        urgencies = {self._key(node) for node in unused}
+        for is_async in (False, True):
+            self.ready[is_async].discard(urgencies)
+            self.solo[is_async][:] = [each for each in self.solo[is_async] if each not in urgencies]
+            heapq.heapify(self.solo[is_async])
+        for node in unused:
+            del self.permits[node]
+            self.state[node] = st.HELD
+            self.held[node] = "breaker"
+            self.ports.report_permit(self, node, endpoint, None, None)
+            self.ports.request_permit(self, node, endpoint)
+
+    def _call_begins(self, node: int) -> None:
+        """A node that holds a permit was handed to a worker."""
+        endpoint = self.permits.get(node)
+        if endpoint is not None:
+            self.line.left(node, endpoint)
 
     # ------------------------------------------------------------------ lost workers
 

@@ -229,3 +229,10 @@ def pay_and_die(path: str) -> None:
     mark(path)
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
+
+
+def note_and_fail(log: str, i: int) -> None:
+    """Leaves a line, then fails."""
+    with open(log, "a") as file:
+        file.write(f"{i}\n")
+    raise RuntimeError("the other side is down")
