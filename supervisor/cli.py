@@ -39,7 +39,7 @@ _COMMANDS = {
 _EXAMPLES = """\b
 Examples:
   sage-actors run examples/repo-report.json
-  sage-actors run feature "payment processing"
+  sage-actors run review.yaml "payment processing"
   sage-actors list
   sage-actors resume feature-payment-processing
 
@@ -115,7 +115,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        _drop_stdout()
+        from sage_actors.supervisor.cli_options import drop_stdout
+
+        drop_stdout()
     sys.exit(code)
 
 
@@ -132,9 +134,10 @@ def _run(args: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         return 130
-    except BrokenPipeError:
-        _drop_stdout()
-        return 141  # as a program that SIGPIPE ends
+    except SystemExit as end:  # click ends so when nobody reads its output any more
+        if isinstance(end.__context__, BrokenPipeError):
+            return 141  # as a program that SIGPIPE ends
+        return end.code if isinstance(end.code, int) else 0
     except Exception as error:  # noqa: BLE001 - the border to the user
         return _explain(error)
 
@@ -156,10 +159,3 @@ def _explain(error: Exception) -> int:
     if not os.environ.get("SAGE_DEBUG"):
         click.echo("Nothing that was finished is lost. SAGE_DEBUG=1 shows where it happened.", err=True)
     return 70
-
-
-def _drop_stdout() -> None:
-    """Nobody reads standard output any more: what is left of it goes nowhere, without a complaint at exit."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -33,21 +33,26 @@ _SHARED = (
         "--workers",
         type=click.IntRange(1, 1024),
         metavar="N",
-        help="Worker processes at most (default: one a CPU).",
+        help="Worker processes at most (default: one a CPU, at least 6).",
     ),
     project_option,
     click.option("--repair", is_flag=True, help="Continue damaged state from its longest valid prefix."),
-    click.option("--trust", is_flag=True, help="Consent to what the project's own configuration asks for."),
-    click.option("--no-cache", is_flag=True, help="Ask no cache; every node executes."),
+    click.option(
+        "--trust",
+        is_flag=True,
+        help="Consent to what the project itself asks for. (Nothing does so in this version.)",
+    ),
+    click.option("--no-cache", is_flag=True, help="Ask no cache. (There is none in this version.)"),
     click.option(
         "--durability",
         type=click.Choice(["strict", "relaxed", "none"]),
-        default="strict",
-        show_default=True,
-        help="strict: a result is on disk before anything depends on it. none: nothing is written.",
+        help="strict (the default): a result is on disk before anything depends on it. none: nothing is written.",
     ),
     click.option(
-        "--max-tokens", type=click.IntRange(1), metavar="N", help="Pause when more tokens than this are used."
+        "--max-tokens",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Pause when the run has used this many tokens.",
     ),
     click.option("--json", "as_json", is_flag=True, help="One event a line on standard output."),
     click.option("--quiet", is_flag=True, help="Only the result, or the problem."),
@@ -70,7 +75,7 @@ class _Settings:
     repair: bool
     trust: bool
     no_cache: bool
-    durability: str
+    durability: str | None
     max_tokens: int | None
     as_json: bool
     quiet: bool
@@ -113,7 +118,7 @@ def run_command(
     Examples:
       sage-actors run examples/repo-report.json
       sage-actors run examples/repo-report.json -i path=../other --run-id other
-      sage-actors run feature "payment processing" --json > events.jsonl
+      sage-actors run review.yaml "payment processing" --json > events.jsonl
       sage-actors run flow.yaml --fresh --quiet
     """
     if fresh and must_exist:
@@ -206,7 +211,7 @@ def _carry_out(
     from sage_actors.supervisor.api import Supervisor
     from sage_actors.supervisor.follow import Follower
 
-    with Follower() as follower:
+    with Follower(max_tokens=chosen.max_tokens) as follower:
         try:
             with Supervisor(
                 chosen.project,
@@ -241,7 +246,7 @@ def _show(
             outcome = follower.follow(run, screen, stop=supervisor.stop, abort=supervisor.abort)
         finally:
             screen.close()
-    return report(outcome, mode=mode, project=chosen.project)
+    return report(outcome, mode=mode, project=chosen.project, why=follower.why)
 
 
 @contextmanager
