@@ -268,7 +268,6 @@ def doctor_command(project: Path, as_json: bool) -> int:
     from dataclasses import asdict
 
     from sage_actors.supervisor.doctor import examine, table
-
     from sage_actors.supervisor.json_text import to_json
 
     checks = examine(project)

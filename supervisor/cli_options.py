@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from sage_actors.supervisor.history import History
-
     from sage_actors.actors.keys import KeyRing
     from sage_actors.actors.statedir import StateDirectory
+    from sage_actors.supervisor.history import History
 
 __all__ = [
     "at_terminal",
     "command_line",
+    "drop_stdout",
     "find_workflow",
     "json_option",
     "open_run",
@@ -109,9 +109,8 @@ def open_run(project: Path, run_id: str) -> History:
     Raises:
         NoCheckpointError: there is no such run; names the nearest.
     """
-    from sage_actors.supervisor.history import open_history
-
     from sage_actors.messages.errors import NoCheckpointError
+    from sage_actors.supervisor.history import open_history
 
     state = state_of(project)
     if not state.exists(run_id):
@@ -127,6 +126,11 @@ def command_line(project: Path, *words: str) -> str:
     """A command for the user to copy; with `--project` where it is needed."""
     extra = () if project.resolve() == Path.cwd() else ("--project", os.fspath(project))
     return shlex.join(["sage-actors", *words, *extra])
+
+
+def drop_stdout() -> None:
+    """Nobody reads standard output any more: what is left of it goes nowhere, without a complaint at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def user_name() -> str:

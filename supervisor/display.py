@@ -48,7 +48,7 @@ def duration(seconds: float) -> str:
     ['4 ms', '1.2 s', '1 min 0 s', '1 min 15 s', '2 h 3 min', '2 d 7 h']
     """
     if seconds < 0.9995:
-        return f"{max(seconds, 0) * 1000:.0f} ms"
+        return f"{max(0.0, seconds) * 1000:.0f} ms"
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import click
 
 from sage_actors.messages.events import Event
-from sage_actors.supervisor.cli_options import command_line
+from sage_actors.supervisor.cli_options import command_line, drop_stdout
 from sage_actors.supervisor.display import Progress, error_text, line_of, one_line, results_text
 from sage_actors.supervisor.json_text import to_line
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Follower", "Mode", "Screen", "choose_mode", "make_screen", "report"]
 
 GRACE_S = 5.0
+INTERRUPTED = "interrupted"  # the reason that the engine gives when it was told to stop
 _TICK_S = 0.1
 _MOST_ERRORS = 20
 Mode = Literal["json", "quiet", "plain", "live"]
@@ -89,10 +91,9 @@ class _PlainLines(_Nothing):
     """One line an event, with the time of day."""
 
     def show(self, event: Event) -> None:
-        text = line_of(event)
-        if text is not None and not (
-            event.event == "run_started" and event.data.get("resumed")
-        ):  # a notice said it
+        said_by_a_notice = event.event == "run_started" and event.data.get("resumed")
+        text = None if said_by_a_notice else line_of(event)
+        if text is not None:
             sys.stdout.write(f"{time.strftime('%H:%M:%S', time.localtime(event.time))}  {text}\n")
 
     def note(self, text: str) -> None:
@@ -110,9 +111,16 @@ class Follower:
 
     First SIGINT, SIGTERM or SIGHUP: `stop(GRACE_S)`; second: `abort()`; third: the process ends (the run can
     be resumed all the same). Before `follow` was called there is nothing to stop: KeyboardInterrupt.
+    Nobody reading standard output any more is a first signal, too.
+
+    max_tokens: the run is stopped when it has used as many, those of earlier processes included.
+    why: the reason of a stop that was not asked for by a signal, "" if there was none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_tokens: int | None = None) -> None:
+        self.why = ""
+        self._max_tokens = max_tokens
+        self._tokens = 0.0
         self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._signals = 0
         self._following = False
@@ -133,6 +141,10 @@ class Follower:
     ) -> Outcome:
         """Show the run until it ends. Raises what made it end, if that is an error."""
         self._following = True
+        if self._max_tokens is not None and not run.done:
+            used = run.status().tokens
+            self._tokens = used.get("input_tokens", 0) + used.get("output_tokens", 0)
+            self._count(0, stop)
         threading.Thread(target=self._listen, args=(run,), name="run-events", daemon=True).start()
         acted = 0
         while True:
@@ -140,15 +152,32 @@ class Follower:
                 item = self._items.get(timeout=_TICK_S)
             except queue.Empty:
                 item = None
-            while acted < self._signals:
-                acted += 1
-                self._act(acted, screen, stop, abort)
-            if isinstance(item, Event):
-                screen.show(item)
-            elif item is not None:
+            try:
+                while acted < self._signals:
+                    acted += 1
+                    self._act(acted, screen, stop, abort)
+                if isinstance(item, Event):
+                    self._count(item.data.get("tokens") if item.node else 0, stop)
+                    screen.show(self._explained(item))
+                if self._items.empty():
+                    screen.tick()
+            except BrokenPipeError:
+                drop_stdout()
+                self._signals += 1
+            if item is not None and not isinstance(item, Event):
                 return self._ended(*item)
-            if self._items.empty():
-                screen.tick()
+
+    def _count(self, tokens: object, stop: Callable[[float], object]) -> None:
+        self._tokens += tokens if isinstance(tokens, (int, float)) else 0
+        if self._max_tokens is not None and self._tokens >= self._max_tokens and not self.why:
+            self.why = f"budget: {self._tokens:,.0f} tokens are used, of {self._max_tokens:,}"
+            stop(GRACE_S)
+
+    def _explained(self, event: Event) -> Event:
+        """To the engine a budget's end is an interruption like any other."""
+        if self.why and event.data.get("reason") == INTERRUPTED:
+            return replace(event, data={**event.data, "reason": self.why})
+        return event
 
     def _listen(self, run: Run) -> None:
         try:
@@ -185,8 +214,13 @@ class Follower:
         self._items.put(None)  # SimpleQueue.put may be called in a signal handler
 
 
-def report(outcome: Outcome, *, mode: Mode, project: Path) -> int:
-    """Say how a run ended and what to do next; the exit code. In JSON mode the events have said it."""
+def report(outcome: Outcome, *, mode: Mode, project: Path, why: str = "") -> int:
+    """Say how a run ended and what to do next; the exit code. In JSON mode the events have said it.
+
+    why: what stopped it, if that was no person.
+    """
+    if why and outcome.reason == INTERRUPTED:
+        outcome = replace(outcome, reason=why)
     if outcome.status == "succeeded":
         if mode != "json":
             click.echo(results_text(outcome.results))

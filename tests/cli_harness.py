@@ -1,0 +1,106 @@
+"""The command line as a user has it: a process in a project of its own, with a key and sockets of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+SOURCES = Path(__file__).resolve().parents[1] / "src"
+
+
+class CommandLine:
+    """Runs `python -m sage_actors` in `project`; its state, key and sockets touch nothing else."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.project = home / "project"
+        self.project.mkdir()
+        self.runtime = Path(tempfile.mkdtemp(prefix="sage-"))  # short: the path of a socket is
+        self.environ = {key: value for key, value in os.environ.items() if not key.startswith("SAGE_")}
+        self.environ |= {
+            "PYTHONPATH": str(SOURCES),
+            "HOME": str(home),
+            "XDG_CONFIG_HOME": str(home / "config"),
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+            "TERM": "dumb",
+        }
+
+    def __call__(
+        self, *args: str, code: int | None = 0, environ: Mapping[str, str] = {}, timeout: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one command to its end; its exit code must be `code` (None: any)."""
+        done = subprocess.run(
+            [sys.executable, "-m", "sage_actors", *args],
+            cwd=self.project,
+            env={**self.environ, **environ},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert code is None or done.returncode == code, (
+            f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        return done
+
+    def close(self) -> None:
+        """Remove what is not in `home`."""
+        shutil.rmtree(self.runtime, ignore_errors=True)
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        """Begin a command and leave it running."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "sage_actors", *args],
+            cwd=self.project,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def write(self, name: str, definition: Any) -> str:
+        """A workflow file in the project; its name."""
+        (self.project / name).write_text(json.dumps(definition), encoding="utf-8")
+        return name
+
+    def flow(self, *nodes: Mapping[str, Any], name: str = "flow", **top: Any) -> str:
+        """The file of a flat workflow."""
+        return self.write(f"{name}.json", {"name": name, "nodes": list(nodes), **top})
+
+    def count(self, name: str) -> int:
+        """How often something wrote a line to this file of the project."""
+        path = self.project / name
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def shell(node: str, command: str | list[str], **fields: Any) -> dict[str, Any]:
+    """A node that executes a command."""
+    return {"id": node, "type": "shell", "command": command, **fields}
+
+
+def noted(node: str, **fields: Any) -> dict[str, Any]:
+    """A node that leaves a line in `ran-<node>` each time it executes."""
+    return shell(node, f"echo once >> ran-{node}; echo {node}", **fields)
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """Each line of `--json` as an event."""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 30.0, what: str = "") -> None:
+    """Until it holds; fails after the deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.01)

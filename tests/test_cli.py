@@ -1,0 +1,688 @@
+"""The command line from outside: real processes, real signals, real exit codes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_harness import CommandLine, events, noted, shell, wait_until
+from click.testing import CliRunner
+
+from sage_actors.supervisor.cli import cli
+
+HEAVY = ("pydantic", "rich", "msgpack", "pykka", "cryptography", "psutil", "httpx", "jmespath", "yaml")
+COMMANDS = [
+    "run",
+    "resume",
+    "list",
+    "status",
+    "show",
+    "history",
+    "logs",
+    "attach",
+    "cancel",
+    "approve",
+    "resolve",
+    "delete",
+    "prune",
+    "graph",
+    "validate",
+    "schema",
+    "keys",
+    "doctor",
+]
+
+
+@pytest.fixture
+def sage(tmp_path: Path) -> Iterator[CommandLine]:
+    command_line = CommandLine(tmp_path)
+    yield command_line
+    command_line.close()
+
+
+# ------------------------------------------------------------------ help and usage
+
+
+def test_help_loads_nothing_heavy_and_costs_little(sage: CommandLine) -> None:
+    code = (
+        "import sys\nfrom sage_actors.supervisor.cli import main\n"
+        "try: main(['--help'])\nfinally: print(sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=sage.environ, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    loaded = set(eval(done.stderr))
+    assert not [name for name in HEAVY if name in loaded]
+    assert not [name for name in loaded if name.startswith("sage_actors.supervisor.cli_")]
+
+
+def test_help_stays_far_below_a_second_of_cpu(sage: CommandLine) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    sage("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert used < 0.6  # the budget of 0.15 is measured in bench/; this catches a heavy import anywhere
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    done = CliRunner().invoke(cli, [command, "--help"])
+    assert done.exit_code == 0
+    assert "Example" in done.output
+    assert f"sage-actors {command}" in done.output
+
+
+def test_help_names_every_command_and_how_to_complete_in_a_shell() -> None:
+    text = CliRunner().invoke(cli, ["--help"]).output
+    assert all(f"\n  {command} " in text for command in COMMANDS)
+    assert "_SAGE_ACTORS_COMPLETE" in text
+
+
+def test_shell_completion_knows_the_commands(sage: CommandLine) -> None:
+    asked = {"_SAGE_ACTORS_COMPLETE": "bash_complete", "COMP_WORDS": "sage-actors res", "COMP_CWORD": "1"}
+    done = sage(code=None, environ=asked)
+    assert "resume" in done.stdout
+    assert "resolve" in done.stdout
+
+
+def test_version_is_printed(sage: CommandLine) -> None:
+    assert sage("--version").stdout.startswith("sage-actors ")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["rum"], "run"),
+        (["run"], "WORKFLOW"),
+        (["run", "no-such-template"], "no-such-template"),
+        (["run", "missing.json"], "missing.json"),
+        (["run", "flow.json", "--durability", "loose"], "loose"),
+        (["run", "flow.json", "--workers", "0"], "workers"),
+        (["run", "flow.json", "--project", "nowhere"], "nowhere"),
+        (["run", "flow.json", "-i", "novalue"], "KEY=VALUE"),
+        (["run", "flow.json", "-i", "other=1"], "other"),
+        (["run", "flow.json", "--fresh", "--resume"], "exclude"),
+        (["run", "flow.json", "--run-id", "../evil"], "run id"),
+        (["run", "flow.json", "--resume"], "flow"),
+        (["resume", "nothing"], "nothing"),
+        (["resume", "flow", "--run-id", "x"], "--from"),
+        (["status", "nothing"], "nothing"),
+        (["attach", "nothing"], "nothing"),
+        (["cancel", "nothing"], "nothing"),
+        (["approve", "nothing", "node"], "nothing"),
+        (["approve", "nothing", "node", "--data", "{"], "JSON"),
+        (["resolve", "nothing", "node"], "exactly one"),
+        (["delete", "nothing", "--yes"], "nothing"),
+        (["prune", "--older-than", "soon"], "30d"),
+        (["keys", "export"], "--yes"),
+    ],
+)
+def test_wrong_usage_exits_2_says_what_and_runs_nothing(
+    sage: CommandLine, args: list[str], said: str
+) -> None:
+    sage.flow(noted("a"))
+    done = sage(*args, code=2)
+    assert said in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert sage.count("ran-a") == 0
+
+
+# ------------------------------------------------------------------ definitions
+
+
+@pytest.mark.requirement("ORCH-008")
+def test_a_bad_file_reports_every_problem_exits_2_and_runs_nothing(sage: CommandLine) -> None:
+    flow = sage.flow(
+        noted("a"),
+        shell("b", "true", needs=["c"]),
+        shell("c", "true", needs=["b"]),
+        {"id": "d", "type": "nonsense"},
+        shell("e", "true", needs=["aa"], timeout=-1),
+    )
+    for args in (["run", flow], ["run", flow, "--json"], ["validate", flow]):
+        done = sage(*args, code=2)
+        assert done.stdout == ""
+        for said in ("b -> c -> b", "nonsense", "aa", "timeout"):
+            assert said in done.stderr
+    assert sage.count("ran-a") == 0
+    verdict = json.loads(sage("validate", flow, "--json", code=2).stdout)
+    assert verdict["valid"] is False
+    assert len(verdict["problems"]) >= 4
+    assert all(problem["line"] for problem in verdict["problems"])
+
+
+def test_validate_finds_a_python_call_that_cannot_be_imported(sage: CommandLine) -> None:
+    flow = sage.flow({"id": "a", "type": "python", "call": "no_such_module_here:function"})
+    assert "no_such_module_here" in sage("validate", flow, code=2).stderr
+
+
+def test_validate_says_that_a_good_file_is_valid(sage: CommandLine) -> None:
+    flow = sage.flow(
+        noted("a"), {"id": "b", "type": "python", "call": "json:dumps", "arguments": {"obj": "${a}"}}
+    )
+    assert "2 nodes" in sage("validate", flow).stdout
+    assert json.loads(sage("validate", flow, "--json").stdout)["valid"] is True
+    assert sage.count("ran-a") == 0
+
+
+@pytest.mark.requirement("ORCH-010")
+def test_graph_shows_batches_and_what_depends_on_what(sage: CommandLine) -> None:
+    flow = sage.flow(shell("A", "true"), shell("B", "true"), shell("C", "true", needs=["A", "B"]))
+    text = sage("graph", flow).stdout
+    assert "Batch 1: [A, B]" in text
+    assert "Batch 2: [C]  C depends on [A, B]" in text
+    assert json.loads(sage("graph", flow, "--json").stdout)["batches"] == [["A", "B"], ["C"]]
+
+
+def test_schema_is_json_and_names_the_parts(sage: CommandLine) -> None:
+    schema = json.loads(sage("schema").stdout)
+    assert {"name", "phases", "nodes"} <= schema["properties"].keys()
+
+
+def test_a_template_is_found_by_its_name(sage: CommandLine) -> None:
+    folder = sage.project / ".sage" / "templates"
+    folder.mkdir(parents=True)
+    (folder / "greet.yaml").write_text(
+        "name: greet\ninputs: {topic: {type: string}}\nnodes:\n"
+        "  - {id: hello, type: shell, command: [echo, '${inputs.topic}']}\n"
+    )
+    done = sage("run", "greet", "big world", "--json")
+    assert events(done.stdout)[0]["run_id"] == "greet-big-world"
+    assert events(done.stdout)[-1]["results"]["hello"]["stdout"] == "big world\n"
+    assert "greet" in sage("run", "greeet", code=2).stderr
+
+
+def test_inputs_take_their_declared_type(sage: CommandLine) -> None:
+    flow = sage.write(
+        "typed.json",
+        {
+            "name": "typed",
+            "inputs": {"count": {"type": "integer"}, "deep": {"type": "object"}, "word": {"type": "string"}},
+            "nodes": [
+                {
+                    "id": "a",
+                    "type": "python",
+                    "call": "json:dumps",
+                    "arguments": {"obj": ["${inputs.count}", "${inputs.deep}", "${inputs.word}"]},
+                }
+            ],
+        },
+    )
+    done = sage("run", flow, "-i", "count=3", "-i", 'deep={"x": [1]}', "-i", "word=7=7", "--json")
+    assert json.loads(events(done.stdout)[-1]["results"]["a"]) == [3, {"x": [1]}, "7=7"]
+
+
+# ------------------------------------------------------------------ run
+
+
+def test_json_is_one_event_a_line_and_nothing_else(sage: CommandLine) -> None:
+    flow = sage.flow(noted("a"), shell("b", "echo ${a | stdout} oops >&2", needs=["a"]))
+    done = sage("run", flow, "--json")
+    told = events(done.stdout)
+    assert [told[0]["event"], told[-1]["event"]] == ["run_started", "run_finished"]
+    assert told[0]["nodes"] == 2
+    assert told[0]["resumed"] is False
+    assert all({"event", "run_id", "time"} <= event.keys() for event in told)
+    assert all(event["time"].endswith("+00:00") for event in told)
+    assert [event["node"] for event in told if event["event"] == "node_succeeded"] == ["a", "b"]
+    assert told[-1]["status"] == "succeeded"
+    assert told[-1]["results"].keys() == {"b"}
+
+
+def test_plain_lines_end_with_the_results_as_json(sage: CommandLine) -> None:
+    text = sage("run", sage.flow(noted("a"))).stdout
+    assert "a: succeeded in" in text
+    assert json.loads(text[text.index("{\n") :])["a"]["stdout"] == "a\n"
+
+
+def test_quiet_prints_the_result_alone(sage: CommandLine) -> None:
+    done = sage("run", sage.flow(noted("a")), "--quiet")
+    assert json.loads(done.stdout)["a"]["stdout"] == "a\n"
+    assert done.stderr == ""
+
+
+def test_a_failed_run_exits_1_and_names_the_node_and_the_way_on(sage: CommandLine) -> None:
+    flow = sage.flow(shell("bad", "echo why >&2; exit 3"), noted("after", needs=["bad"]), noted("beside"))
+    for args in ([], ["--quiet"]):
+        done = sage("run", flow, *args, code=1)
+        assert "bad" in done.stderr
+        assert "exit code 3" in done.stderr
+        assert "sage-actors resume flow" in done.stderr
+    assert (sage.count("ran-after"), sage.count("ran-beside")) == (0, 1)
+    told = events(sage("run", flow, "--json", code=1).stdout)
+    assert told[-1]["status"] == "failed"
+    assert any(event["event"] == "node_skipped" and event["node"] == "after" for event in told)
+
+
+@pytest.mark.requirement("ORCH-017")
+def test_a_failed_run_continues_and_keeps_what_was_done(sage: CommandLine) -> None:
+    flow = sage.flow(noted("a"), shell("b", "test -e there", needs=["a"]))
+    sage("run", flow, code=1)
+    (sage.project / "there").touch()
+    assert "continues" in sage("run", flow).stdout
+    assert sage.count("ran-a") == 1
+
+
+def test_a_run_that_succeeded_prints_its_result_again_and_runs_nothing(sage: CommandLine) -> None:
+    flow = sage.flow(noted("a"))
+    first = json.loads(sage("run", flow, "--quiet").stdout)
+    assert json.loads(sage("run", flow, "--quiet").stdout) == first
+    assert json.loads(sage("resume", "flow", "--quiet").stdout) == first
+    told = events(sage("run", flow, "--json").stdout)
+    assert told[-1]["status"] == "succeeded"
+    assert told[-1]["results"] == first
+    assert sage.count("ran-a") == 1
+
+
+def test_fresh_archives_the_old_state_and_starts_anew(sage: CommandLine) -> None:
+    flow = sage.flow(noted("a"))
+    sage("run", flow)
+    sage("run", flow, "--fresh")
+    assert sage.count("ran-a") == 2
+    assert len(list((sage.project / ".sage/state/archive").iterdir())) == 1
+
+
+def test_an_edited_definition_needs_a_yes_where_there_is_no_terminal(sage: CommandLine) -> None:
+    sage("run", sage.flow(noted("a"), noted("b", needs=["a"])))
+    edited = sage.flow(noted("a"), shell("b", "echo changed", needs=["a"]))
+    done = sage("run", edited, code=2)
+    assert "b" in done.stderr
+    assert "--accept-changes" in done.stderr
+    assert "changed" in sage("run", edited, "--accept-changes", "--quiet").stdout
+    assert sage.count("ran-a") == 1
+
+
+def test_resume_from_a_node_makes_a_new_run_that_keeps_the_rest(sage: CommandLine) -> None:
+    sage("run", sage.flow(noted("a"), noted("b", needs=["a"])))
+    done = sage("resume", "flow", "--from", "b", "--json")
+    assert events(done.stdout)[0]["run_id"] != "flow"
+    assert (sage.count("ran-a"), sage.count("ran-b")) == (1, 2)
+
+
+def test_durability_none_writes_nothing_and_needs_no_key(sage: CommandLine) -> None:
+    flow = sage.flow(noted("a"))
+    sage("run", flow, "--durability", "none", environ={"SAGE_STATE_KEY": "broken"})
+    assert not (sage.project / ".sage" / "state" / "flow").exists()
+
+
+def test_bytes_and_not_a_number_come_out_as_valid_json(sage: CommandLine) -> None:
+    (sage.project / "odd.py").write_text("def make():\n    return {'b': b'hi', 'n': float('nan')}\n")
+    flow = sage.flow({"id": "a", "type": "python", "call": "odd:make"})
+    told = events(sage("run", flow, "--json").stdout)
+    assert told[-1]["results"]["a"] == {"b": {"$base64": "aGk="}, "n": None}
+    assert json.loads(sage("show", "flow", "a").stdout) == {"b": {"$base64": "aGk="}, "n": None}
+
+
+def test_a_reader_that_goes_away_leaves_a_run_that_can_be_continued(sage: CommandLine) -> None:
+    flow = sage.flow(noted("a"), shell("b", "sleep 1", needs=["a"]), noted("c", needs=["b"]))
+    process = sage.start("run", flow, "--json")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(30) == 130
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert "sage-actors resume flow" in said
+    assert "Traceback" not in said
+    sage("run", flow)
+    assert sage.count("ran-a") == 1
+
+
+def test_a_budget_of_tokens_pauses_the_run_with_5_and_holds_over_a_resume(sage: CommandLine) -> None:
+    (sage.project / "paid.py").write_text(
+        "def call(context, before=None):\n    context.usage(input_tokens=60, output_tokens=10)\n    return 1\n"
+    )
+    nodes = [{"id": f"n{i}", "type": "python", "call": "paid:call"} for i in range(3)]
+    for before, node in itertools.pairwise(nodes):
+        node["needs"] = [before["id"]]
+    flow = sage.flow(*nodes)
+    done = sage("run", flow, "--max-tokens", "70", "--json", code=5)
+    assert "budget" in done.stderr
+    assert "budget" in events(done.stdout)[-1]["reason"]
+    succeeded = [event["node"] for event in events(done.stdout) if event["event"] == "node_succeeded"]
+    assert succeeded[0] == "n0"
+    assert len(succeeded) < 3
+    assert "budget" in sage("resume", "flow", "--max-tokens", "70", code=5).stderr
+    assert (
+        events(sage("run", flow, "--max-tokens", "1000", "--json").stdout)[-1]["tokens"]["input_tokens"]
+        == 180
+    )
+
+
+# ------------------------------------------------------------------ on a terminal
+
+
+def _on_terminal(sage: CommandLine, *args: str, answer: str = "") -> tuple[int, str]:
+    """The exit code and all that a terminal of 100 columns was sent."""
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.chdir(sage.project)
+        command = [sys.executable, "-m", "sage_actors", *args]
+        os.execve(sys.executable, command, {**sage.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"})
+    if answer:
+        os.write(terminal, answer.encode())
+    sent = bytearray()
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # Linux: the other side has closed it
+            break
+        if not part:
+            break
+        sent += part
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), sent.decode()
+
+
+@pytest.mark.requirement("ORCH-010")
+def test_a_terminal_shows_phases_what_runs_and_the_result(sage: CommandLine) -> None:
+    flow = sage.write(
+        "phased.json",
+        {
+            "name": "phased",
+            "phases": [
+                {
+                    "id": "first",
+                    "name": "Do the first",
+                    "dependencies": [],
+                    "operations": [shell("a", "sleep 0.5")],
+                },
+                {"id": "second", "dependencies": ["first"], "operations": [shell("b", "echo found")]},
+            ],
+        },
+    )
+    code, sent = _on_terminal(sage, "run", flow)
+    assert code == 0
+    assert "Do the first" in sent
+    assert "first/a" in sent
+    assert "2/2" in sent
+    assert '"second/b"' in sent
+
+
+def test_a_terminal_never_gets_the_control_characters_of_an_operation(sage: CommandLine) -> None:
+    flow = sage.flow(
+        shell("evil", ["printf", r"\033]0;owned\007\033[2J"]), shell("bad", ["sh", "-c", "exit 3"])
+    )
+    for args in (["run", flow], ["run", flow, "--plain"], ["logs", "flow"], ["show", "flow", "evil"]):
+        _, sent = _on_terminal(sage, *args)
+        assert "\033]0;" not in sent
+        assert "\033[2J" not in sent
+
+
+def test_a_terminal_is_asked_about_changes_and_no_changes_nothing(sage: CommandLine) -> None:
+    sage("run", sage.flow(noted("a")))
+    edited = sage.flow(shell("a", "echo changed"))
+    code, sent = _on_terminal(sage, "run", edited, answer="n\n")
+    assert code == 2
+    assert "a will run again" in sent
+    assert json.loads(sage("show", "flow", "a").stdout)["stdout"] == "a\n"
+    code, sent = _on_terminal(sage, "run", edited, answer="y\n")
+    assert code == 0
+    assert "changed" in sent
+
+
+def test_a_terminal_is_offered_to_follow_a_run_of_another_process(sage: CommandLine) -> None:
+    flow = sage.flow(shell("slow", "echo x >> started; while [ ! -e go ]; do sleep 0.05; done"))
+    process = sage.start("run", flow)
+    wait_until(lambda: sage.count("started"), what="it runs")
+    code, sent = _on_terminal(sage, "run", flow, "--plain", answer="n\n")
+    assert code == 3
+    assert "sage-actors attach flow" in sent
+    (sage.project / "go").touch()
+    assert process.wait(30) == 0
+    process.communicate()
+
+
+# ------------------------------------------------------------------ interruptions
+
+
+def _running(sage: CommandLine, *extra: str) -> tuple[subprocess.Popen[str], str]:
+    """A run whose first node is done and whose second executes."""
+    flow = sage.flow(
+        noted("a"), shell("slow", "echo x >> started; sleep 30", needs=["a"]), noted("end", needs=["slow"])
+    )
+    process = sage.start("run", flow, *extra)
+    wait_until(lambda: sage.count("started") or process.poll() is not None, what="the slow node starts")
+    return process, flow
+
+
+def _unblock(sage: CommandLine) -> str:
+    """The same flow with the same fingerprint cannot be faster: so another file, whose slow node is short."""
+    return sage.flow(noted("a"), shell("slow", "true", needs=["a"]), noted("end", needs=["slow"]))
+
+
+@pytest.mark.requirement("ORCH-017")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_stops_with_grace_and_says_how_to_continue(sage: CommandLine, number: int) -> None:
+    process, _ = _running(sage, "--json")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=40)
+    assert process.returncode == 130
+    assert "sage-actors resume flow" in err
+    told = events(out)
+    assert {"run_paused", "run_finished"} <= {event["event"] for event in told}
+    assert told[-1]["status"] == "paused"
+    sage("run", _unblock(sage), "--accept-changes")
+    assert (sage.count("ran-a"), sage.count("ran-end")) == (1, 1)
+
+
+def test_two_signals_stop_at_once(sage: CommandLine) -> None:
+    process, _ = _running(sage)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    while "Stopping" not in (line := process.stdout.readline()):
+        assert line, "it ended without a word"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=4)
+    assert process.returncode == 130
+    assert json.loads(sage("status", "flow", "--json").stdout)["status"] == "paused"
+
+
+@pytest.mark.requirement("ORCH-017")
+def test_a_killed_run_continues_where_it_stood(sage: CommandLine) -> None:
+    process, _ = _running(sage)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=10)
+    assert json.loads(sage("status", "flow", "--json").stdout)["status"] == "interrupted"
+    sage("run", _unblock(sage), "--accept-changes")
+    assert (sage.count("ran-a"), sage.count("ran-end")) == (1, 1)
+
+
+def test_a_second_process_on_one_run_exits_3(sage: CommandLine) -> None:
+    process, flow = _running(sage)
+    try:
+        for args in (
+            ["run", flow],
+            ["resume", "flow"],
+            ["run", flow, "--fresh"],
+            ["delete", "flow", "--yes"],
+        ):
+            done = sage(*args, code=3)
+            assert "flow" in done.stderr
+            assert done.stdout == ""
+        assert sage.count("ran-a") == 1
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# ------------------------------------------------------------------ keys and damage
+
+
+def test_a_wrong_key_exits_4_and_a_bad_one_never_falls_through(sage: CommandLine) -> None:
+    flow = sage.flow(noted("a"))
+    sage("run", flow)
+    other = {"SAGE_STATE_KEY": "sak1-AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}
+    for args in (["run", flow], ["resume", "flow"], ["status", "flow"], ["show", "flow"]):
+        assert "key" in sage(*args, code=4, environ=other).stderr
+        assert sage(*args, code=4, environ={"SAGE_STATE_KEY": "secret-typo"}).stderr.count("secret-typo") == 0
+    assert "unreadable" in sage("list", environ=other).stdout
+    assert sage.count("ran-a") == 1
+
+
+def test_damage_exits_4_with_file_and_offset_and_repair_continues(sage: CommandLine) -> None:
+    flow = sage.flow(noted("a"), noted("b", needs=["a"]))
+    sage("run", flow)
+    (journal,) = (sage.project / ".sage/state/flow").glob("journal-*")
+    data = bytearray(journal.read_bytes())
+    data[len(data) // 2] ^= 1
+    journal.write_bytes(data)
+    done = sage("run", flow, code=4)
+    assert journal.name in done.stderr
+    assert "--repair" in done.stderr
+    sage("run", flow, "--repair")
+
+
+def test_keys_are_described_never_shown_but_by_export(sage: CommandLine) -> None:
+    assert "key" in sage("keys", "show", code=4).stderr
+    sage("keys", "create")
+    secret = sage("keys", "export", "--yes").stdout.strip()
+    assert secret.startswith("sak1-")
+    facts = json.loads(sage("keys", "show", "--json").stdout)
+    assert facts["source"] == "file"
+    sage("run", sage.flow(noted("a")))
+    sage("keys", "rotate")
+    rotated = json.loads(sage("keys", "show", "--json").stdout)
+    assert rotated["seals"] != facts["seals"]
+    assert facts["seals"] in rotated["opens"]
+    sage("show", "flow")
+    for args in (["keys"], ["keys", "show"], ["doctor"]):
+        done = sage(*args)
+        assert secret[5:] not in done.stdout + done.stderr
+    assert "exists" in sage("keys", "create", code=4).stderr
+
+
+# ------------------------------------------------------------------ people
+
+
+APPROVAL = {"id": "ok", "type": "approval", "message": "Publish it?", "needs": ["a"]}
+
+
+@pytest.mark.requirement("ORCH-017")
+def test_an_approval_pauses_with_5_and_another_process_answers_it(sage: CommandLine) -> None:
+    flow = sage.flow(noted("a"), APPROVAL, shell("last", "echo v${ok | data.version}"))
+    done = sage("run", flow, code=5)
+    assert "sage-actors approve flow ok" in done.stderr
+    assert "Publish it?" in done.stdout
+    assert "nope" in sage("approve", "flow", "nope", code=2).stderr
+    sage("approve", "flow", "ok", "--data", '{"version": 3}')
+    assert json.loads(sage("resume", "flow", "--quiet").stdout)["last"]["stdout"] == "v3\n"
+    assert sage.count("ran-a") == 1
+    decisions = [each for each in events(sage("history", "flow", "--json").stdout) if "kind" in each]
+    assert [each["kind"] for each in decisions] == ["approve"]
+
+
+def test_a_rejection_fails_the_run(sage: CommandLine) -> None:
+    sage("run", sage.flow(noted("a"), APPROVAL, noted("last", needs=["ok"])), code=5)
+    sage("approve", "flow", "ok", "--reject")
+    sage("resume", "flow", code=None)
+    assert sage.count("ran-last") == 0
+
+
+def test_a_node_in_doubt_pauses_and_a_person_resolves_it(sage: CommandLine) -> None:
+    once = shell("pay", "echo x >> started; sleep 30", effect="once")
+    process = sage.start("run", sage.flow(once, noted("last", needs=["pay"])))
+    wait_until(lambda: sage.count("started"), what="the payment starts")
+    process.kill()
+    process.communicate()
+    done = sage("resume", "flow", code=5)
+    assert "sage-actors resolve flow pay" in done.stderr
+    sage("resolve", "flow", "pay", "--result", '{"paid": true}')
+    sage("resume", "flow")
+    assert (sage.count("started"), sage.count("ran-last")) == (1, 1)
+    assert json.loads(sage("show", "flow", "pay").stdout) == {"paid": True}
+
+
+def test_a_live_run_is_followed_answered_and_cancelled_from_another_process(sage: CommandLine) -> None:
+    flow = sage.flow(
+        noted("a"),
+        APPROVAL,
+        shell("slow", "echo x >> started; sleep 30", needs=["a"]),
+        noted("z", needs=["ok"]),
+    )
+    process = sage.start("run", flow)
+    wait_until(lambda: sage.count("started"), what="the slow node starts")
+    follower = sage.start("attach", "flow", "--json")
+    assert follower.stdout is not None
+    first = json.loads(follower.stdout.readline())
+    assert first["event"] == "run_status"
+    assert first["running"] == ["slow"]
+    sage("approve", "flow", "ok")
+    wait_until(lambda: sage.count("ran-z"), what="what waited for the approval runs")
+    status = json.loads(sage("status", "flow", "--json").stdout)
+    assert (status["status"], status["running"]) == ("running", ["slow"])
+    sage("cancel", "flow")
+    assert process.wait(30) == 1
+    rest = [json.loads(line) for line in follower.stdout]
+    assert follower.wait(30) == 1
+    assert "z" in {event.get("node") for event in rest}
+    assert rest[-1]["status"] == "cancelled"
+    assert list(sage.runtime.glob("sage-actors/*")) == []
+    assert json.loads(sage("status", "flow", "--json").stdout)["status"] == "cancelled"
+
+
+# ------------------------------------------------------------------ looking, and clearing away
+
+
+def test_looking_at_a_run_shows_states_errors_output_and_records(sage: CommandLine) -> None:
+    flow = sage.flow(noted("a"), shell("bad", "echo to-stderr >&2; exit 3", needs=["a"]))
+    sage("run", flow, code=1)
+    assert "flow" in sage("list").stdout
+    (row,) = json.loads(sage("list", "--json").stdout)
+    assert (row["run_id"], row["status"], row["total"]) == ("flow", "failed", 2)
+    assert "exit code 3" in sage("status", "flow").stdout
+    facts = json.loads(sage("status", "flow", "--json").stdout)
+    assert {node["id"]: node["state"] for node in facts["nodes"]} == {"a": "succeeded", "bad": "failed"}
+    assert json.loads(sage("show", "flow", "a").stdout)["stdout"] == "a\n"
+    assert "exit code 3" in sage("show", "flow", "bad", code=1).stderr
+    assert "a?" in sage("show", "flow", "aa", code=2).stderr.replace("'", "")
+    assert "bad | to-stderr" in sage("logs", "flow").stdout
+    assert sage("logs", "flow", "bad").stdout == "to-stderr\n"
+    records = events(sage("history", "flow", "--json").stdout)
+    assert [record["seq"] for record in records] == list(range(1, len(records) + 1))
+    assert "run_admitted" in sage("history", "flow").stdout
+
+
+def test_logs_follow_a_live_run_to_its_end_without_a_line_twice(sage: CommandLine) -> None:
+    flow = sage.flow(shell("talk", "echo one; echo x >> started; sleep 2; echo two; sleep 1; echo three"))
+    process = sage.start("run", flow)
+    wait_until(lambda: sage.count("started"), what="it talks")
+    assert sage("logs", "flow", "talk", "-f").stdout.split() == ["one", "two", "three"]
+    assert process.wait(30) == 0
+    process.communicate()
+
+
+def test_delete_asks_first_and_prune_goes_by_age(sage: CommandLine) -> None:
+    for name in ("one", "two", "three"):
+        sage("run", sage.flow(noted("a"), name=name))
+    assert "--yes" in sage("delete", "one", code=2).stderr
+    sage("delete", "one", "--yes")
+    assert "one" not in sage("list").stdout
+    old = next((sage.project / ".sage/state/two").glob("journal-*"))
+    os.utime(old, (1_000_000_000, 1_000_000_000))
+    assert json.loads(sage("prune", "--older-than", "30d", "--dry-run", "--json").stdout) == {
+        "would_be_deleted": ["two"]
+    }
+    assert "--yes" in sage("prune", "--older-than", "30d", code=2).stderr
+    sage("prune", "--older-than", "30d", "--yes")
+    assert [row["run_id"] for row in json.loads(sage("list", "--json").stdout)] == ["three"]
+
+
+def test_another_project_is_named_by_an_option_and_in_the_hints(sage: CommandLine) -> None:
+    other = sage.home / "other project"
+    other.mkdir()
+    flow = sage.flow(shell("bad", "exit 1"))
+    done = sage("run", flow, "--project", str(other), code=1)
+    assert f"--project '{other}'" in done.stderr
+    assert "flow" in sage("list", "--project", str(other)).stdout
+    assert "no runs" in sage("list").stdout

@@ -1,0 +1,98 @@
+"""The doctor: says what works because it tried, and finds what does not."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_harness import CommandLine
+
+from sage_actors.supervisor import doctor
+from sage_actors.supervisor.doctor import Check, table
+
+
+@pytest.fixture
+def sage(tmp_path: Path) -> Iterator[CommandLine]:
+    command_line = CommandLine(tmp_path)
+    yield command_line
+    command_line.close()
+
+
+def _check(checks: list[dict[str, str]], name: str) -> dict[str, str]:
+    return next(check for check in checks if check["name"] == name)
+
+
+@pytest.mark.slow
+def test_a_healthy_machine_passes_every_check(sage: CommandLine) -> None:
+    report = json.loads(sage("doctor", "--json").stdout)
+    assert report["ok"] is True
+    failed = [check for check in report["checks"] if check["status"] == "failed"]
+    assert failed == []
+    assert "answered" in _check(report["checks"], "worker process")["detail"]
+    assert "all gone" in _check(report["checks"], "orphans")["detail"]
+    assert _check(report["checks"], "key")["status"] == "warning"  # there is none, and it made none
+    assert not (sage.home / "config").exists()
+
+
+@pytest.mark.slow
+def test_a_broken_key_and_an_open_socket_directory_are_found_and_exit_1(sage: CommandLine) -> None:
+    (sage.runtime / "sage-actors").mkdir()
+    (sage.runtime / "sage-actors").chmod(0o777)
+    done = sage("doctor", code=1, environ={"SAGE_STATE_KEY": "sak1-typo"})
+    assert "FAIL  key" in done.stdout
+    assert "typo" not in done.stdout
+    assert "1 of 12 checks failed" in done.stdout
+
+
+def test_a_state_directory_that_is_a_link_fails(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".sage").symlink_to("elsewhere")
+    check = doctor._try("state directory", lambda: doctor._state_directory(tmp_path))
+    assert check.status == "failed"
+    assert "link" in check.detail
+
+
+def test_fsync_and_flock_are_tried(tmp_path: Path) -> None:
+    doctor._state_directory(tmp_path)
+    assert "fdatasync takes" in doctor._durable(tmp_path)
+    assert os.listdir(tmp_path / ".sage/state") == ["locks"]
+
+
+def test_a_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_LEAST_FREE_BYTES", 1 << 62)
+    check = doctor._try("disk space", lambda: doctor._space(tmp_path))
+    assert check.status == "warning"
+    assert "prune" in check.hint
+
+
+def test_a_check_that_breaks_is_a_failed_check_not_a_traceback() -> None:
+    def burst() -> str:
+        raise RuntimeError("burst")
+
+    assert doctor._try("x", burst).detail == "RuntimeError: burst"
+
+
+def test_an_orphan_that_lives_on_is_reported_and_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import subprocess
+
+    monkeypatch.setattr(doctor, "_ORPHAN_S", 0.05)
+    with subprocess.Popen(["sleep", "60"]) as orphan:
+        check = doctor._try("orphans", lambda: doctor._see_end(orphan.pid))
+        assert orphan.wait(5) == -9
+    assert check.status == "failed"
+    assert "outlived" in check.detail
+
+
+def test_the_table_puts_what_to_do_under_what_needs_it() -> None:
+    text = table([Check("one", "ok", "fine"), Check("longer", "failed", "broken", "mend it")])
+    assert text.splitlines() == [
+        "ok    one     fine",
+        "FAIL  longer  broken",
+        "              -> mend it",
+        "1 of 2 checks failed.",
+    ]
