@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any, Protocol
@@ -100,7 +99,7 @@ class Engine:
         self.ports, self.clock = ports, clock
         self.max_workers = workers
         self.runs: dict[int, RunCore] = {}
-        self.rotation: deque[RunCore] = deque()
+        self.hungry: dict[int, RunCore] = {}  # runs with ready nodes, in the order of their turns
         self.workers: dict[int, Worker] = {}
         self.intensity = RestartIntensity(restart or RestartPolicy())
         self.estimates: dict[int, float] = {}
@@ -118,14 +117,14 @@ class Engine:
     def add(self, run: RunCore, *, resumed: bool) -> None:
         """Take a run in; its journal exists. Nodes start as workers allow."""
         self.runs[run.number] = run
-        self.rotation.append(run)
+        run.hungry = self.hungry
         run.begin(resumed=resumed)
         self.dispatch()
 
     def remove(self, run: RunCore) -> None:
         """A run ended."""
-        if self.runs.pop(run.number, None) is not None:
-            self.rotation.remove(run)
+        self.runs.pop(run.number, None)
+        self.hungry.pop(run.number, None)
         self._aborting.discard(run.number)
         numbers = list(self._op_numbers.pop(run.number, {}).values())
         for number in numbers:
@@ -214,7 +213,7 @@ class Engine:
         self._fill(is_async=True)
 
     def _fill(self, *, is_async: bool) -> None:
-        if not any((run.ready[is_async] or run.solo[is_async]) and run.may_dispatch for run in self.rotation):
+        if not any(run.ready[is_async] or run.solo[is_async] for run in self.hungry.values()):
             return
         mine = [worker for worker in self.workers.values() if worker.is_async is is_async]
         for worker in mine:
@@ -236,36 +235,39 @@ class Engine:
                 return
 
     def _give(self, worker: Worker, *, accepting: int) -> bool:
-        """Fill one worker from the next runs in turn. False if no run has anything for its kind."""
-        found = False
-        for _ in range(len(self.rotation)):
-            run = self.rotation[0]
-            self.rotation.rotate(-1)
-            if not run.ready[worker.is_async] or not run.may_dispatch:
+        """Fill one worker from the hungry runs in turn, in one frame. False if none has anything for its kind."""
+        kind = worker.is_async
+        ready = sum([len(run.ready[kind]) for run in self.hungry.values()])
+        share = max(1, -(-ready // accepting))
+        batch: list[Any] = []
+        given: list[tuple[RunCore, list[Any]]] = []
+        for number, run in list(self.hungry.items()):
+            if not run.is_hungry:
+                del self.hungry[number]
                 continue
-            cap = self._room(worker, run, accepting)
+            cap = min(self._room(worker, run), share - len(batch)) if run.ready[kind] else 0
             if cap <= 0:
                 continue
-            rows, load = run.take(
-                target_us=math.inf if worker.is_async else _AHEAD_US - worker.load_us,
-                cap=cap,
-                estimates=self.estimates,
-                is_async=worker.is_async,
-            )
+            self.hungry[number] = self.hungry.pop(number)  # to the end of the line
+            target = math.inf if kind else _AHEAD_US - worker.load_us
+            rows, load = run.take(target_us=target, cap=cap, estimates=self.estimates, is_async=kind)
             if rows:
-                found = True
-                self._hand_over(worker, run, rows, load)
-                if not worker.accepts():
+                self._book(worker, run, rows, load)
+                batch += rows
+                given.append((run, rows))
+                if len(batch) >= share or worker.load_us >= _AHEAD_US or not worker.accepts():
                     break
-        return found
+        if batch:
+            self.ports.submit(worker.number, batch)
+            for run, rows in given:
+                run.announce(rows, worker.number)
+            if not kind:
+                self._watch(worker, self.clock.monotonic())
+        return bool(batch)
 
-    def _room(self, worker: Worker, run: RunCore, accepting: int) -> int:
+    def _room(self, worker: Worker, run: RunCore) -> int:
         """How many tasks of `run` this worker may take now."""
-        share = max(1, -(-len(run.ready[worker.is_async]) // accepting))
-        if worker.is_async:
-            cap = min(_ASYNC_ROWS - len(worker.tasks), share)
-        else:
-            cap = min(_MOST_ROWS - len(worker.tasks), share)
+        cap = (_ASYNC_ROWS if worker.is_async else _MOST_ROWS) - len(worker.tasks)
         limit = run.options.concurrency
         if limit is None:
             return cap
@@ -282,29 +284,24 @@ class Engine:
             total += held if worker is None or worker.is_async else 1
         return total
 
-    def _hand_over(self, worker: Worker, run: RunCore, rows: list[Any], load: float) -> None:
-        now = self.clock.monotonic()
+    def _book(self, worker: Worker, run: RunCore, rows: list[Any], load: float) -> None:
+        """These tasks are the worker's."""
         tasks = worker.tasks
         if not tasks:
-            worker.head_since = now
+            worker.head_since = self.clock.monotonic()
         for row in rows:
             tasks[row[0], row[1], row[2]] = row[3]
         worker.load_us += load
         run.workers_busy[worker.number] = run.workers_busy.get(worker.number, 0) + len(rows)
-        self.ports.submit(worker.number, rows)
-        run.announce(rows, worker.number)
-        if not worker.is_async:
-            self._watch(worker, now)
 
     def _give_solo(self, worker: Worker) -> None:
-        for _ in range(len(self.rotation)):
-            run = self.rotation[0]
-            self.rotation.rotate(-1)
-            if not run.solo[worker.is_async] or not run.may_dispatch or self._room(worker, run, 1) <= 0:
+        for number, run in list(self.hungry.items()):
+            if not run.solo[worker.is_async] or not run.may_dispatch or self._room(worker, run) <= 0:
                 continue
             row = run.take_solo(is_async=worker.is_async)
             if row is None:
                 continue
+            self.hungry[number] = self.hungry.pop(number)  # to the end of the line
             worker.solo = True
             worker.tasks[row[0], row[1], row[2]] = row[3]
             worker.head_since = 0.0
@@ -331,7 +328,7 @@ class Engine:
     def _wants_worker(self, mine: list[Worker], is_async: bool) -> bool:
         """Whether one more worker of that kind would have something to do at once."""
         waiting = 0
-        for run in self.rotation:
+        for run in self.hungry.values():
             if run.may_dispatch:
                 limit = run.options.concurrency
                 if limit is None or self.executing(run) < limit:
@@ -341,7 +338,9 @@ class Engine:
         if not is_async or not mine:
             return True
         held = sum(len(worker.tasks) for worker in mine)
-        return any(run.solo[True] for run in self.rotation) or held + waiting > _ASYNC_SHARE * len(mine)
+        return any(run.solo[True] for run in self.hungry.values()) or held + waiting > _ASYNC_SHARE * len(
+            mine
+        )
 
     def _start_worker(self, is_async: bool) -> Worker:
         number = self.ports.start_worker("async" if is_async else "blocking")

@@ -133,6 +133,7 @@ class RunCore:
         self.where_stored = array("Q", bytes(8 * size))
         self.frames: list[Any] = []
         self.scopes: list[Scope] = []  # of the dynamic nodes, by node - plan.size
+        self.hungry: dict[int, RunCore] = {}  # the engine's: who has something ready notes itself there
         self.op_numbers: list[tuple[int, float | None, bool] | None] = [None] * len(plan.ops)
         self.ready = (ReadyQueue(), ReadyQueue())  # for blocking, for async workers
         self.solo: tuple[list[int], list[int]] = ([], [])
@@ -228,6 +229,12 @@ class RunCore:
         return self.status is None and not self._ending
 
     @property
+    def is_hungry(self) -> bool:
+        """Whether a worker would have something to do for it."""
+        ready, solo = self.ready, self.solo
+        return bool(ready[0] or ready[1] or solo[0] or solo[1]) and self.may_dispatch
+
+    @property
     def may_dispatch(self) -> bool:
         return self.stopping is None and self.storage_error is None and not self._ending
 
@@ -294,6 +301,8 @@ class RunCore:
                     self._make_ready(node, self.simple[node] == 2)
                 else:
                     self._consider(node)
+        if self.is_hungry:
+            self.hungry[self.number] = self
         self._look_for_the_end()
 
     def _key(self, node: int) -> int:
