@@ -176,7 +176,7 @@ def test_what_is_not_once_runs_again_after_a_kill_with_the_same_key(tmp_path: Pa
 
 def test_a_once_node_that_timed_out_is_in_doubt(tmp_path: Path) -> None:
     with make_supervisor(tmp_path) as supervisor:
-        wait_for_pause(supervisor.start(payment(tmp_path, timeout=0.3), run_id="r"))
+        wait_for_pause(supervisor.start(payment(tmp_path, timeout=2), run_id="r"))
     assert states(tmp_path, "r")["pay"] == "in_doubt"
     assert lines(tmp_path / "paid") == 1
 
