@@ -64,6 +64,7 @@ class Worker:
         "ready",
         "solo",
         "tasks",
+        "was_solo",
     )
 
     def __init__(self, number: int, is_async: bool) -> None:
@@ -72,6 +73,7 @@ class Worker:
         self.load_us = 0.0
         self.head_since = 0.0
         self.solo = False
+        self.was_solo = False  # what it did last ran alone
         self.giving_back = False
         self.check_at = math.inf
         self.overrun = False  # its head takes long: nothing is queued behind it
@@ -216,10 +218,8 @@ class Engine:
         if not any(run.ready[is_async] or run.solo[is_async] for run in self.hungry.values()):
             return
         mine = [worker for worker in self.workers.values() if worker.is_async is is_async]
-        for worker in mine:
-            if worker.is_idle():
-                self._give_solo(worker)
-        self._give_all([worker for worker in mine if worker.accepts()])
+        kept = self._serve_solo(mine, is_async)
+        self._give_all([worker for worker in mine if worker.accepts() and worker is not kept])
         while len(mine) < self.max_workers and self._wants_worker(mine, is_async):
             worker = self._start_worker(is_async)
             mine.append(worker)
@@ -228,6 +228,27 @@ class Engine:
                 self._give(worker, accepting=1)
             if worker.is_idle():
                 return
+
+    def _serve_solo(self, mine: list[Worker], is_async: bool) -> Worker | None:
+        """Nodes that run alone, in turn with the others: an idle worker takes one if its last work was shared.
+
+        Returns a worker that is to get nothing, so that it becomes idle: else a steady stream of short nodes
+        would keep those that need a worker of their own waiting for ever.
+        """
+        if not any(run.solo[is_async] for run in self.hungry.values()):
+            return None
+        shared = any(run.ready[is_async] and run.may_dispatch for run in self.hungry.values())
+        for worker in mine:
+            if worker.is_idle() and not (shared and worker.was_solo):
+                self._give_solo(worker)
+            worker.was_solo = worker.solo
+        waiting = [run for run in self.hungry.values() if run.solo[is_async] and run.may_dispatch]
+        busy = [
+            worker
+            for worker in mine
+            if worker.accepts() and worker.tasks and any(self._room(worker, run) > 0 for run in waiting)
+        ]
+        return min(busy, key=lambda worker: len(worker.tasks), default=None)
 
     def _give_all(self, accepting: list[Worker]) -> None:
         for i, worker in enumerate(accepting):
