@@ -384,6 +384,8 @@ class LocalPool:
             self._inspection_lost(handle, exitcode)
         else:
             self._lost += handle.ending != "stopped"
+            if handle.ready and not handle.told:  # it executed, though the keeper had not told its pid yet
+                self._deliver(WorkerReady(handle.number, handle.pid or 0))
             self._deliver(WorkerLost(handle.number, _evidence(handle, exitcode), handle.culprits))
         if self._closing and not self._workers:
             self._empty.set()
@@ -399,6 +401,7 @@ class LocalPool:
             while not handle.deaf and time.monotonic() < until:
                 self._receive(handle, _READS_A_TURN)
                 time.sleep(0.0005)
+            handle.ending = handle.ending or "keeper"  # nobody's fault
             self._finish(handle, None, "the keeper process died, and its workers with it")
 
     # Limits, memory and heartbeats

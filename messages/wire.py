@@ -76,7 +76,7 @@ class Evidence:
     """What is known about the end of a worker.
 
     exitcode: negative is a signal, None is unknown. reason: "" if it died by itself, else why the pool ended
-    it ("timeout", "cancelled", "limit", "heartbeat", "protocol", "stopped").
+    it ("timeout", "cancelled", "limit", "heartbeat", "protocol", "stopped"), or "keeper": its keeper was killed.
     limit: {"kind", "limit", "seen"}.
     peak_rss_bytes: the most that was seen of the process tree. last_lines: end of what it printed.
     """

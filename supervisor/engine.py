@@ -491,6 +491,8 @@ class Engine:
             touched[run.number] = run
             if worker.solo and not worker.head_since:
                 run.not_started(key[1], key[2])
+            elif evidence.reason == "keeper":
+                run.abandoned(key[1], evidence)
             elif key in guilty:
                 self._charge(run, key[1], evidence, worker.dying or evidence.reason)
             elif key in suspects:
