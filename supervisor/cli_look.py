@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["history_command", "list_command", "logs_command", "show_command", "status_command"]
 
 _MOST_NODES = 60
+_MOST_ERRORS = 20
 
 
 @click.command("list")
@@ -203,9 +204,11 @@ def show_command(run_id: str, node: str | None, project: Path, as_json: bool) ->
     from sage_actors.supervisor.display import error_text, results_text
 
     click.echo(f"{run_id}: {past.status}", err=True)
-    click.echo(results_text(results))
-    for name, error in errors.items():
+    click.echo(results_text({name: value for name, value in results.items() if name not in errors}))
+    for name, error in list(errors.items())[:_MOST_ERRORS]:
         click.echo(f"{name}: {error_text(error)}", err=True)
+    if len(errors) > _MOST_ERRORS:
+        click.echo(f"and {len(errors) - _MOST_ERRORS:,} more errors; --json has them all", err=True)
     return 0
 
 

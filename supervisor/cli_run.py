@@ -15,6 +15,7 @@ from sage_actors.supervisor.cli_options import (
     at_terminal,
     command_line,
     find_workflow,
+    open_run,
     project_option,
 )
 
@@ -52,7 +53,7 @@ _SHARED = (
         "--max-tokens",
         type=click.IntRange(1),
         metavar="N",
-        help="Pause when the run has used this many tokens.",
+        help="Start nothing more once the run has used this many tokens, and pause.",
     ),
     click.option("--json", "as_json", is_flag=True, help="One event a line on standard output."),
     click.option("--quiet", is_flag=True, help="Only the result, or the problem."),
@@ -145,7 +146,7 @@ def run_command(
             accept_changes=accept_changes or (_ask_about_changes if at_terminal() else False),
         )
 
-    return _carry_out(chosen, run_id, start, spec=spec, search=(path.resolve().parent,))
+    return _carry_out(chosen, run_id, start, spec=spec, search=(path.resolve().parent,), fresh=fresh)
 
 
 @click.command("resume")
@@ -206,11 +207,14 @@ def _carry_out(
     *,
     spec: WorkflowSpec | None = None,
     search: tuple[Path, ...] = (),
+    fresh: bool = False,
 ) -> int:
     from sage_actors.messages.errors import RunLockedError
     from sage_actors.supervisor.api import Supervisor
     from sage_actors.supervisor.follow import Follower
 
+    if chosen.max_tokens is not None and not fresh:
+        _refuse_beyond_budget(chosen, run_id)
     with Follower(max_tokens=chosen.max_tokens) as follower:
         try:
             with Supervisor(
@@ -225,6 +229,22 @@ def _carry_out(
             if chosen.mode not in ("live", "plain") or not (at_terminal() and sys.stdout.isatty()):
                 raise
             return _offer_to_follow(chosen, run_id, error)
+
+
+def _refuse_beyond_budget(chosen: _Settings, run_id: str) -> None:
+    """A run that has used up its tokens starts nothing: once begun, some node would be ahead of the stop."""
+    from sage_actors.messages.errors import BudgetExceeded, NoCheckpointError
+
+    try:
+        past = open_run(chosen.project, run_id)
+    except NoCheckpointError:
+        return  # a new run
+    used = past.tokens.get("input_tokens", 0) + past.tokens.get("output_tokens", 0)
+    if past.status != "succeeded" and used >= (chosen.max_tokens or 0):
+        raise BudgetExceeded(
+            f"budget: run {run_id} has used {used:,.0f} tokens, and --max-tokens is {chosen.max_tokens:,}; "
+            "nothing was started. Give it more to continue"
+        )
 
 
 def _show(

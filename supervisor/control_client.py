@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,21 @@ class ControlClient:
             try:
                 if why_not_ours(path.parent):
                     raise PermissionError(path.parent)
-                sock.connect(os.fspath(path))
+                self._reach(sock, os.fspath(path))
                 return sock
             except OSError:
                 sock.close()
         raise NoControlError(f"no live process answers for run {self._run_id}")
+
+    def _reach(self, sock: socket.socket, path: str) -> None:
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return sock.connect(path)
+            except BlockingIOError:  # so many others are connecting that there is no place to wait in line
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def _lines(self, sock: socket.socket) -> Iterator[dict[str, Any]]:
         with sock.makefile("rb") as file:

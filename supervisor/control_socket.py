@@ -68,7 +68,7 @@ def _bind(path: Path, run_id: str) -> socket.socket:
     try:
         sock.bind(temporary)
         os.chmod(temporary, 0o600)
-        sock.listen(16)
+        sock.listen(128)
         sock.setblocking(False)
         os.rename(temporary, path)
     except BaseException:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_harness import CommandLine, events, noted, shell, wait_until
@@ -340,9 +341,9 @@ def test_a_reader_that_goes_away_leaves_a_run_that_can_be_continued(sage: Comman
 
 def test_a_budget_of_tokens_pauses_the_run_with_5_and_holds_over_a_resume(sage: CommandLine) -> None:
     (sage.project / "paid.py").write_text(
-        "def call(context, before=None):\n    context.usage(input_tokens=60, output_tokens=10)\n    return 1\n"
+        "import time\ndef call(context):\n    time.sleep(0.5)\n    context.usage(input_tokens=60, output_tokens=10)\n    return 1\n"
     )
-    nodes = [{"id": f"n{i}", "type": "python", "call": "paid:call"} for i in range(3)]
+    nodes: list[dict[str, Any]] = [{"id": f"n{i}", "type": "python", "call": "paid:call"} for i in range(3)]
     for before, node in itertools.pairwise(nodes):
         node["needs"] = [before["id"]]
     flow = sage.flow(*nodes)
@@ -535,7 +536,7 @@ def test_damage_exits_4_with_file_and_offset_and_repair_continues(sage: CommandL
     sage("run", flow)
     (journal,) = (sage.project / ".sage/state/flow").glob("journal-*")
     data = bytearray(journal.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[len(data) * 4 // 5] ^= 1
     journal.write_bytes(data)
     done = sage("run", flow, code=4)
     assert journal.name in done.stderr

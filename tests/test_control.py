@@ -256,10 +256,9 @@ def test_a_client_that_says_nothing_is_dropped(
 def test_a_crowd_of_silent_clients_is_bounded(tmp_path: Path, server: ControlServer) -> None:
     crowd = []
     for _ in range(control.MAX_CLIENTS + 20):
-        sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(10)
+        crowd.append(sock := socket.socket(socket.AF_UNIX))
         sock.connect(os.fspath(socket_paths(tmp_path, "run-1")[0]))
-        crowd.append(sock)
+        sock.settimeout(10)
     assert crowd[-1].recv(1) == b""
     for sock in crowd:
         sock.close()
