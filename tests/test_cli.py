@@ -341,7 +341,11 @@ def test_a_reader_that_goes_away_leaves_a_run_that_can_be_continued(sage: Comman
 
 def test_a_budget_of_tokens_pauses_the_run_with_5_and_holds_over_a_resume(sage: CommandLine) -> None:
     (sage.project / "paid.py").write_text(
-        "import time\ndef call(context):\n    time.sleep(0.5)\n    context.usage(input_tokens=60, output_tokens=10)\n    return 1\n"
+        "import time\n"
+        "def call(context):\n"
+        "    time.sleep(0.5)\n"
+        "    context.usage(input_tokens=60, output_tokens=10)\n"
+        "    return 1\n"
     )
     nodes: list[dict[str, Any]] = [{"id": f"n{i}", "type": "python", "call": "paid:call"} for i in range(3)]
     for before, node in itertools.pairwise(nodes):
