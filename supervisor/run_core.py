@@ -167,7 +167,7 @@ class RunCore:
         self.stopping: str | None = None  # reason; no further dispatch
         self.cancelled = False
         self.timed_out = False
-        self.breaker_until: float | None = None
+        self.too_far: set[int] = set()  # nodes whose open endpoint stays open for longer than the patience
         self.paused: str | None = None
         self.storage_error: StorageError | None = None
         self.status: str | None = None
@@ -1041,8 +1041,10 @@ class RunCore:
             until=until,
             endpoint=endpoint,
         )
-        patience = self.clock.now() + self.options.patience_s
-        self.breaker_until = until if reason == "open" and until and until > patience else None
+        if reason == "open" and until and until > self.clock.now() + self.options.patience_s:
+            self.too_far.add(node)
+        else:
+            self.too_far.discard(node)
         self.settle()
         return True
 
@@ -1278,7 +1280,8 @@ class RunCore:
         if waits & {"retry", "wait", "breaker"}:
             return
         if "open breaker" in waits:
-            if self.breaker_until is not None and waits <= {"open breaker", "approval"}:
+            far = all(node in self.too_far for node, why in self.held.items() if why == "open breaker")
+            if far and waits <= {"open breaker", "approval"}:
                 self._pause("open breaker: an endpoint that is needed stays open")
             return
         if self.doubts:
