@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 from array import array
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -721,7 +722,10 @@ class RunCore:
     def _delay(self, operation: OperationSpec, tries: int, retry_after: Any) -> float:
         """Exponential backoff with jitter; the other side's Retry-After is a lower bound, up to an hour."""
         policy = operation.retry
-        delay = min(policy.backoff * policy.factor ** min(tries - 1, 60), policy.max_delay)
+        try:
+            delay = min(policy.backoff * policy.factor ** (tries - 1), policy.max_delay)
+        except OverflowError:
+            delay = policy.max_delay
         delay *= 1.0 + policy.jitter * (2.0 * self.ports.random() - 1.0)
         if isinstance(retry_after, (int, float)):
             delay = max(delay, min(float(retry_after), 3600.0))
@@ -1354,7 +1358,7 @@ def _map_header(count: int) -> bytes:
 def _seconds_to_wait(config: Mapping[str, Any], now: float) -> float:
     if config.get("until") is not None:
         until = config["until"]
-        if isinstance(until, (int, float)):
+        if isinstance(until, (int, float)) and math.isfinite(until):
             return max(0.0, float(until) - now)
         try:
             moment = datetime.fromisoformat(str(until))
@@ -1364,7 +1368,8 @@ def _seconds_to_wait(config: Mapping[str, Any], now: float) -> float:
             moment = moment.replace(tzinfo=UTC)
         return max(0.0, moment.timestamp() - now)
     seconds = config.get("seconds", 0)
-    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or seconds < 0:
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not is_number or not math.isfinite(seconds) or seconds < 0:
         raise ResultError(f"`seconds` must be a number that is not negative, not {seconds!r}")
     return float(seconds)
 
