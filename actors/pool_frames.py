@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sage_actors.actors.pool_protocol import (
+    Begun,
     GivenBack,
     GuardEnded,
     GuardRequest,
@@ -49,6 +50,7 @@ class FrameHandlers:
             Kind.INSPECTED: self._inspected,
             Kind.HEARTBEAT: self._heartbeat,
             Kind.BLOCKED: self._blocked,
+            Kind.BEGUN: self._begun,
         }
 
     def handle(self, worker: WorkerHandle, kind: int, payload: Any) -> None:
@@ -101,6 +103,10 @@ class FrameHandlers:
         keys = _keys(payload)
         if worker.limits:
             self._on_executing(worker, keys)
+
+    def _begun(self, worker: WorkerHandle, payload: Any) -> None:
+        (key,) = _keys([payload])
+        self._deliver(Begun(worker.number, key))
 
     def _blocked(self, worker: WorkerHandle, payload: Any) -> None:
         worker.blockers = tuple(_keys(payload))

@@ -29,6 +29,7 @@ from typing import Any, Literal, Protocol
 from sage_actors.messages.wire import Evidence, TaskRow
 
 __all__ = [
+    "Begun",
     "GivenBack",
     "GuardEnded",
     "GuardRequest",
@@ -64,6 +65,14 @@ class Results:
 
     worker: int
     rows: list[list[Any]]
+
+
+@dataclass(slots=True)
+class Begun:
+    """A blocking worker has imported what the attempt needs: its time counts from here."""
+
+    worker: int
+    key: Key
 
 
 @dataclass(slots=True)
@@ -146,6 +155,7 @@ class KeeperStarted:
 
 PoolEvent = (
     WorkerReady
+    | Begun
     | Results
     | GivenBack
     | Logs

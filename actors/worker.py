@@ -158,6 +158,8 @@ class BlockingWorker:
         task = self._task = Task(row, self._link, started)
         payload: Any
         try:
+            if row[3] not in self._table.runners:
+                started = self._load(task, row[3])
             payload = self._call(task, row[3])
             status, size = OK, len(payload)
         except OperationTerminated:
@@ -176,6 +178,17 @@ class BlockingWorker:
         self._task = None
         micros = int((ended - started) * 1e6)
         self._link.add_result([*row[:3], status, micros, payload, task.used], size, more=more, now=ended)
+
+    def _load(self, task: Task, op: int) -> float:
+        """Imports what an operation needs, the first time. Its time, and its timeout, begin after that."""
+        self._executing = True
+        try:
+            self._table.runner(op)
+        finally:
+            self._executing = False
+        task.started = time.monotonic()
+        self._link.send(Kind.BEGUN, list(task.key))
+        return task.started
 
     def _call(self, task: Task, op: int) -> bytes:
         if self._cancelled and task.key in self._cancelled:

@@ -59,6 +59,7 @@ class Kind(IntEnum):
     INSPECTED = 27
     HEARTBEAT = 28
     BLOCKED = 29
+    BEGUN = 30
 
 
 # A task row: [run, node, attempt, op, node id, idempotency key or run id, timeout or nil, arguments packed]

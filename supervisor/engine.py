@@ -31,6 +31,7 @@ _MOST_ROWS = 512  # tasks in one worker's queue
 _ASYNC_ROWS = 1024  # coroutines in one async worker
 _ASYNC_SHARE = 128  # from how many coroutines on another async worker is worth its start
 _OVERRUN_S = 0.02  # a node that runs this long gives the queue behind it back
+_IMPORT_S = 120.0  # for the first use of an operation in a worker, besides its timeout
 _CERTAIN_S = 0.05  # a head that ran this long is what the worker executed: results are flushed after 2 ms
 
 
@@ -58,6 +59,7 @@ class Worker:
         "giving_back",
         "head_since",
         "is_async",
+        "loaded",
         "load_us",
         "number",
         "overrun",
@@ -79,6 +81,7 @@ class Worker:
         self.overrun = False  # its head takes long: nothing is queued behind it
         self.dying = ""
         self.ready = False
+        self.loaded: set[int] = set()  # operations that it has imported
         self.doomed: Key | None = None  # the attempt that it is killed for
 
     def accepts(self) -> bool:
@@ -393,6 +396,7 @@ class Engine:
         if not by_run:
             return
         self._learn(spent)
+        worker.loaded.update(spent)
         worker.load_us = worker.load_us * len(tasks) / held if held else 0.0
         worker.head_since = self.clock.monotonic()
         worker.ready = True
@@ -551,6 +555,15 @@ class Engine:
             if worker.head_since:
                 worker.head_since = self.clock.monotonic()
 
+    def begun(self, number: int, key: Key) -> None:
+        """A blocking worker has imported what its head needs: the head's time counts from here."""
+        worker = self.workers.get(number)
+        if worker is None or key not in worker.tasks:
+            return
+        now = worker.head_since = self.clock.monotonic()
+        worker.loaded.add(worker.tasks[key])
+        self._watch(worker, now)
+
     def _tell_lost(self, keys: list[Key], evidence: Evidence) -> None:
         if evidence.reason == "stopped":
             return
@@ -646,9 +659,11 @@ class Engine:
             self._at(when, ("check", worker.number))
 
     def _head_timeout(self, worker: Worker) -> float | None:
-        key = next(iter(worker.tasks))
+        """Seconds that the head may take; more where it must import its operation first."""
+        key, op = next(iter(worker.tasks.items()))
         run = self.runs.get(key[0])
-        return None if run is None else run.operation(key[1]).timeout
+        timeout = None if run is None else run.operation(key[1]).timeout
+        return timeout if timeout is None or op in worker.loaded else timeout + _IMPORT_S
 
     def _check(self, worker: Worker, now: float) -> None:
         if not worker.tasks or worker.dying or worker.is_async:

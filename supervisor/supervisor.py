@@ -139,6 +139,7 @@ class SupervisorActor(MailboxActor):
             CommitFailed: self._commit_failed,
             pp.WorkerLost: self._worker_lost,
             pp.WorkerReady: lambda m: self.engine.ready(m.worker),
+            pp.Begun: lambda m: self.engine.begun(m.worker, m.key),
             pp.GivenBack: lambda m: self.engine.given_back(m.worker, [tuple(key) for key in m.keys]),
             pp.Logs: self._logs,
             pp.Progress: self._progress,

@@ -523,3 +523,16 @@ def test_http_in_a_blocking_worker_and_without_a_server(pool: PoolHarness, worke
 )
 def test_retry_after_is_read_as_seconds_or_date(value: str | None, seconds: float | None) -> None:
     assert retry_after_s(value, 60.0) == seconds
+
+
+def test_imports_do_not_count_against_a_timeout(tmp_path: Path) -> None:
+    """The module takes longer to import than the node may take; the function itself is quick."""
+    from sage_actors import Supervisor, load
+
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(1.0)\ndef quick(): return 1\n")
+    path = tmp_path / "flow.json"
+    path.write_text('{"name": "x", "nodes": [{"id": "a", "type": "python", "call": "slow_to_import:quick", "timeout": 0.5}]}')
+    with Supervisor(tmp_path, durability="none") as supervisor:
+        outcome = supervisor.run(load(path), timeout=60)
+    assert outcome.raise_for_status()["a"] == 1
+    assert outcome.busy_seconds < 0.5
