@@ -1271,10 +1271,10 @@ class RunCore:
         return sum(self.workers_busy.values())
 
     def _finish_stopped(self) -> None:
-        if self.timed_out:
-            self._finish("failed")
-        elif self.cancelled:
+        if self.cancelled:
             self._finish("cancelled")
+        elif self.timed_out:
+            self._finish("failed")
         else:
             self._pause(str(self.stopping))
 

@@ -30,6 +30,7 @@ class Core:
     def __init__(self, *, workers: int = 1) -> None:
         self.clock = FakeClock()
         self.clock.advance(100.0)
+        self._workers = workers
         self.engine = Engine(cast("Any", self), self.clock, workers=workers)
         self.pending: deque[tuple[RunCore, list[Record], Any]] = deque()
         self.frames: dict[str, list[bytes]] = {}
@@ -59,6 +60,9 @@ class Core:
 
     def resume(self, run: RunCore, *, keep: int | None = None, **options: Any) -> RunCore:
         """What a new process makes of the first `keep` frames that `run` left."""
+        self.engine = Engine(cast("Any", self), self.clock, workers=self._workers)
+        self.pending.clear()
+        self.submitted.clear()
         frames = self.frames[run.run_id] = self.frames[run.run_id][:keep]
         restored = self.fold(run, **options)
         again = restored.run
@@ -94,6 +98,11 @@ class Core:
         self.pending.clear()
         run.unacknowledged = 0
         self.engine.storage_failed(run, StorageError("no space left"))
+
+    def begin(self, worker: int, row: Row) -> None:
+        """The worker has started, and has imported what the node needs."""
+        self.engine.ready(worker)
+        self.engine.begun(worker, row[:3])
 
     def take(self) -> list[tuple[int, Row]]:
         taken, self.submitted = self.submitted, []

@@ -148,7 +148,9 @@ def test_a_near_timeout_is_seen_behind_a_check_for_a_far_one() -> None:
     core.run({"nodes": [node("long", timeout=60, priority=1), node("short", timeout=1)]})
     ((worker, first),) = core.take()
     core.answer(worker, first, micros=1_000_000)
-    assert [row[4] for _, row in core.submitted] == ["short"]
+    ((_, second),) = core.take()
+    assert second[4] == "short"
+    core.begin(worker, second)
     core.clock.advance(1.5)
     assert core.killed == [(worker, "timeout")]
 
@@ -316,7 +318,8 @@ def test_a_check_at_its_very_moment_ends() -> None:
     core = Core()
     core.clock.advance(0.1 + 0.7 / 3)
     core.run({"nodes": [node("a", timeout=0.3)]})
-    ((worker, _),) = core.take()
+    ((worker, row),) = core.take()
+    core.begin(worker, row)
     held = core.engine.workers[worker]
     for ulps in range(64):
         held.head_since = 1_000.1 + ulps * 1.1e-13
@@ -400,6 +403,18 @@ def test_the_run_s_timeout_stops_what_executes() -> None:
     core.ack()
     assert run.status == "failed"
     assert "timeout of 5 s" in str(run.stopping)
+
+
+def test_a_run_that_is_cancelled_while_its_timeout_ends_it_is_cancelled() -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a")]}, timeout=5)
+    ((worker, row),) = core.take()
+    core.begin(worker, row)
+    core.clock.advance(6)
+    core.engine.cancel(run)
+    core.lose(worker, reason="cancelled")
+    core.ack()
+    assert (run.status, run.stopping) == ("cancelled", "cancelled")
 
 
 def test_a_stop_gives_running_nodes_a_grace_then_ends_them() -> None:

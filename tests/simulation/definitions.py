@@ -183,6 +183,8 @@ def _workflow(
     node["definition"] = random_definition(rng, 4, depth + 1)
     if arguments:
         node["inputs"] = {"topic": "${item}" if each else next(iter(arguments.values()))}
+    if rng.random() < 0.25:
+        node["fallback"] = {"instead": 2}
 
 
 def _approval(

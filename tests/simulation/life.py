@@ -214,7 +214,7 @@ class Life:
     def _closed(self, core: RunCore) -> None:
         script = self.scripts[core.number]
         script.status = core.status or "paused"
-        script.reason = core.paused or core.stopping or ""
+        script.reason = (core.stopping if core.timed_out else core.paused or core.stopping) or ""
         self.trace.append(("ended", script.run_id, script.status, script.reason))
         self.disks.pop(core.number, None)
         del self.cores[core.number]
@@ -459,8 +459,9 @@ class Life:
             self.trace.append(("given back", worker.number, rest[0]))
             self.engine.given_back(worker.number, rest[0])
         elif what == "ready":
-            if hasattr(self.engine, "ready"):
-                self.engine.ready(worker.number)
+            self.engine.ready(worker.number)
+        elif what == "begun":
+            self.engine.begun(worker.number, rest[0])
         else:
             del self.workers[worker.number]
             self.engine.lost(worker.number, *rest)

@@ -154,7 +154,7 @@ class Oracle:
         if "stuck" in states:
             return End("stuck")
         if states & {"failed", "dropped"}:
-            return End(_BY_POLICY[node.operation.on_failure])
+            return self._failed(scope, node)
         return End("succeeded", [end.value for end in ends])
 
     def _carry_out(self, scope: _Scope, node: NodeSpec, node_id: str) -> End:
@@ -199,7 +199,7 @@ class Oracle:
         if any(end.state == "stuck" for end in inner.ends.values()) or "stuck" in inner.phases.values():
             return End("stuck")
         if self._failures(inner):
-            return End(_BY_POLICY[operation.on_failure])
+            return self._failed(scope, node)
         return End("succeeded", {name: inner.ends[name].value for name in self._leaves(inner)})
 
     def _leaves(self, scope: _Scope) -> list[str]:

@@ -50,6 +50,7 @@ class FakeWorker:
     results: list[list[Any]] = field(default_factory=list)
     out: deque[tuple[Any, ...]] = field(default_factory=deque)
     cancelled: set[Key] = field(default_factory=set)
+    imported: set[int] = field(default_factory=set)  # operations
     ending: str = ""
     ready: bool = False
     lost: bool = False
@@ -99,6 +100,9 @@ class FakeWorker:
             error = error_map("OperationCancelled", "cancelled before it started")
             self.results.append([*key, FAILED, 0, error, None])
             return
+        if not self.is_async and row[3] not in self.imported:
+            self.imported.add(row[3])
+            self.out.append(("begun", key))
         fate = self.judge.begins(self, row)
         self.executing[key] = Task(row, fate.kind, now)
 
