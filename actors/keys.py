@@ -186,7 +186,9 @@ def rotate_key_file(path: Path) -> KeyRing:
 def _load_file(path: Path, *, create: bool) -> KeyRing:
     if not os.path.lexists(path):
         if not create:
-            raise KeyUnusableError(f"no key: set ${KEY_VARIABLE}, or make {path} with `sage-actors keys create`")
+            raise KeyUnusableError(
+                f"no key: set ${KEY_VARIABLE}, or make {path} with `sage-actors keys create`"
+            )
         try:
             return create_key_file(path)
         except KeyUnusableError:
@@ -249,7 +251,9 @@ def _parse_one(text: str, where: str) -> bytes:
     except binascii.Error as cause:
         raise KeyUnusableError(f"{where}: not base64") from cause
     if len(set(secret)) < 8:  # 32 random bytes have fewer than 8 distinct ones once in 10^40
-        raise KeyUnusableError(f"{where}: these bytes are not random; make a key with `sage-actors keys create`")
+        raise KeyUnusableError(
+            f"{where}: these bytes are not random; make a key with `sage-actors keys create`"
+        )
     return secret
 
 

@@ -1,32 +1,32 @@
 """The one tree of errors; a class knows its exit code and whether trying again can help.
 
-    SageError                       exit 70
-     |- DefinitionError                  2   a workflow file or graph is invalid; carries all problems
-     |   `- CycleError                   2
-     |- UsageError                       2   wrong arguments, wrong moment
-     |   |- NoCheckpointError            2   there is nothing under that run id
-     |   |- ChangedDefinitionError       2   the run exists under another definition
-     |   `- SecretInStateError           2
-     |- RunLockedError                   3   another live process owns the run
-     |- StateError
-     |   |- StateCorruptedError          4   damaged outside a torn tail
-     |   |- WrongKeyError                4
-     |   |- KeyUnusableError             4   set but malformed, or a key file that others can read
-     |   `- StorageError                 5   disk full, I/O error: paused, resumable
-     |- RunPausedError                   5
-     |- BudgetExceeded                   5
-     |- RestartIntensityError            5   idle workers died too often; the run stopped, resumable
-     |- OperationError                   1   one attempt at a node failed
-     |   |- TimeoutExceeded              1
-     |   |- LimitExceeded                1   memory, CPU, processes, size of a result
-     |   |- PoisonedError                1   the node killed its worker max_crashes times
-     |   |- BreakerOpenError             1
-     |   |- RejectedError                1   a person said no
-     |   |- ResultError                  1   a result that msgpack cannot carry
-     |   |- ExpressionError              1   a reference that cannot be applied to the value it got
-     |   `- OperationCancelled           1
-     |- ActorDeadError                  70   who was asked has stopped
-     `- ProtocolError                   70   a malformed frame: ends that peer, never the supervisor
+SageError                       exit 70
+ |- DefinitionError                  2   a workflow file or graph is invalid; carries all problems
+ |   `- CycleError                   2
+ |- UsageError                       2   wrong arguments, wrong moment
+ |   |- NoCheckpointError            2   there is nothing under that run id
+ |   |- ChangedDefinitionError       2   the run exists under another definition
+ |   `- SecretInStateError           2
+ |- RunLockedError                   3   another live process owns the run
+ |- StateError
+ |   |- StateCorruptedError          4   damaged outside a torn tail
+ |   |- WrongKeyError                4
+ |   |- KeyUnusableError             4   set but malformed, or a key file that others can read
+ |   `- StorageError                 5   disk full, I/O error: paused, resumable
+ |- RunPausedError                   5
+ |- BudgetExceeded                   5
+ |- RestartIntensityError            5   idle workers died too often; the run stopped, resumable
+ |- OperationError                   1   one attempt at a node failed
+ |   |- TimeoutExceeded              1
+ |   |- LimitExceeded                1   memory, CPU, processes, size of a result
+ |   |- PoisonedError                1   the node killed its worker max_crashes times
+ |   |- BreakerOpenError             1
+ |   |- RejectedError                1   a person said no
+ |   |- ResultError                  1   a result that msgpack cannot carry
+ |   |- ExpressionError              1   a reference that cannot be applied to the value it got
+ |   `- OperationCancelled           1
+ |- ActorDeadError                  70   who was asked has stopped
+ `- ProtocolError                   70   a malformed frame: ends that peer, never the supervisor
 """
 
 from __future__ import annotations

@@ -307,7 +307,8 @@ def changed_nodes(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, A
     A node whose arguments refer to an input with another value is changed. A succeeded node with effect `once`
     is never in it.
     """
-    assert restored.spec is not None and restored.run is not None
+    assert restored.spec is not None
+    assert restored.run is not None
     old = {node.id: node for node in restored.spec.nodes}
     other_inputs = {
         name

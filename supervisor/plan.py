@@ -48,7 +48,8 @@ class Plan:
 
     size: nodes and gates; visible: nodes alone. payloads: what a worker gets, packed, or a template of it.
     order: nodes by urgency (priority, then longest path to the end, then definition order); rank: its inverse.
-    value_uses: how many nodes refer to the value of a node. simple: 1 where a node needs nothing but a blocking worker, 2 an async one.
+    value_uses: how many nodes refer to the value of a node. simple: 1 where a node needs nothing but a
+    blocking worker, 2 where it needs nothing but an async one.
     """
 
     __slots__ = (

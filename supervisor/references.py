@@ -216,10 +216,10 @@ def _scan(value: Any, place: str, found: list[Reference]) -> bool:
     """Collect the references of a plain, flat value; False if it is more than that."""
     if type(value) is dict:
         prefix = f"{place}." if place else ""
-        for key, item in value.items():
-            if type(item) is dict or not _scan(item, f"{prefix}{key}", found):
-                return False
-        return True
+        flat = (
+            type(item) is not dict and _scan(item, f"{prefix}{key}", found) for key, item in value.items()
+        )
+        return all(flat)
     if type(value) is not str:
         return type(value) in _SCALARS
     if "${" in value:

@@ -337,12 +337,10 @@ class RunCore:
             self._skip(node, reason, st.SKIPPED)
             return
         try:
-            if scope.only < 0 and local in scope.plan.whens:
-                if not truthy(self.evaluate(scope, local, scope.plan.whens[local])):
-                    self._skip(
-                        node, f"its condition {scope.plan.spec.nodes[local].when!r} is false", st.EXCUSED
-                    )
-                    return
+            if scope.only < 0 and not self._condition_holds(scope, local):
+                condition = scope.plan.spec.nodes[local].when
+                self._skip(node, f"its condition {condition!r} is false", st.EXCUSED)
+                return
             if scope.only < 0 and local in scope.plan.foreaches:
                 self._expand_foreach(node, scope, local)
             elif operation.type in _ENGINE:
@@ -351,6 +349,10 @@ class RunCore:
                 self._to_worker(node, operation)
         except SageError as error:
             self._fail_undispatched(node, error)
+
+    def _condition_holds(self, scope: Scope, local: int) -> bool:
+        when = scope.plan.whens.get(local)
+        return when is None or truthy(self.evaluate(scope, local, when))
 
     def _to_worker(self, node: int, operation: OperationSpec) -> None:
         if operation.endpoint is not None and node not in self.permits:

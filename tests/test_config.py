@@ -36,7 +36,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         load_config(
             write(
                 tmp_path,
-                'workers = 0\ndurability = "sometimes"\ngrace = -1\nspeed = 9\n[breakers.x]\nfailures = 0\ncolour = 1\n',
+                'workers = 0\ndurability = "sometimes"\ngrace = -1\nspeed = 9\n[breakers.x]\nfailures = 0\nhue = 1\n',
             )
         )
     places = {problem.place for problem in caught.value.problems}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import operations_engine as ops
 import pytest
+
 from sage_actors import Supervisor, Workflow
 from sage_actors.supervisor.permits import AHEAD, PermitLine
 from sage_actors.supervisor.ready_queue import ReadyQueue
@@ -60,7 +61,13 @@ def test_no_call_is_made_after_the_breaker_opened(tmp_path: Path) -> None:
     log = tmp_path / "calls"
     flow = Workflow("gate", concurrency=1)
     flow.add(
-        ops.note_and_fail, id="call", foreach=list(range(50)), endpoint="api", fallback=None, log=str(log), i="${item}"
+        ops.note_and_fail,
+        id="call",
+        foreach=list(range(50)),
+        endpoint="api",
+        fallback=None,
+        log=str(log),
+        i="${item}",
     )
     with Supervisor(tmp_path, workers=4) as supervisor:
         outcome = supervisor.run(flow, run_id="gate", timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
@@ -531,7 +532,8 @@ def test_imports_do_not_count_against_a_timeout(tmp_path: Path) -> None:
 
     (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(1.0)\ndef quick(): return 1\n")
     path = tmp_path / "flow.json"
-    path.write_text('{"name": "x", "nodes": [{"id": "a", "type": "python", "call": "slow_to_import:quick", "timeout": 0.5}]}')
+    node = {"id": "a", "type": "python", "call": "slow_to_import:quick", "timeout": 0.5}
+    path.write_text(json.dumps({"name": "x", "nodes": [node]}))
     with Supervisor(tmp_path, durability="none") as supervisor:
         outcome = supervisor.run(load(path), timeout=60)
     assert outcome.raise_for_status()["a"] == 1
