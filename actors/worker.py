@@ -107,6 +107,9 @@ class OperationTable:
             spec = self._specs.get(op)
             if spec is None:
                 raise ProtocolError(f"operation {op} was never defined")
+            for path in reversed(spec.get("search_paths") or ()):
+                if path not in sys.path:
+                    sys.path.insert(0, path)
             found = self.runners[op] = create_runner(spec, self._settings)
         return found
 

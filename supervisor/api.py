@@ -138,6 +138,7 @@ class Supervisor:
             numbers=lambda: next(self._numbers),
             ports=None,
             version=_version(),
+            search_paths=self._search_paths,
         )
 
     def __enter__(self) -> Supervisor:

@@ -55,6 +55,10 @@ class _Results(Mapping[str, Any]):
         return [self._core.plan.ids[node] for node in self._core.plan.leaves()]
 
     def __getitem__(self, node_id: str) -> Any:
+        """None for one that did not succeed."""
+        node = self._core.plan.by_id.get(node_id)
+        if node is not None and self._core.value(node) is None:
+            return None
         return _value(self._core, node_id)
 
     def __iter__(self) -> Iterator[str]:
@@ -303,7 +307,5 @@ def _value(core: RunCore, node_id: str) -> Any:
         raise KeyError(f"{core.run_id} has no node {node_id!r}")
     packed = core.value(node)
     if packed is None:
-        if node_id in core.plan.by_id and core.plan.by_id[node_id] in core.plan.leaves():
-            return None
         raise KeyError(f"{node_id!r} of {core.run_id} has no result")
     return unpack(packed)

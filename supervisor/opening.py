@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import secrets
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -71,9 +71,11 @@ class Opening:
         numbers: Callable[[], int],
         ports: Any,
         version: str,
+        search_paths: Sequence[str] = (),
     ) -> None:
         self._state, self._keys, self._clock = state, keys, clock
         self._numbers, self._ports, self._version = numbers, ports, version
+        self._search_paths = list(search_paths)
 
     def volatile(
         self, run_id: str, spec: WorkflowSpec, inputs: Mapping[str, Any], options: RunOptions
@@ -164,6 +166,7 @@ class Opening:
     ) -> Opened:
         run_uuid = secrets.token_bytes(16)
         core = self._core(run_id, run_uuid.hex(), spec, inputs, options)
+        core.search_paths = self._search_paths
         self._state.check_filesystem()
         writer = JournalWriter.create(
             self._state.run_dir(run_id), self._keys(), run_uuid=run_uuid, previous=None
@@ -255,6 +258,7 @@ class Opening:
     ) -> Callable[[WorkflowSpec, dict[str, Any]], RunCore]:
         def make(spec: WorkflowSpec, header: dict[str, Any]) -> RunCore:
             core = self._core(run_id, key, spec, header["inputs"], options)
+            core.search_paths = list(header.get("search_paths", ()))
             core.ports = cast("Ports", StorePorts(store))
             return core
 
@@ -278,7 +282,14 @@ class Opening:
         return FrameStore(self._state.run_dir(run_id), self._keys())
 
     def _header(self, run_id: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        header = {"run_id": run_id, "inputs": dict(inputs), "project": str(self._state.project)}
+        header: dict[str, Any] = {
+            "run_id": run_id,
+            "inputs": dict(inputs),
+            "project": str(self._state.project),
+        }
+        header["search_paths"] = (
+            self._search_paths
+        )  # a resume finds the modules that the run was started with
         pack(header, what="the inputs")
         return header
 

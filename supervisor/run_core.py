@@ -134,6 +134,7 @@ class RunCore:
         self.where_stored = array("Q", bytes(8 * size))
         self.frames: list[Any] = []
         self.scopes: list[Scope] = []  # of the dynamic nodes, by node - plan.size
+        self.search_paths: list[str] = []  # where its operations' modules are looked for
         self.hungry: dict[int, RunCore] = {}  # the engine's: who has something ready notes itself there
         self.op_numbers: list[tuple[int, float | None, bool] | None] = [None] * len(plan.ops)
         self.ready = (ReadyQueue(), ReadyQueue())  # for blocking, for async workers
@@ -264,7 +265,7 @@ class RunCore:
         now = self.clock.now()
         for reason, node, delay in self.resumed_waits:
             if reason == "approval":
-                self.emit("node_waiting", node, reason=reason, until=None)
+                self.emit("node_waiting", node, reason=reason, until=None, message=self._question(node))
             else:
                 self.ports.timer(self, self.clock.monotonic() + delay, (reason, node, self.attempts[node]))
                 self.emit("node_waiting", node, reason=reason, until=now + delay)
@@ -949,6 +950,13 @@ class RunCore:
         self.held[node] = "approval"
         self._persist([NodeWaiting(self.clock.now(), node, "approval", None)], sync=True, token=("held",))
         self.emit("node_waiting", node, reason="approval", until=None, message=config.get("message", ""))
+
+    def _question(self, node: int) -> str:
+        """What an approval asks."""
+        try:
+            return str(self._config(*self.where(node)).get("message") or "")
+        except SageError:
+            return ""  # a value that it shows cannot be read any more; the question stands all the same
 
     def _opened(self, scope: Scope, local: int) -> dict[str, Any]:
         """The payload of a node that the engine itself carries out, with every value opened."""

@@ -126,6 +126,7 @@ class SupervisorActor(MailboxActor):
         self.pool = make_pool(lambda event: _tell(me, event))
         self._breaker = make_breaker(lambda event: _tell(me, event), self.pool.call_at)
         self._entries: dict[int, _Entry] = {}
+        self._search_paths: list[str] = []  # of the run whose operation is being numbered
         self._appends: dict[int, _Pending] = {}
         self._volatile: deque[tuple[RunCore, Any]] = deque()
         self._guards: dict[int, set[tuple[str, int, int]]] = {}
@@ -467,6 +468,7 @@ class SupervisorActor(MailboxActor):
         return self._random()
 
     def operation_number(self, run: RunCore, operation: OperationSpec) -> int:
+        self._search_paths = run.search_paths
         return self.engine.operation_number(run, operation)
 
     def start_worker(self, kind: str) -> int:
@@ -478,7 +480,7 @@ class SupervisorActor(MailboxActor):
         fault_point("run.dispatched")
 
     def define(self, op: int, operation: OperationSpec) -> None:
-        self.pool.define(op, wire_spec(operation))
+        self.pool.define(op, wire_spec(operation) | {"search_paths": self._search_paths})
 
     def forget(self, ops: Sequence[int]) -> None:
         self.pool.forget(ops)

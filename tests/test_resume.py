@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -462,3 +463,21 @@ def test_supervisors_without_durability_have_nothing_to_resume(tmp_path: Path) -
     with supervisor, pytest.raises(UsageError, match="none"):
         supervisor.resume("r")
     assert not (tmp_path / ".sage").exists()
+
+
+def test_a_resume_finds_the_modules_that_the_run_was_started_with(tmp_path: Path) -> None:
+    """They lay beside the workflow file, outside the project; the journal says where."""
+    beside, project = tmp_path / "flows", tmp_path / "project"
+    beside.mkdir()
+    project.mkdir()
+    gate = tmp_path / "gate"
+    (beside / "steps_beside.py").write_text(
+        "import os\ndef step(gate):\n    if not os.path.exists(gate): raise RuntimeError('closed')\n    return 'done'\n"
+    )
+    node = {"id": "a", "type": "python", "call": "steps_beside:step", "arguments": {"gate": str(gate)}}
+    (beside / "flow.json").write_text(json.dumps({"name": "flow", "nodes": [node]}))
+    with Supervisor(project, search_paths=[beside]) as supervisor:
+        assert supervisor.run(load(beside / "flow.json"), run_id="flow", timeout=60).status == "failed"
+    gate.touch()
+    with Supervisor(project) as supervisor:
+        assert supervisor.resume("flow").result(60).raise_for_status()["a"] == "done"
