@@ -21,7 +21,7 @@ from engine_harness import (
 
 from sage_actors.actors.statedir import StateDirectory
 from sage_actors.messages.errors import ChangedDefinitionError, NoCheckpointError, UsageError
-from sage_actors.supervisor.api import Supervisor
+from sage_actors.supervisor.api import Supervisor, load
 from sage_actors.supervisor.handle import Outcome
 from sage_actors.supervisor.workflow import Workflow
 
