@@ -212,10 +212,11 @@ class Engine:
 
         While `deferred` is set, nothing: who set it calls again after all events that wait were told.
         """
-        if self.deferred:
+        if self.deferred or not self.hungry:
             return
         self._fill(is_async=False)
-        self._fill(is_async=True)
+        if self.hungry:
+            self._fill(is_async=True)
 
     def _fill(self, *, is_async: bool) -> None:
         if not any(run.ready[is_async] or run.solo[is_async] for run in self.hungry.values()):
@@ -223,7 +224,7 @@ class Engine:
         mine = [worker for worker in self.workers.values() if worker.is_async is is_async]
         kept = self._serve_solo(mine, is_async)
         self._give_all([worker for worker in mine if worker.accepts() and worker is not kept])
-        while len(mine) < self.max_workers and self._wants_worker(mine, is_async):
+        while self.hungry and len(mine) < self.max_workers and self._wants_worker(mine, is_async):
             worker = self._start_worker(is_async)
             mine.append(worker)
             self._give_solo(worker)
@@ -275,6 +276,8 @@ class Engine:
             self.hungry[number] = self.hungry.pop(number)  # to the end of the line
             target = math.inf if kind else _AHEAD_US - worker.load_us
             rows, load = run.take(target_us=target, cap=cap, estimates=self.estimates, is_async=kind)
+            if not run.is_hungry:
+                self.hungry.pop(number, None)
             if rows:
                 self._book(worker, run, rows, load)
                 batch += rows

@@ -32,6 +32,9 @@ class ReadyQueue:
     def __len__(self) -> int:
         return len(self._heap) + len(self.fresh)
 
+    def __bool__(self) -> bool:
+        return bool(self.fresh or self._heap)
+
     def push(self, urgency: int) -> None:
         self.fresh.append(urgency)
 
