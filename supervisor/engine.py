@@ -17,8 +17,9 @@ from sage_actors.actors.clock import Clock
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import StorageError
 from sage_actors.messages.wire import OK, Evidence, error_map
+from sage_actors.supervisor.ports import Ports
 from sage_actors.supervisor.restart_policy import RestartIntensity, RestartPolicy
-from sage_actors.supervisor.run_core import Ports, RunCore
+from sage_actors.supervisor.run_core import RunCore
 
 __all__ = ["Engine", "EnginePorts", "Worker"]
 

@@ -10,23 +10,15 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
-from array import array
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
-import msgpack
-
-from sage_actors.actors.clock import Clock
-from sage_actors.messages.codec import MAX_RESULT_BYTES, embed, pack, unpack
+from sage_actors.messages.codec import pack, unpack
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import ResultError, SageError, StorageError
-from sage_actors.messages.events import Event
 from sage_actors.messages.records import (
     DecisionTaken,
-    LogLines,
     NodeExpanded,
     NodeFailed,
     NodeLost,
@@ -41,204 +33,17 @@ from sage_actors.messages.records import (
 )
 from sage_actors.messages.wire import Evidence, error_map
 from sage_actors.supervisor import states as st
-from sage_actors.supervisor.permits import PermitLine
-from sage_actors.supervisor.plan import Plan, node_number
-from sage_actors.supervisor.ready_queue import ReadyQueue
-from sage_actors.supervisor.references import Reference, Template, parse_template, truthy
+from sage_actors.supervisor.ports import Ports, RunOptions, Scope
+from sage_actors.supervisor.references import parse_template, truthy
+from sage_actors.supervisor.run_state import CHILD, GATHER, RunState
 
 __all__ = ["Ports", "RunCore", "RunOptions", "Scope"]
 
-_GATHER = b""  # the packed result of an expanded node: made of its children's when it is read
 _MAX_CHILDREN = 1_000_000
-_CHILD = 1 << 32  # in an urgency: it belongs to a child of an expansion
-_NIL = pack(None)
 
 
-class Ports(Protocol):
-    """What the core may ask of the world. Calls return at once; answers come back as events."""
-
-    def persist(self, run: RunCore, records: list[Record], *, sync: bool, token: object | None) -> None: ...
-    def emit(self, run: RunCore, event: Event) -> None: ...
-    def timer(self, run: RunCore, at: float, token: tuple[str, int, int]) -> None: ...
-    def request_permit(self, run: RunCore, node: int, endpoint: str) -> None: ...
-    def report_permit(
-        self, run: RunCore, node: int, endpoint: str, ok: bool | None, retry_after: float | None
-    ) -> None: ...
-    def stored_value(self, run: RunCore, location: tuple[Any, int, int]) -> bytes: ...
-    def secret(self, kind: str, name: str) -> str: ...
-    def random(self) -> float: ...
-    def operation_number(self, run: RunCore, operation: OperationSpec) -> int: ...
-    def ended(self, run: RunCore) -> None: ...
-
-
-@dataclass(slots=True)
-class RunOptions:
-    """How one run is carried out. waits_for_people: False ends the run as paused when only approvals remain.
-
-    patience_s: how long a run may wait for nothing but an open breaker before it pauses.
-    """
-
-    durability: str = "strict"
-    concurrency: int | None = None
-    waits_for_people: bool = True
-    listening: bool = False
-    patience_s: float = 900.0
-    timeout: float | None = None
-
-
-@dataclass(slots=True)
-class Scope:
-    """Where a node's references look: one plan laid at `base`, its inputs, and the item of a `foreach`.
-
-    owner: the expanded node that this belongs to, -1 at the top. prefix: of the ids of its nodes.
-    """
-
-    plan: Plan
-    base: int
-    inputs: Mapping[str, Any]
-    owner: int = -1
-    prefix: str = ""
-    item: Any = None
-    index: int | None = None
-    only: int = -1  # a foreach child stands for this one node of the plan
-    open: int = 0  # nodes in it that have not ended
-    failed: list[int] = field(default_factory=list)
-
-
-class RunCore:
+class RunCore(RunState):
     """One run. The engine calls in, `ports` is called out; nothing here blocks."""
-
-    def __init__(
-        self,
-        *,
-        number: int,
-        run_id: str,
-        run_key: str,
-        plan: Plan,
-        inputs: Mapping[str, Any],
-        ports: Ports,
-        clock: Clock,
-        options: RunOptions,
-    ) -> None:
-        self.number, self.run_id, self.run_key = number, run_id, run_key
-        self.plan, self.ports, self.clock, self.options = plan, ports, clock, options
-        self.strict = options.durability == "strict"
-        self.volatile = options.durability == "none"
-        self.root = Scope(plan, 0, inputs)
-        size = plan.size
-        self.state = bytearray(size)
-        self.simple = bytearray(plan.simple)
-        self.bad = bytearray(size)
-        self.indegree = array("i", plan.indegree)
-        self.attempts = array("I", bytes(4 * size))
-        self.where_stored = array("Q", bytes(8 * size))
-        self.frames: list[Any] = []
-        self.scopes: list[Scope] = []  # of the dynamic nodes, by node - plan.size
-        self.search_paths: list[str] = []  # where its operations' modules are looked for
-        self.hungry: dict[int, RunCore] = {}  # the engine's: who has something ready notes itself there
-        self.op_numbers: list[tuple[int, float | None, bool] | None] = [None] * len(plan.ops)
-        self.ready = (ReadyQueue(), ReadyQueue())  # for blocking, for async workers
-        self.solo: tuple[list[int], list[int]] = ([], [])
-        self.alone: set[int] = set()
-        self.values: dict[int, bytes] = {}
-        self.uses: dict[int, int] = dict(plan.value_uses)
-        self.decoded: dict[int, Any] = {}
-        self.tries: dict[int, int] = {}
-        self.crashes: dict[int, int] = {}
-        self.errors: dict[int, dict[str, Any]] = {}
-        self.skip_reasons: dict[int, str] = {}
-        self.children: dict[int, tuple[int, int]] = {}
-        self.left: dict[int, int] = {}  # children of a foreach that have not ended
-        self.inner: dict[int, Scope] = {}
-        self.held: dict[int, str] = {}
-        self.doubts: set[int] = set()
-        self.permits: dict[int, str] = {}
-        self.line = PermitLine(lambda node, endpoint: self.ports.request_permit(self, node, endpoint))
-        self.failed: set[int] = set()
-        self.excused_failures: set[int] = set()
-        self.todo: deque[int] = deque()
-        self.open = size
-        self.running = 0
-        self.unacknowledged = 0
-        self.workers_busy: dict[int, int] = {}
-        self.started_at = 0.0
-        self.began_seconds = 0.0
-        self.busy_us = 0
-        self.usage = {"input_tokens": 0, "output_tokens": 0, "cost": 0.0}
-        self.counts = {"succeeded": 0, "failed": 0, "skipped": 0, "cached": 0, "retries": 0}
-        self.stopping: str | None = None  # reason; no further dispatch
-        self.cancelled = False
-        self.timed_out = False
-        self.too_far: set[int] = set()  # nodes whose open endpoint stays open for longer than the patience
-        self.paused: str | None = None
-        self.storage_error: StorageError | None = None
-        self.status: str | None = None
-        self.deadline: float | None = None
-        self.resumed_waits: list[tuple[str, int, float]] = []
-        self.resumed_doubts: list[tuple[int, int]] = []
-        self.resumed_fallbacks: list[int] = []
-        self.resumed_failures: list[tuple[int, dict[str, Any]]] = []
-        self._ending = False
-
-    # ------------------------------------------------------------------ who is who
-
-    def where(self, node: int) -> tuple[Scope, int]:
-        """The scope of a node, and its number inside that scope's plan."""
-        size = self.plan.size
-        if node < size:
-            return self.root, node
-        scope = self.scopes[node - size]
-        return scope, scope.only if scope.only >= 0 else node - scope.base
-
-    def operation(self, node: int) -> OperationSpec:
-        scope, local = self.where(node)
-        return scope.plan.ops[scope.plan.op_of[local]]
-
-    def op_number_of(self, node: int) -> int:
-        if node < self.plan.size:
-            return self.ports.operation_number(self, self.plan.ops[self.plan.op_of[node]])
-        return self.ports.operation_number(self, self.operation(node))
-
-    def id_of(self, node: int) -> str:
-        scope, local = self.where(node)
-        if scope.only >= 0:
-            return f"{scope.prefix}[{scope.index}]"
-        return scope.prefix + scope.plan.ids[local]
-
-    def is_gate(self, node: int) -> bool:
-        scope, local = self.where(node)
-        return local >= scope.plan.visible and scope.only < 0
-
-    def find(self, node_id: str) -> int | None:
-        """The number of a node by its id, children of expansions included."""
-        found = self.plan.by_id.get(node_id)
-        if found is not None:
-            return found
-        for node in range(self.plan.size, self.plan.size + len(self.scopes)):
-            if not self.is_gate(node) and self.id_of(node) == node_id:
-                return node
-        return None
-
-    @property
-    def total(self) -> int:
-        """Nodes that a person would count: no gates."""
-        return self.plan.visible + sum(
-            1 for node in range(self.plan.size, len(self.state)) if not self.is_gate(node)
-        )
-
-    @property
-    def is_live(self) -> bool:
-        return self.status is None and not self._ending
-
-    @property
-    def is_hungry(self) -> bool:
-        """Whether a worker would have something to do for it."""
-        ready, solo = self.ready, self.solo
-        return bool(ready[0] or ready[1] or solo[0] or solo[1]) and self.may_dispatch
-
-    @property
-    def may_dispatch(self) -> bool:
-        return self.stopping is None and self.storage_error is None and not self._ending
 
     # ------------------------------------------------------------------ begin
 
@@ -284,13 +89,6 @@ class RunCore:
             self.running += 1
             self._take_fallback(node)
 
-    def emit(self, event: str, node: int | None, **data: Any) -> None:
-        if self.options.listening:
-            self.ports.emit(
-                self,
-                Event(event, self.run_id, self.clock.now(), None if node is None else self.id_of(node), data),
-            )
-
     # ------------------------------------------------------------------ readiness
 
     def settle(self) -> None:
@@ -306,21 +104,6 @@ class RunCore:
         if self.is_hungry:
             self.hungry[self.number] = self
         self._look_for_the_end()
-
-    def _key(self, node: int) -> int:
-        """Urgency as one integer: the rank, then for children their order; the node can be read from it."""
-        size = self.plan.size
-        if node < size:
-            return self.plan.rank[node] << 33
-        owner = node
-        while owner >= size:
-            owner = self.scopes[owner - size].owner
-        return (self.plan.rank[owner] << 33) | _CHILD | (node - size)
-
-    def _node(self, key: int) -> int:
-        if key & _CHILD:
-            return self.plan.size + (key & 0xFFFFFFFF)
-        return self.plan.order[key >> 33]
 
     def _make_ready(self, node: int, is_async: bool) -> None:
         self.state[node] = st.READY
@@ -429,108 +212,6 @@ class RunCore:
         self.emit("node_skipped", node, reason=reason)
         self._end(node, state)
 
-    # ------------------------------------------------------------------ values
-
-    def value(self, node: int) -> bytes | None:
-        """The packed result of a node, None if it has none."""
-        if self.state[node] not in (st.SUCCEEDED, st.COMMITTING):
-            return None
-        packed = self.values.get(node)
-        if packed is None:
-            if not self.where_stored[node]:
-                return None  # what is being written down is a failure
-            packed = self.ports.stored_value(self, self._location(node))
-        if packed == _GATHER:
-            packed = self._gather(node)
-        return packed
-
-    def stored(self, node: int) -> bytes:
-        """The result of a node as it is on disk: empty where it is that of its children."""
-        return self.ports.stored_value(self, self._location(node))
-
-    def _location(self, node: int) -> tuple[Any, int, int]:
-        stored = self.where_stored[node]
-        return self.frames[(stored >> 32) - 1], (stored >> 16) & 0xFFFF, stored & 0xFFFF
-
-    def _gather(self, node: int) -> bytes:
-        """An expanded node's result, put together from its children's without decoding them."""
-        inner = self.inner.get(node)
-        if inner is not None:
-            leaves = inner.plan.leaves()
-            parts = [_map_header(len(leaves))]
-            for leaf in leaves:
-                parts += [pack(inner.plan.ids[leaf]), self.value(inner.base + leaf) or _NIL]
-        else:
-            first, count = self.children[node]
-            parts = [_array_header(count)]
-            parts += [self.value(first + i) or _NIL for i in range(count)]
-        if sum(map(len, parts)) > MAX_RESULT_BYTES:
-            raise ResultError(f"the results of {self.id_of(node)} together exceed {MAX_RESULT_BYTES} bytes")
-        return b"".join(parts)
-
-    def _decoded(self, node: int) -> Any:
-        if node in self.decoded:
-            return self.decoded[node]
-        packed = self.value(node)
-        if packed is None:
-            return None  # it may still get one, when it is tried again
-        value = unpack(packed)
-        while len(self.decoded) >= 8:
-            self.decoded.pop(next(iter(self.decoded)))
-        self.decoded[node] = value
-        return value
-
-    def evaluate(self, scope: Scope, local: int, template: Template) -> Any:
-        """`template` with every value opened."""
-        return template.evaluate(self._look_up(scope, local, closed=False))
-
-    def _look_up(self, scope: Scope, local: int, *, closed: bool) -> Callable[[Reference], Any]:
-        """Finds what a reference means. `closed`: whole results stay packed, for a worker to open."""
-        phase = scope.plan.spec.nodes[local].phase
-
-        def find(reference: Reference) -> Any:
-            kind = reference.kind
-            if kind == "node":
-                node = scope.base + node_number(scope.plan, phase, reference.name)
-                if closed and reference.expression is None and reference.whole:
-                    packed = self.value(node)
-                    return None if packed is None else embed(packed)
-                return self._decoded(node)
-            if kind == "input":
-                return scope.inputs.get(reference.name)
-            if kind == "item":
-                return scope.item
-            if kind == "index":
-                return scope.index
-            return self.ports.secret(kind, reference.name)
-
-        return find
-
-    def payload(self, node: int) -> bytes:
-        """What the worker gets: the arguments, packed."""
-        scope, local = self.where(node)
-        payload = scope.plan.payloads[local]
-        if isinstance(payload, bytes):
-            return payload
-        value = payload.evaluate(self._look_up(scope, local, closed=True))
-        return pack(value, what=f"the arguments of {self.id_of(node)}")
-
-    def _release_values(self, node: int) -> None:
-        """`node` ended: what it referred to may be forgotten once nobody else needs it."""
-        if self.volatile:
-            return
-        scope, local = self.where(node)
-        used = scope.plan.references.get(local)
-        if used is None or scope.only >= 0:
-            return
-        for each in used:
-            number = scope.base + each
-            left = self.uses.get(number, 0) - 1
-            self.uses[number] = left
-            if left <= 0:
-                self.values.pop(number, None)
-                self.decoded.pop(number, None)
-
     # ------------------------------------------------------------------ dispatch
 
     def take(
@@ -552,7 +233,7 @@ class RunCore:
             if not group:
                 break
             for i, urgency in enumerate(group):
-                if urgency & _CHILD:
+                if urgency & CHILD:
                     node = self._node(urgency)
                     node_id, timeout = self.id_of(node), self.operation(node).timeout
                     payload, op = None, self.op_number_of(node)
@@ -918,8 +599,8 @@ class RunCore:
             return
         self.state[node] = st.COMMITTING
         if self.volatile or self.uses.get(node) or node >= self.plan.size:
-            self.values[node] = _GATHER
-        self._commit([(node, self.attempts[node], 0, _GATHER, None)])
+            self.values[node] = GATHER
+        self._commit([(node, self.attempts[node], 0, GATHER, None)])
 
     def _expansion_failed(self, node: int, error: dict[str, Any]) -> None:
         if not self.operation(node).has_fallback:
@@ -950,21 +631,6 @@ class RunCore:
         self.held[node] = "approval"
         self._persist([NodeWaiting(self.clock.now(), node, "approval", None)], sync=True, token=("held",))
         self.emit("node_waiting", node, reason="approval", until=None, message=config.get("message", ""))
-
-    def _question(self, node: int) -> str:
-        """What an approval asks."""
-        try:
-            return str(self._config(*self.where(node)).get("message") or "")
-        except SageError:
-            return ""  # a value that it shows cannot be read any more; the question stands all the same
-
-    def _opened(self, scope: Scope, local: int) -> dict[str, Any]:
-        """The payload of a node that the engine itself carries out, with every value opened."""
-        payload = scope.plan.payloads[local]
-        return dict(unpack(payload) if isinstance(payload, bytes) else self.evaluate(scope, local, payload))
-
-    def _config(self, scope: Scope, local: int) -> dict[str, Any]:
-        return dict(self._opened(scope, local)["config"])
 
     def decide(self, node: int, *, approved: bool, data: Any, by: str, token: object) -> None:
         """A person answered an approval. `token` is acknowledged when the answer is on disk."""
@@ -1153,31 +819,6 @@ class RunCore:
 
     # ------------------------------------------------------------------ durability
 
-    def _persist(self, records: list[Record], *, sync: bool = False, token: object | None = None) -> None:
-        if self.storage_error is not None:
-            return
-        if token is not None:
-            self.unacknowledged += 1
-        self.ports.persist(self, records, sync=sync, token=token)
-
-    def persist_records(self, records: list[Record]) -> None:
-        """Write something about the run that nothing waits for."""
-        self._persist(records)
-
-    def uses_endpoint(self, endpoint: str) -> bool:
-        """Whether any node of the run names that endpoint, or one holds or waits for it now."""
-        return endpoint in self.permits.values() or any(
-            operation.endpoint == endpoint
-            for plan in (self.plan, *(inner.plan for inner in self.inner.values()))
-            for operation in plan.ops
-        )
-
-    def log_lines(self, rows: list[list[Any]]) -> None:
-        """Output of operations, rows of [node, attempt, stream, text]."""
-        self._persist([LogLines(self.clock.now(), rows)])
-        for node, attempt, stream, text in rows:
-            self.emit("node_log", node, attempt=attempt, stream=stream, text=text)
-
     def acknowledged(self, token: Any, location: Any, first_record: int) -> None:
         """What was persisted under `token` is on disk (as far as the durability of this run goes)."""
         self.unacknowledged -= 1
@@ -1201,21 +842,6 @@ class RunCore:
             self.ports.ended(self)
             return
         self.settle()
-
-    def note_location(self, rows: list[Any], location: Any, first_record: int) -> None:
-        if location is None:
-            return
-        if not self.frames or self.frames[-1] != location:
-            self.frames.append(location)
-        place = (len(self.frames) << 32) | (first_record << 16)
-        stored = self.where_stored
-        for i, row in enumerate(rows):
-            stored[row[0]] = place | i
-        if self.values:
-            for row in rows:
-                node = row[0]
-                if not self.uses.get(node) and node not in self.children:
-                    self.values.pop(node, None)
 
     def _announce_done(self, rows: list[Any]) -> None:
         if not self.options.listening:
@@ -1325,44 +951,6 @@ class RunCore:
         seconds = self.clock.now() - self.started_at
         record = RunFinished(self.clock.now(), status, seconds, dict(self.counts), self.reason(status))
         self._persist([record], sync=True, token=("end", status))
-
-    def reason(self, status: str) -> str:
-        """Why the run ends with `status`; "" where it succeeded."""
-        if status == "paused":
-            return self.paused or str(self.stopping)
-        if self.timed_out:
-            return str(self.stopping)
-        if status != "failed":
-            return status if status == "cancelled" else ""
-        failed = sorted(self.failed - self.excused_failures)
-        if not failed:
-            return "a node failed"
-        first = self.errors.get(failed[0], {})
-        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        name, kind, text = self.id_of(failed[0]), first.get("type", ""), first.get("message", "")
-        return f"{name} failed{more}: {kind}: {text}"
-
-    def results(self) -> dict[str, Any]:
-        """Results of the nodes that nothing depends on, by id."""
-        out: dict[str, Any] = {}
-        for node in self.plan.leaves():
-            packed = self.value(node)
-            out[self.plan.ids[node]] = None if packed is None else unpack(packed)
-        return out
-
-    def _add_usage(self, usage: dict[str, Any]) -> None:
-        for name in self.usage:
-            amount = usage.get(name)
-            if isinstance(amount, (int, float)):
-                self.usage[name] += amount
-
-
-def _array_header(count: int) -> bytes:
-    return bytes(msgpack.Packer().pack_array_header(count))
-
-
-def _map_header(count: int) -> bytes:
-    return bytes(msgpack.Packer().pack_map_header(count))
 
 
 def _seconds_to_wait(config: Mapping[str, Any], now: float) -> float:
