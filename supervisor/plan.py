@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import chain, repeat
+from operator import lt
 from typing import Any, Final
 
 from sage_actors.actors.operation_types import OPERATION_TYPES, worker_kind
@@ -145,6 +146,7 @@ def compile_plan(spec: WorkflowSpec) -> Plan:
     parents, parent_offsets = plan.parents, plan.parent_offsets
     gate_of = {phase.id: plan.visible + i for i, phase in enumerate(spec.phases)}
     gates_before = {phase.id: tuple(gate_of[each] for each in phase.dependencies) for phase in spec.phases}
+    number_of = index.__getitem__
     numbered: dict[OperationSpec, tuple[int, bool]] = {}
     add_op, add_payload, add_end = plan.op_of.append, plan.payloads.append, parent_offsets.append
     for i, node in enumerate(spec.nodes):
@@ -154,14 +156,11 @@ def compile_plan(spec: WorkflowSpec) -> Plan:
         if is_plain and not node.arguments and node.when is None and node.foreach is None and not node.phase:
             add_payload(_EMPTY)
             if needs:
-                before = [index[each] for each in needs]
-                if len(before) > 1:
-                    before = list(dict.fromkeys(before))
-                if max(before) >= i:
-                    plan.in_order = False
-                parents.extend(before)
+                if len(needs) > 1 and len(set(needs)) < len(needs):
+                    needs = tuple(dict.fromkeys(needs))
+                parents.extend(map(number_of, needs))
         else:
-            plan.all_plain = plan.in_order = False
+            plan.all_plain = False
             payload, used = _compile_data(plan, i, node)
             add_payload(payload)
             here = dict.fromkeys([index[each] for each in needs])
@@ -175,6 +174,7 @@ def compile_plan(spec: WorkflowSpec) -> Plan:
     plan.size = plan.visible + len(spec.phases)
     plan.indegree = array("i", map(int.__sub__, parent_offsets[1:], parent_offsets[:-1]))
     owners = array("I", chain.from_iterable(map(repeat, range(plan.size), plan.indegree)))
+    plan.in_order = all(map(lt, parents, owners))
     plan.offsets, plan.targets = build_rows(plan.size, parents, owners)
     _rank(plan)
     _mark_simple(plan)
