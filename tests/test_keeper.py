@@ -121,7 +121,7 @@ def test_a_killed_keeper_costs_the_workers_and_is_replaced(tmp_path: Path) -> No
         os.kill(first.pid, signal.SIGKILL)
         for worker, pid in zip(workers, pids, strict=True):
             evidence = pool.lost(worker).evidence
-            assert (evidence.exitcode, evidence.reason) == (None, "")
+            assert (evidence.exitcode, evidence.reason) == (None, "keeper")
             assert "keeper" in evidence.last_lines[-1]
             wait_until(partial(is_gone, pid), 1.0)
         worker = pool.worker()
