@@ -737,17 +737,20 @@ class RunCore(RunState):
                 self._recall_permits(endpoint)
 
     def _recall_permits(self, endpoint: str) -> None:
-        """A call failed: permits of nodes that do not execute yet are asked for again, behind its report."""
-        unused = [node for node in self.line.asked(endpoint) if node in self.permits]
-        if not unused:
-            return
-        urgencies = {self._key(node) for node in unused}
-        for is_async in (False, True):
-            self.ready[is_async].discard(urgencies)
-            self.solo[is_async][:] = [each for each in self.solo[is_async] if each not in urgencies]
-            heapq.heapify(self.solo[is_async])
+        """A call failed: permits that no node uses yet, and those on their way, are asked for again behind it."""
+        unused = [
+            node
+            for node in self.line.asked(endpoint)
+            if self.state[node] in (st.HELD, st.READY) and self.held.get(node) != "open breaker"
+        ]
+        urgencies = {self._key(node) for node in unused if node in self.permits}
+        if urgencies:
+            for is_async in (False, True):
+                self.ready[is_async].discard(urgencies)
+                self.solo[is_async][:] = [each for each in self.solo[is_async] if each not in urgencies]
+                heapq.heapify(self.solo[is_async])
         for node in unused:
-            del self.permits[node]
+            self.permits.pop(node, None)
             self.state[node] = st.HELD
             self.held[node] = "breaker"
             self.ports.report_permit(self, node, endpoint, None, None)

@@ -126,6 +126,8 @@ class SupervisorActor(MailboxActor):
         self.pool = make_pool(lambda event: _tell(me, event))
         self._breaker = make_breaker(lambda event: _tell(me, event), self.pool.call_at)
         self._entries: dict[int, _Entry] = {}
+        self._asked: dict[tuple[int, int], int] = {}  # (run, node) -> number of its request to the breaker
+        self._requests = 0
         self._search_paths: list[str] = []  # of the run whose operation is being numbered
         self._appends: dict[int, _Pending] = {}
         self._volatile: deque[tuple[RunCore, Any]] = deque()
@@ -300,6 +302,8 @@ class SupervisorActor(MailboxActor):
         if entry is None:
             return
         message = entry.message
+        for key in [key for key in self._asked if key[0] == core.number]:
+            del self._asked[key]
         seconds = self._clock.now() - core.started_at
         status = core.status or "paused"
         outcome = outcome_of(core, seconds=seconds, status=status, reason=core.reason(status))
@@ -446,15 +450,18 @@ class SupervisorActor(MailboxActor):
         self.engine.set_timer(run, at, token)
 
     def request_permit(self, run: RunCore, node: int, endpoint: str) -> None:
-        self._breaker.tell(br.Request(endpoint, (run.number, node)))
+        self._requests += 1
+        self._asked[run.number, node] = self._requests
+        self._breaker.tell(br.Request(endpoint, (run.number, node, self._requests)))
 
     def report_permit(
         self, run: RunCore, node: int, endpoint: str, ok: bool | None, retry_after: float | None
     ) -> None:
+        token = (run.number, node, self._asked.pop((run.number, node), 0))
         if ok is None:
-            self._breaker.tell(br.Forget((run.number, node)))
+            self._breaker.tell(br.Forget(token))
         else:
-            self._breaker.tell(br.Report(endpoint, (run.number, node), ok, retry_after))
+            self._breaker.tell(br.Report(endpoint, token, ok, retry_after))
 
     def stored_value(self, run: RunCore, location: tuple[Any, int, int]) -> bytes:
         entry = self._entries[run.number]
@@ -567,11 +574,15 @@ class SupervisorActor(MailboxActor):
             self.pool.permit(token[1], token[2], True)
             return
         run = self.engine.runs.get(token[0])
-        if run is None:
+        if run is None or self._is_old(token):
             self._breaker.tell(br.Forget(token))
         else:
             run.permit_granted(token[1], message.endpoint)
             self.engine.dispatch()
+
+    def _is_old(self, token: Any) -> bool:
+        """Whether this answers a request that was taken back: it may have been on its way already."""
+        return bool(self._asked.get((token[0], token[1])) != token[2])
 
     def _waiting(self, message: br.Waiting) -> None:
         token: Any = message.token
@@ -580,8 +591,11 @@ class SupervisorActor(MailboxActor):
                 self._breaker.tell(br.Withdraw(token))
                 self._refuse_guard(token, message.endpoint, "its circuit breaker is open")
             return
+        if self._is_old(token):
+            return
         run = self.engine.runs.get(token[0])
         if run is None or not run.permit_waits(token[1], message.endpoint, message.reason, message.until):
+            self._asked.pop((token[0], token[1]), None)
             self._breaker.tell(br.Withdraw(token))
         self.engine.dispatch()
 

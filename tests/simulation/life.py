@@ -47,6 +47,10 @@ class Life:
         self.volatile: deque[tuple[RunCore, Any]] = deque()
         self.ticks: list[float] = []
         self.waited: dict[Any, int] = {}
+        self.asked: dict[
+            tuple[int, int], int
+        ] = {}  # (run, node) -> its request, as SupervisorActor counts them
+        self.requests = 0
         self.answered: deque[tuple[int, list[Any]]] = deque(maxlen=20)
         self.stopping = False
 
@@ -256,15 +260,18 @@ class Life:
         self.engine.set_timer(run, at, token)
 
     def request_permit(self, run: RunCore, node: int, endpoint: str) -> None:
-        self.breaker_in.append(("request", endpoint, (run.number, node)))
+        self.requests += 1
+        self.asked[run.number, node] = self.requests
+        self.breaker_in.append(("request", endpoint, (run.number, node, self.requests)))
 
     def report_permit(
         self, run: RunCore, node: int, endpoint: str, ok: bool | None, retry_after: Any
     ) -> None:
+        token = (run.number, node, self.asked.pop((run.number, node), 0))
         if ok is None:
-            self.breaker_in.append(("forget", (run.number, node)))
+            self.breaker_in.append(("forget", token))
         else:
-            self.breaker_in.append(("report", endpoint, (run.number, node), ok, retry_after))
+            self.breaker_in.append(("report", endpoint, token, ok, retry_after))
 
     def stored_value(self, run: RunCore, location: tuple[Any, int, int]) -> bytes:
         return self.scripts[run.number].journal.value(location)
@@ -343,8 +350,9 @@ class Life:
         self._check_concurrency(core, worker)
         operation = core.operation(node)
         if operation.endpoint is not None:
-            held = self.breaker._owners.get((number, node))
-            ensure(held and (number, node) in held.held, "G-16", f"{node_id} executes without a permit")
+            token = (number, node, self.asked.get((number, node)))
+            held = self.breaker._owners.get(token)
+            ensure(held and token in held.held, "G-16", f"{node_id} executes without a permit")
         if operation.effect == "once":
             ensure(node_id not in script.executing_once, "G-07", f"{node_id} is executed again, unresolved")
             script.executing_once[node_id] = "begun"
@@ -425,9 +433,9 @@ class Life:
 
     def _granted(self, event: Granted) -> None:
         token: Any = event.token
-        number, node = token
+        number, node, request = token
         before, run = self.waited.pop(event.token, None), self.engine.runs.get(number)
-        if run is None:
+        if run is None or self.asked.get((number, node)) != request:  # it was taken back meanwhile
             self.breaker_in.append(("forget", event.token))
             return
         ensure(before in (None, run.attempts[node]), "G-16", f"{run.id_of(node)}: waiting burnt attempts")
@@ -435,9 +443,12 @@ class Life:
 
     def _waits(self, event: Waiting) -> None:
         token: Any = event.token
-        number, node = token
+        number, node, request = token
         run = self.engine.runs.get(number)
+        if self.asked.get((number, node)) != request:
+            return
         if run is None or not run.permit_waits(node, event.endpoint, event.reason, event.until):
+            self.asked.pop((number, node), None)
             self.breaker_in.append(("withdraw", event.token))
         else:
             self.waited[event.token] = run.attempts[node]
