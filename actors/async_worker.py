@@ -155,7 +155,7 @@ class AsyncWorker:
             async with asyncio.timeout(task.timeout) as limit:
                 return await self._run(runner, task)
         except TimeoutError as error:
-            if not limit.expired():
+            if not limit.expired():  # pyright: ignore[reportPossiblyUnboundVariable]
                 raise
             task.cancelled = True
             raise TimeoutExceeded(
@@ -168,7 +168,7 @@ class AsyncWorker:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="sage-operation")
         context = contextvars.copy_context()
-        value = await self._loop.run_in_executor(self._threads, context.run, runner.run, task)
+        value = await self._loop.run_in_executor(self._threads, context.run, runner.run, task)  # pyright: ignore[reportArgumentType]
         return await value if asyncio.iscoroutine(value) else value
 
     # Ending

@@ -245,7 +245,7 @@ class Image:
         for number, ends_at in enumerate([*ends, None], 1):
             reader = SegmentReader(self._directory, number, self._keys, ends_at=ends_at)
             yield from reader.frames()
-        self._end = (reader.tail, reader.torn_bytes)
+        self._end = (reader.tail, reader.torn_bytes)  # pyright: ignore[reportPossiblyUnboundVariable]
 
     def _ended(self) -> tuple[Tail, int]:
         if self._end is None:

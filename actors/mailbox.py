@@ -57,7 +57,7 @@ class MailboxActor(pykka.ThreadingActor):
     """A Pykka actor with that inbox, in a daemon thread: a program that forgets to stop it can still end."""
 
     use_daemon_thread = True
-    actor_inbox: Inbox
+    actor_inbox: Inbox  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @staticmethod
     def _create_actor_inbox() -> Any:

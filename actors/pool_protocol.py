@@ -193,7 +193,7 @@ class WorkerPool(Protocol):
     def close(self, timeout_s: float = 10.0) -> None:
         """Ends all workers (STOP, then kill at the timeout); afterwards no event is delivered."""
 
-    def start_worker(self, kind: WorkerKind) -> int:
+    def start_worker(self, kind: WorkerKind) -> int:  # pyright: ignore[reportReturnType]
         """Number of a new worker; numbers are never used again."""
 
     def define(self, op: int, spec: dict[str, Any]) -> None:

@@ -110,7 +110,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """The entry point: runs one command and ends the process with its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a C locale must not break a run's output
+            stream.reconfigure(errors="backslashreplace")  # a C locale must not break a run's output  # pyright: ignore[reportAttributeAccessIssue]
     code = _run(args)
     try:
         sys.stdout.flush()

@@ -36,14 +36,14 @@ _TEMPLATE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SUFFIXES = (".json", ".yaml", ".yml")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-project_option: Callable[[_Function], _Function] = click.option(
+project_option: Callable[[_Function], _Function] = click.option(  # pyright: ignore[reportGeneralTypeIssues]
     "--project",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=Path("."),
     metavar="DIR",
     help="The project, whose .sage/ holds the state (default: the current directory).",
 )
-json_option: Callable[[_Function], _Function] = click.option(
+json_option: Callable[[_Function], _Function] = click.option(  # pyright: ignore[reportGeneralTypeIssues]
     "--json", "as_json", is_flag=True, help="JSON on standard output, for programs."
 )
 

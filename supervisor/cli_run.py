@@ -63,7 +63,7 @@ _SHARED = (
 
 def _shared_options(function: _Function) -> _Function:
     for option in reversed(_SHARED):
-        function = option(function)
+        function = option(function)  # pyright: ignore[reportAssignmentType]
     return function
 
 

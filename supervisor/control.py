@@ -460,4 +460,4 @@ def _failure(code: str, message: str) -> dict[str, Any]:
 
 
 def _status_map(status: Any) -> dict[str, Any]:
-    return asdict(status) if is_dataclass(status) and not isinstance(status, type) else dict(status)
+    return asdict(status) if is_dataclass(status) and not isinstance(status, type) else dict(status)  # pyright: ignore[reportArgumentType, reportCallIssue, reportReturnType]

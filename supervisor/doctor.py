@@ -172,7 +172,7 @@ def _key() -> str:
         missing = KEY_VARIABLE not in os.environ and not os.path.lexists(default_key_path())
         ring = load_keys(create=False)
     except SageError as error:
-        if missing and "no key" in str(error):
+        if missing and "no key" in str(error):  # pyright: ignore[reportPossiblyUnboundVariable]
             raise _NoteError(
                 "there is none yet", "the first run makes one; or `sage-actors keys create`"
             ) from None

@@ -307,7 +307,7 @@ class SupervisorActor(MailboxActor):
         seconds = self._clock.now() - core.started_at
         status = core.status or "paused"
         outcome = outcome_of(core, seconds=seconds, status=status, reason=core.reason(status))
-        core.ports = _Afterwards(message.store)
+        core.ports = _Afterwards(message.store)  # pyright: ignore[reportAttributeAccessIssue]
         if core.options.listening:
             message.handle.publish(self._finished_event(core, outcome))
         if message.lock is not None:

@@ -551,7 +551,7 @@ class AgreesWithAModel(RuleBasedStateMachine):
         assert self.state != "open"
         if self.state == "half_open":
             assert sum(era == self.era for era in self.held.values()) < self.policy.half_open_calls
-        self.held[token] = self.era
+        self.held[token] = self.era  # pyright: ignore[reportArgumentType]
         self.grants.append(self.real)
 
     def saw_transition(self, old: str, new: str) -> None:

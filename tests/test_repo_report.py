@@ -691,7 +691,7 @@ def test_flaky_steps_fail_as_often_as_they_say() -> None:
     context = type("Context", (), {"attempt": 1, "node_id": "fetch"})()
     with pytest.raises(ConnectionError, match="attempt 1"):
         fetch("x", 2, context)
-    context.attempt = 3
+    context.attempt = 3  # pyright: ignore[reportAttributeAccessIssue]
     assert fetch("x", 2, context)["hits"]
 
 
