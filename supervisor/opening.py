@@ -40,6 +40,7 @@ from sage_actors.supervisor.carrying import top_of
 from sage_actors.supervisor.plan import compile_plan, fingerprint
 from sage_actors.supervisor.restore import Restored, carry_over, prepare, replay
 from sage_actors.supervisor.run_core import Ports, RunCore, RunOptions
+from sage_actors.supervisor.supervisor import StoredValues
 
 __all__ = ["Accept", "Opened", "Opening", "changed_nodes"]
 
@@ -262,7 +263,7 @@ class Opening:
         def make(spec: WorkflowSpec, header: dict[str, Any]) -> RunCore:
             core = self._core(run_id, key, spec, header["inputs"], options)
             core.search_paths = list(header.get("search_paths", ()))
-            core.ports = cast("Ports", StorePorts(store))
+            core.ports = cast("Ports", StoredValues(store))
             return core
 
         return make
@@ -310,21 +311,6 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-class StorePorts:
-    """Ports of a run that is only read: its stored values."""
-
-    def __init__(self, store: FrameStore) -> None:
-        from collections import OrderedDict
-
-        self._store = store
-        self._frames: OrderedDict[Any, list[Record]] = OrderedDict()
-
-    def stored_value(self, run: RunCore, location: tuple[Any, int, int]) -> bytes:
-        from sage_actors.supervisor.supervisor import read_value
-
-        return read_value(self._store, self._frames, location)
 
 
 def changed_nodes(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any]) -> list[str]:

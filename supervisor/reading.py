@@ -14,10 +14,10 @@ from sage_actors.actors.statedir import StateDirectory
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import NoCheckpointError
 from sage_actors.messages.records import Record
-from sage_actors.supervisor.opening import StorePorts
 from sage_actors.supervisor.plan import compile_plan
 from sage_actors.supervisor.restore import Restored, replay
 from sage_actors.supervisor.run_core import RunCore, RunOptions
+from sage_actors.supervisor.supervisor import StoredValues
 
 __all__ = ["read_run"]
 
@@ -42,7 +42,7 @@ def read_run(
             f"there is no run {run_id!r} in {state.root}; `sage-actors list` shows the runs"
         )
     image = read_journal(directory, keys)
-    ports: Any = StorePorts(FrameStore(directory, keys))
+    ports: Any = StoredValues(FrameStore(directory, keys))
     begin = getattr(getattr(watch, "__self__", None), "begin", None)
     cores: list[RunCore] = []
 

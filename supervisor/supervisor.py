@@ -46,7 +46,7 @@ from sage_actors.supervisor.handle import Run, RunStatus, outcome_of
 from sage_actors.supervisor.plan import wire_spec
 from sage_actors.supervisor.run_core import RunCore
 
-__all__ = ["AddRun", "Ask", "Stop", "SupervisorActor", "read_secret", "read_value"]
+__all__ = ["AddRun", "Ask", "Stop", "StoredValues", "SupervisorActor", "read_secret", "read_value"]
 
 _log = logging.getLogger(__name__)
 _TICK = object()
@@ -135,7 +135,6 @@ class SupervisorActor(MailboxActor):
         self._next_answer = 0
         self._keeper: tuple[int, int] | None = None
         self._breaker_states: dict[str, str] = {}
-        self._running: dict[int, set[int]] = {}
         self._handlers: dict[type, Callable[[Any], None]] = {
             pp.Results: self._results,
             Committed: self._committed,
@@ -255,10 +254,8 @@ class SupervisorActor(MailboxActor):
             elif token[0] == "closed":
                 self._closed(core)
             elif token[0] == "answer":
-                core.unacknowledged -= 1
                 self._answer(core, token[1], None)
                 rest.append((("held",), None, 0))
-                core.unacknowledged += 1
             else:
                 rest.append(ack)
         if rest:
@@ -307,7 +304,7 @@ class SupervisorActor(MailboxActor):
         seconds = self._clock.now() - core.started_at
         status = core.status or "paused"
         outcome = outcome_of(core, seconds=seconds, status=status, reason=core.reason(status))
-        core.ports = _Afterwards(message.store)  # pyright: ignore[reportAttributeAccessIssue]
+        core.ports = StoredValues(message.store)  # pyright: ignore[reportAttributeAccessIssue]
         if core.options.listening:
             message.handle.publish(self._finished_event(core, outcome))
         if message.lock is not None:
@@ -651,8 +648,8 @@ def _each(acks: Iterable[tuple[Any, Any, int]]) -> Iterator[tuple[Any, Any, int]
             yield token, location, first
 
 
-class _Afterwards:
-    """Ports of a run that ended: its values can still be read, nothing else."""
+class StoredValues:
+    """Ports of a run that is only read, or has ended: its stored values, and nothing else."""
 
     def __init__(self, store: FrameStore | None) -> None:
         self._store = store

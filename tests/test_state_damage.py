@@ -27,10 +27,10 @@ from sage_actors.supervisor import states as st
 from sage_actors.supervisor.acting import act_on_run
 from sage_actors.supervisor.definitions import load_dict
 from sage_actors.supervisor.handle import Outcome
-from sage_actors.supervisor.opening import StorePorts
 from sage_actors.supervisor.plan import compile_plan
 from sage_actors.supervisor.restore import prepare, replay
 from sage_actors.supervisor.run_core import RunCore, RunOptions
+from sage_actors.supervisor.supervisor import StoredValues
 
 KEYS = load_keys(environ={"SAGE_STATE_KEY": format_key(bytes(range(32)))})
 PUBLISHED = {"published": 5, "bytes": b"\x00\xff", "none": None, "share": 0.5}
@@ -150,7 +150,7 @@ def open_again(directory: Path, keys: KeyRing = KEYS) -> RunCore | None:
             run_key="whole",
             plan=compile_plan(spec),
             inputs=header["inputs"],
-            ports=StorePorts(store),  # type: ignore[arg-type]  # values are all it is asked for
+            ports=StoredValues(store),  # values are all it is asked for
             clock=SystemClock(),
             options=RunOptions(),
         )
