@@ -150,7 +150,7 @@ def open_again(directory: Path, keys: KeyRing = KEYS) -> RunCore | None:
             run_key="whole",
             plan=compile_plan(spec),
             inputs=header["inputs"],
-            ports=StoredValues(store),  # values are all it is asked for
+            ports=StoredValues(store),  # pyright: ignore[reportArgumentType]  # values are all it is asked for
             clock=SystemClock(),
             options=RunOptions(),
         )
