@@ -33,7 +33,7 @@ from sage_actors.actors.worker_link import Link
 from sage_actors.messages.errors import OperationCancelled, TimeoutExceeded
 from sage_actors.messages.wire import FAILED, OK, Kind
 
-__all__ = ["AsyncWorker", "main"]
+__all__ = ["AsyncWorker", "main", "mcp_main"]
 
 Key = tuple[int, int, int]
 _HEARTBEAT_S = 0.5
@@ -47,6 +47,13 @@ def main(sock: socket.socket, settings: Settings) -> int:
     """Works until told to stop; returns the exit code."""
     enter_project(settings.project)
     return asyncio.run(AsyncWorker(sock, settings).run())
+
+
+def mcp_main(sock: socket.socket, settings: Settings) -> int:
+    """The worker that holds every MCP session. What takes a second to import is there before its loop turns."""
+    import mcp  # noqa: F401
+
+    return main(sock, settings)
 
 
 class AsyncWorker:

@@ -145,7 +145,7 @@ class Keeper:
     def _fork(self, number: int, kind: str) -> None:
         fds = [self._fds.popleft() for _ in range(FDS_PER_WORKER)]
         try:
-            if kind == "async":  # loaded once, here, so that every fork has it
+            if kind != "blocking":  # loaded once, here, so that every fork has it
                 import sage_actors.actors.async_worker  # noqa: F401
             context = multiprocessing.get_context("fork")
             process = context.Process(
@@ -235,10 +235,10 @@ class Keeper:
 
 
 def _entry(kind: str) -> Any:
-    if kind == "async":
+    if kind != "blocking":
         from sage_actors.actors import async_worker
 
-        return async_worker.main
+        return async_worker.mcp_main if kind == "mcp" else async_worker.main
     return worker.main
 
 

@@ -5,7 +5,8 @@ what it executes. The class is called as `Class(spec, settings)` once for each o
 `run(task)` for each task; `run` returns the result, or a coroutine of it.
 
     worker     "blocking": in a worker's main thread, one at a time. "async": on an event loop with hundreds
-               of others. "any": as the operation itself says (`def` or `async def`).
+               of others. "mcp": in the one worker that holds every MCP session, on its event loop.
+               "any": as the operation itself says (`def` or `async def`).
                "engine": the supervisor does it itself; there is no class.
 """
 
@@ -14,12 +15,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from sage_actors.actors.context import Task
 from sage_actors.messages.errors import UsageError
 
-__all__ = ["OPERATION_TYPES", "OperationType", "Runner", "RunnerSettings", "create_runner", "worker_kind"]
+__all__ = [
+    "LANES",
+    "OPERATION_TYPES",
+    "OperationType",
+    "Runner",
+    "RunnerSettings",
+    "create_runner",
+    "worker_kind",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,7 @@ class Runner(Protocol):
 @dataclass(frozen=True, slots=True)
 class OperationType:
     name: str
-    worker: Literal["blocking", "async", "any", "engine"]
+    worker: Literal["blocking", "async", "mcp", "any", "engine"]
     runner: str = ""
 
     @property
@@ -52,12 +61,16 @@ class OperationType:
         return self.worker == "engine"
 
 
+LANES: Final = ("blocking", "async", "mcp")
+"""The kinds of workers. The engine calls them by their position here."""
+
 OPERATION_TYPES: dict[str, OperationType] = {
     each.name: each
     for each in (
         OperationType("python", "any", "sage_actors.actors.op_python:PythonRunner"),
         OperationType("shell", "blocking", "sage_actors.actors.op_shell:ShellRunner"),
         OperationType("http", "async", "sage_actors.actors.op_http:HttpRunner"),
+        OperationType("mcp", "mcp", "sage_actors.actors.op_mcp:McpRunner"),
         OperationType("approval", "engine"),
         OperationType("wait", "engine"),
         OperationType("workflow", "engine"),
@@ -67,13 +80,13 @@ OPERATION_TYPES: dict[str, OperationType] = {
 
 def worker_kind(
     type_name: str, *, is_async: bool = False, limited: bool = False
-) -> Literal["blocking", "async", "engine"]:
+) -> Literal["blocking", "async", "mcp", "engine"]:
     """The kind of worker for an operation. `limited`: it has `limits`, which count a worker's whole process
     tree, so that it must be alone in one."""
     worker = OPERATION_TYPES[type_name].worker
     if worker == "engine":
         return "engine"
-    if limited:
+    if limited and worker != "mcp":
         return "blocking"
     if worker == "any":
         return "async" if is_async else "blocking"

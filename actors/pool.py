@@ -55,6 +55,7 @@ _ORPHAN_S = 1.0
 _KEEPER_START_S = 30.0
 _INSPECT_S = 60.0
 _LAST_S = 5.0
+_MCP_LOAD_S = 60.0  # a second of imports on an idle machine
 
 
 class LocalPool:
@@ -248,8 +249,8 @@ class LocalPool:
             return
         handle.close_child_side()
         handle.launched = True
-        if handle.kind == "async":
-            handle.heartbeat_at = time.monotonic() + 5.0  # it loads first
+        if handle.kind != "blocking":
+            handle.heartbeat_at = time.monotonic() + (_MCP_LOAD_S if handle.kind == "mcp" else 5.0)
             self._loop.call_at(time.monotonic() + 1.0, lambda: self._check_heartbeat(handle))
 
     def _start_keeper(self) -> None:

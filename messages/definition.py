@@ -59,7 +59,7 @@ class OperationSpec:
 
     `config` holds the fields of the type as written (`call`, `command`, `url`, ...), references unresolved.
     `timeout` is in seconds. `cache`, `digest` and `sandbox` are carried for the layers that use them.
-    `fallback` counts only if `has_fallback`.
+    `fallback` counts only if `has_fallback`. `lane` is the kind of worker, which the plan sets.
     """
 
     type: str
@@ -77,6 +77,7 @@ class OperationSpec:
     version: str | None = None
     max_crashes: int = 3
     is_async: bool = False
+    lane: int = 0
     cache: Any = None
     digest: Any = None
     sandbox: Any = None
@@ -156,7 +157,7 @@ class WorkflowSpec:
 _POLICY_DEFAULTS = {
     each.name: each.default
     for each in fields(OperationSpec)
-    if each.name not in ("type", "config", "has_fallback", "fallback", "is_async")
+    if each.name not in ("type", "config", "has_fallback", "fallback", "is_async", "lane")
 }
 
 

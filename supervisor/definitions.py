@@ -176,7 +176,7 @@ class _Loader:
             problems.extend(
                 Problem(f"{place}.{field}", f"{name}{_inner(each)}", each.hint) for each in error.problems
             )
-            return item
+            return {name: value for name, value in item.items() if name != "definition"}
         return item if spec is None else {**item, "definition": spec.to_dict()}
 
     def _sub_workflow(self, item: Mapping[str, Any], base: Path | None) -> WorkflowSpec | None:

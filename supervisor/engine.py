@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from sage_actors.actors.clock import Clock
+from sage_actors.actors.operation_types import LANES
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import StorageError
 from sage_actors.messages.wire import OK, Evidence, error_map
@@ -25,6 +26,8 @@ __all__ = ["Engine", "EnginePorts", "Worker"]
 
 Key = tuple[int, int, int]  # run, node, attempt: the fencing token
 
+_LANES = range(len(LANES))
+_MCP = LANES.index("mcp")  # one worker holds every session
 _AHEAD_US = 1000.0  # work that is handed to a worker ahead of time
 _LEAST_US = 8.0  # what any task costs a worker, however short
 _WEIGHT = 0.3  # of the newest batch in the estimate of what an operation costs
@@ -60,6 +63,7 @@ class Worker:
         "giving_back",
         "head_since",
         "is_async",
+        "lane",
         "load_us",
         "loaded",
         "number",
@@ -70,8 +74,9 @@ class Worker:
         "was_solo",
     )
 
-    def __init__(self, number: int, is_async: bool) -> None:
-        self.number, self.is_async = number, is_async
+    def __init__(self, number: int, lane: int) -> None:
+        self.number, self.lane = number, lane
+        self.is_async = lane != 0
         self.tasks: dict[Key, int] = {}
         self.load_us = 0.0
         self.head_since = 0.0
@@ -215,18 +220,20 @@ class Engine:
         """
         if self.deferred or not self.hungry:
             return
-        self._fill(is_async=False)
-        if self.hungry:
-            self._fill(is_async=True)
+        for lane in _LANES:
+            if not self.hungry:
+                return
+            self._fill(lane)
 
-    def _fill(self, *, is_async: bool) -> None:
-        if not any(run.ready[is_async] or run.solo[is_async] for run in self.hungry.values()):
+    def _fill(self, lane: int) -> None:
+        if not any(run.ready[lane] or run.solo[lane] for run in self.hungry.values()):
             return
-        mine = [worker for worker in self.workers.values() if worker.is_async is is_async]
-        kept = self._serve_solo(mine, is_async)
+        mine = [worker for worker in self.workers.values() if worker.lane == lane]
+        most = 1 if lane == _MCP else self.max_workers
+        kept = self._serve_solo(mine, lane)
         self._give_all([worker for worker in mine if worker.accepts() and worker is not kept])
-        while self.hungry and len(mine) < self.max_workers and self._wants_worker(mine, is_async):
-            worker = self._start_worker(is_async)
+        while self.hungry and len(mine) < most and self._wants_worker(mine, lane):
+            worker = self._start_worker(lane)
             mine.append(worker)
             self._give_solo(worker)
             if worker.accepts():
@@ -234,20 +241,20 @@ class Engine:
             if worker.is_idle():
                 return
 
-    def _serve_solo(self, mine: list[Worker], is_async: bool) -> Worker | None:
+    def _serve_solo(self, mine: list[Worker], lane: int) -> Worker | None:
         """Nodes that run alone, in turn with the others: an idle worker takes one if its last work was shared.
 
         Returns a worker that is to get nothing, so that it becomes idle: else a steady stream of short nodes
         would keep those that need a worker of their own waiting for ever.
         """
-        if not any(run.solo[is_async] for run in self.hungry.values()):
+        if not any(run.solo[lane] for run in self.hungry.values()):
             return None
-        shared = any(run.ready[is_async] and run.may_dispatch for run in self.hungry.values())
+        shared = any(run.ready[lane] and run.may_dispatch for run in self.hungry.values())
         for worker in mine:
             if worker.is_idle() and not (shared and worker.was_solo):
                 self._give_solo(worker)
             worker.was_solo = worker.solo
-        waiting = [run for run in self.hungry.values() if run.solo[is_async] and run.may_dispatch]
+        waiting = [run for run in self.hungry.values() if run.solo[lane] and run.may_dispatch]
         busy = [
             worker
             for worker in mine
@@ -262,8 +269,8 @@ class Engine:
 
     def _give(self, worker: Worker, *, accepting: int) -> bool:
         """Fill one worker from the hungry runs in turn, in one frame. False if none has anything for its kind."""
-        kind = worker.is_async
-        ready = sum([len(run.ready[kind]) for run in self.hungry.values()])
+        lane = worker.lane
+        ready = sum([len(run.ready[lane]) for run in self.hungry.values()])
         share = max(1, -(-ready // accepting))
         batch: list[Any] = []
         given: list[tuple[RunCore, list[Any]]] = []
@@ -271,12 +278,12 @@ class Engine:
             if not run.is_hungry:
                 del self.hungry[number]
                 continue
-            cap = min(self._room(worker, run), share - len(batch)) if run.ready[kind] else 0
+            cap = min(self._room(worker, run), share - len(batch)) if run.ready[lane] else 0
             if cap <= 0:
                 continue
             self.hungry[number] = self.hungry.pop(number)  # to the end of the line
-            target = math.inf if kind else _AHEAD_US - worker.load_us
-            rows, load = run.take(target_us=target, cap=cap, estimates=self.estimates, is_async=kind)
+            target = math.inf if lane else _AHEAD_US - worker.load_us
+            rows, load = run.take(target_us=target, cap=cap, estimates=self.estimates, lane=lane)
             if not run.is_hungry:
                 self.hungry.pop(number, None)
             if rows:
@@ -289,7 +296,7 @@ class Engine:
             self.ports.submit(worker.number, batch)
             for run, rows in given:
                 run.announce(rows, worker.number)
-            if not kind:
+            if not lane:
                 self._watch(worker, self.clock.monotonic())
         return bool(batch)
 
@@ -324,9 +331,9 @@ class Engine:
 
     def _give_solo(self, worker: Worker) -> None:
         for number, run in list(self.hungry.items()):
-            if not run.solo[worker.is_async] or not run.may_dispatch or self._room(worker, run) <= 0:
+            if not run.solo[worker.lane] or not run.may_dispatch or self._room(worker, run) <= 0:
                 continue
-            row = run.take_solo(is_async=worker.is_async)
+            row = run.take_solo(lane=worker.lane)
             if row is None:
                 continue
             self.hungry[number] = self.hungry.pop(number)  # to the end of the line
@@ -353,26 +360,26 @@ class Engine:
         run.announce([row], number)
         self._watch(worker, worker.head_since)
 
-    def _wants_worker(self, mine: list[Worker], is_async: bool) -> bool:
+    def _wants_worker(self, mine: list[Worker], lane: int) -> bool:
         """Whether one more worker of that kind would have something to do at once."""
         waiting = 0
         for run in self.hungry.values():
             if run.may_dispatch:
                 limit = run.options.concurrency
                 if limit is None or self.executing(run) < limit:
-                    waiting += len(run.ready[is_async]) + len(run.solo[is_async])
+                    waiting += len(run.ready[lane]) + len(run.solo[lane])
         if not waiting:
             return False
-        if not is_async or not mine:
+        if not lane or not mine:
             return True
         held = sum(len(worker.tasks) for worker in mine)
-        return any(run.solo[True] for run in self.hungry.values()) or held + waiting > _ASYNC_SHARE * len(
+        return any(run.solo[lane] for run in self.hungry.values()) or held + waiting > _ASYNC_SHARE * len(
             mine
         )
 
-    def _start_worker(self, is_async: bool) -> Worker:
-        number = self.ports.start_worker("async" if is_async else "blocking")
-        worker = self.workers[number] = Worker(number, is_async)
+    def _start_worker(self, lane: int) -> Worker:
+        number = self.ports.start_worker(LANES[lane])
+        worker = self.workers[number] = Worker(number, lane)
         return worker
 
     # ------------------------------------------------------------------ answers

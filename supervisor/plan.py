@@ -18,7 +18,7 @@ from itertools import chain, repeat
 from operator import lt
 from typing import Any, Final
 
-from sage_actors.actors.operation_types import OPERATION_TYPES, worker_kind
+from sage_actors.actors.operation_types import LANES, OPERATION_TYPES, worker_kind
 from sage_actors.messages.codec import pack
 from sage_actors.messages.definition import (
     NodeSpec,
@@ -49,8 +49,8 @@ class Plan:
 
     size: nodes and gates; visible: nodes alone. payloads: what a worker gets, packed, or a template of it.
     order: nodes by urgency (priority, then longest path to the end, then definition order); rank: its inverse.
-    value_uses: how many nodes refer to the value of a node. simple: 1 where a node needs nothing but a
-    blocking worker, 2 where it needs nothing but an async one.
+    value_uses: how many nodes refer to the value of a node. simple: where a node needs nothing but a
+    worker, 1 more than its lane.
     """
 
     __slots__ = (
@@ -336,8 +336,18 @@ def _mark_simple(plan: Plan) -> None:
 def _placed(operation: OperationSpec) -> OperationSpec:
     """The operation, knowing which kind of worker it runs in."""
     kind = worker_kind(operation.type, is_async=operation.is_async, limited=operation.limits is not None)
-    is_async = kind == "async"
-    return operation if operation.is_async is is_async else replace(operation, is_async=is_async)
+    lane = 0 if kind == "engine" else LANES.index(kind)
+    is_async = lane != 0
+    endpoint = operation.endpoint or _own_endpoint(operation)
+    if operation.lane == lane and operation.is_async is is_async and operation.endpoint == endpoint:
+        return operation
+    return replace(operation, is_async=is_async, lane=lane, endpoint=endpoint)
+
+
+def _own_endpoint(operation: OperationSpec) -> str | None:
+    """Every call of an MCP server goes through the breaker of that server."""
+    server = operation.config.get("server") if operation.type == "mcp" else None
+    return server if isinstance(server, str) and "${" not in server else None
 
 
 def _simplicity(operation: OperationSpec) -> int:
@@ -345,7 +355,7 @@ def _simplicity(operation: OperationSpec) -> int:
         return 0
     if operation.endpoint is not None or operation.effect == "once":
         return 0
-    return 2 if operation.is_async else 1
+    return operation.lane + 1
 
 
 def wire_spec(operation: OperationSpec) -> dict[str, Any]:
@@ -353,6 +363,8 @@ def wire_spec(operation: OperationSpec) -> dict[str, Any]:
     said: dict[str, Any] = {"type": operation.type}
     if operation.type == "python":
         said["call"] = operation.config["call"]
+    if operation.effect != "idempotent":
+        said["effect"] = operation.effect
     if operation.limits is not None:
         said["limits"] = operation_to_dict(operation)["limits"]
     return said

@@ -98,16 +98,16 @@ class RunCore(RunState):
             node = todo.popleft()
             if self.state[node] == st.PENDING:
                 if self.simple[node] and not self.bad[node]:
-                    self._make_ready(node, self.simple[node] == 2)
+                    self._make_ready(node, self.simple[node] - 1)
                 else:
                     self._consider(node)
         if self.is_hungry:
             self.hungry[self.number] = self
         self._look_for_the_end()
 
-    def _make_ready(self, node: int, is_async: bool) -> None:
+    def _make_ready(self, node: int, lane: int) -> None:
         self.state[node] = st.READY
-        self.ready[is_async].push(self._key(node))
+        self.ready[lane].push(self._key(node))
 
     def _consider(self, node: int) -> None:
         """All dependencies of `node` ended: run, skip, expand, or wait for something else."""
@@ -145,9 +145,9 @@ class RunCore(RunState):
             self.line.want(node, operation.endpoint)
         elif operation.effect == "once" or node in self.alone:
             self.state[node] = st.READY
-            heapq.heappush(self.solo[operation.is_async], self._key(node))
+            heapq.heappush(self.solo[operation.lane], self._key(node))
         else:
-            self._make_ready(node, operation.is_async)
+            self._make_ready(node, operation.lane)
 
     def _trigger_says_no(self, node: int, scope: Scope, local: int, operation: OperationSpec) -> str | None:
         """Why `node` must be skipped, or None: its trigger against how its dependencies ended."""
@@ -215,19 +215,19 @@ class RunCore(RunState):
     # ------------------------------------------------------------------ dispatch
 
     def take(
-        self, *, target_us: float, cap: int, estimates: dict[int, float], is_async: bool
+        self, *, target_us: float, cap: int, estimates: dict[int, float], lane: int
     ) -> tuple[list[tuple[Any, ...]], float]:
         """Up to `cap` ready nodes for one worker, about `target_us` of work: task rows, and the estimate."""
         rows: list[tuple[Any, ...]] = []
         starts: list[tuple[int, int]] = []
-        ready, state, attempts, plan = self.ready[is_async], self.state, self.attempts, self.plan
+        ready, state, attempts, plan = self.ready[lane], self.state, self.attempts, self.plan
         ids, payloads, op_of, order = plan.ids, plan.payloads, plan.op_of, plan.order
         number, key, known = self.number, self.run_key, self.op_numbers
         load = cost = 0.0
         last_op = -1
         while load < target_us and len(rows) < cap:
             room = cap - len(rows)
-            if not is_async:
+            if not lane:
                 room = int(min(room, (target_us - load) / cost + 1)) if cost else 1
             group = ready.take(room)
             if not group:
@@ -243,7 +243,7 @@ class RunCore(RunState):
                     node_id, payload = ids[node], payloads[node]
                     op, timeout, guarded = known[op_of[node]] or self._number_operation(op_of[node])
                 if op != last_op:
-                    cost = 0.0 if is_async else target_us if guarded else estimates.get(op, target_us)
+                    cost = 0.0 if lane else target_us if guarded else estimates.get(op, target_us)
                     last_op = op
                     if rows and load + cost > 2 * target_us:  # a long one: the short ones go without it
                         ready.extend(group[i:])
@@ -275,9 +275,9 @@ class RunCore(RunState):
         found = self.op_numbers[i] = (number, operation.timeout, operation.endpoint is not None)
         return found
 
-    def take_solo(self, *, is_async: bool) -> tuple[Any, ...] | None:
+    def take_solo(self, *, lane: int) -> tuple[Any, ...] | None:
         """One node that must run with nothing else in its worker; its start is to be on disk first."""
-        solo = self.solo[is_async]
+        solo = self.solo[lane]
         while solo:
             node = self._node(heapq.heappop(solo))
             operation = self.operation(node)
@@ -347,7 +347,7 @@ class RunCore(RunState):
         plan = self.plan
         offsets, targets, size, todo = plan.offsets, plan.targets, plan.size, self.todo
         references, rank = plan.references, plan.rank
-        push = (self.ready[0].fresh.append, self.ready[1].fresh.append)
+        push = [queue.fresh.append for queue in self.ready]
         self.running -= len(rows)
         for node, _attempt, _micros, _payload, _usage in rows:
             state[node] = st.SUCCEEDED
@@ -745,10 +745,10 @@ class RunCore(RunState):
         ]
         urgencies = {self._key(node) for node in unused if node in self.permits}
         if urgencies:
-            for is_async in (False, True):
-                self.ready[is_async].discard(urgencies)
-                self.solo[is_async][:] = [each for each in self.solo[is_async] if each not in urgencies]
-                heapq.heapify(self.solo[is_async])
+            for ready, solo in zip(self.ready, self.solo, strict=True):
+                ready.discard(urgencies)
+                solo[:] = [each for each in solo if each not in urgencies]
+                heapq.heapify(solo)
         for node in unused:
             self.permits.pop(node, None)
             self.state[node] = st.HELD

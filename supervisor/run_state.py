@@ -13,6 +13,7 @@ from typing import Any
 import msgpack
 
 from sage_actors.actors.clock import Clock
+from sage_actors.actors.operation_types import LANES
 from sage_actors.messages.codec import MAX_RESULT_BYTES, embed, pack, unpack
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import ResultError, SageError, StorageError
@@ -67,8 +68,8 @@ class RunState:
         self.search_paths: list[str] = []  # where its operations' modules are looked for
         self.hungry: dict[int, Any] = {}  # the engine's: who has something ready notes itself there
         self.op_numbers: list[tuple[int, float | None, bool] | None] = [None] * len(plan.ops)
-        self.ready = (ReadyQueue(), ReadyQueue())  # for blocking, for async workers
-        self.solo: tuple[list[int], list[int]] = ([], [])
+        self.ready = tuple(ReadyQueue() for _ in LANES)
+        self.solo: tuple[list[int], ...] = tuple([] for _ in LANES)
         self.alone: set[int] = set()
         self.values: dict[int, bytes] = {}
         self.uses: dict[int, int] = dict(plan.value_uses)
@@ -180,8 +181,7 @@ class RunState:
     @property
     def is_hungry(self) -> bool:
         """Whether a worker would have something to do for it."""
-        ready, solo = self.ready, self.solo
-        return bool(ready[0] or ready[1] or solo[0] or solo[1]) and self.may_dispatch
+        return (any(self.ready) or any(self.solo)) and self.may_dispatch
 
     @property
     def may_dispatch(self) -> bool:

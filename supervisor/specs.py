@@ -27,7 +27,12 @@ __all__ = ["DEFAULT_ATTEMPTS", "DEFAULT_CONCURRENCY", "spec_from_dict"]
 DEFAULT_ATTEMPTS = 3  # of a `retry` that does not say how many
 DEFAULT_CONCURRENCY = 6
 _NODE_FIELDS = frozenset({"id", "needs", "arguments", "when", "foreach", "description"})
-_POLICIES = frozenset(each.name for each in fields(OperationSpec)) - {"config", "has_fallback", "is_async"}
+_POLICIES = frozenset(each.name for each in fields(OperationSpec)) - {
+    "config",
+    "has_fallback",
+    "is_async",
+    "lane",
+}
 _NOTHING: Mapping[str, Any] = {}
 
 

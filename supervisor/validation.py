@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from sage_actors.actors.operation_types import OPERATION_TYPES
 from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import DefinitionError, Problem
 from sage_actors.supervisor.graph import DependencyGraph, nearest
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 TYPES = ("python", "shell", "mcp", "http", "agent", "skill", "approval", "wait", "workflow")
-AVAILABLE_TYPES = frozenset({"python", "shell", "http", "approval", "wait", "workflow"})
+AVAILABLE_TYPES = frozenset(OPERATION_TYPES)
 _ID = re.compile(r"[A-Za-z0-9_-]+\Z")
 _MAX_GUESSES = 100  # a guess compares a name with all others; a file that is wrong throughout gets no more
 _ID_HINT = "ids are made of A-Z a-z 0-9 _ and -"

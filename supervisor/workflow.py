@@ -23,7 +23,7 @@ _NO_ARGUMENTS: Mapping[str, Any] = {}
 _POLICIES = frozenset(
     each.name
     for each in fields(OperationSpec)
-    if each.name not in ("type", "config", "has_fallback", "is_async")
+    if each.name not in ("type", "config", "has_fallback", "is_async", "lane")
 )
 _ID = re.compile(r"[A-Za-z0-9_-]+\Z")
 _RESERVED = frozenset({"inputs", "env", "keyring", "item", "index"})

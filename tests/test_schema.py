@@ -53,7 +53,7 @@ def test_the_schema_names_every_operation_type() -> None:
 
 def test_every_policy_of_a_spec_can_be_written_in_a_file() -> None:
     written = set(PythonOperation.model_fields)
-    internal = {"config", "has_fallback", "is_async"}
+    internal = {"config", "has_fallback", "is_async", "lane"}
     assert {each.name for each in fields(OperationSpec)} - internal <= written
 
 

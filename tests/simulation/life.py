@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sage_actors.actors.breaker_core import BreakerCore, Granted, State, Transition, Waiting
@@ -139,7 +140,7 @@ class Life:
         """Compiled once from what was given, and once from what the journal says: plans never change."""
         source = "given" if spec is script.spec else "journaled"
         if source not in script.plans:
-            script.plans[source] = compile_plan(spec)
+            script.plans[source] = _with_mcp_nodes(compile_plan(spec))
         return script.plans[source]
 
     def _offline_decisions(self, script: Script, restored: Restored) -> list[dict[str, Any]]:
@@ -288,7 +289,7 @@ class Life:
 
     def start_worker(self, kind: str) -> int:
         number: int = self.world.next_number()
-        self.workers[number] = FakeWorker(number, kind == "async", self)
+        self.workers[number] = FakeWorker(number, kind != "blocking", self)
         self.trace.append(("start worker", number, kind))
         return number
 
@@ -492,3 +493,14 @@ class Life:
                 died = self.scripts[number].died
                 died[node] = died.get(node, 0) + 1
         worker.die(evidence, culprits)
+
+
+def _with_mcp_nodes(plan: Plan) -> Plan:
+    """Every third async operation goes to the one worker that MCP sessions live in."""
+    for at, operation in enumerate(plan.ops):
+        if operation.is_async and at % 3 == 0:
+            plan.ops[at] = replace(operation, lane=2)
+    for node, op in enumerate(plan.op_of):
+        if plan.simple[node]:
+            plan.simple[node] = plan.ops[op].lane + 1
+    return plan
