@@ -1,0 +1,202 @@
+"""What one source file shows, counted: sightings of habits, and its functions with their measures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+__all__ = [
+    "LANGUAGES",
+    "FileFacts",
+    "FunctionFacts",
+    "Tally",
+    "is_test_path",
+    "name_style",
+    "see_file_name",
+    "summary_line",
+]
+
+LANGUAGES = {
+    ".py": "python",
+    ".ts": "typescript",
+    ".mts": "typescript",
+    ".cts": "typescript",
+    ".tsx": "typescript",
+    ".js": "javascript",
+    ".mjs": "javascript",
+    ".cjs": "javascript",
+    ".jsx": "javascript",
+    ".go": "go",
+    ".rs": "rust",
+}
+"""The languages that are read, by the ending of the file's name."""
+
+_EXAMPLES_PER_FILE = 2
+_EXAMPLE_CHARS = 160
+_TEST_FOLDERS = frozenset({"test", "tests", "testing", "__tests__", "spec", "specs", "e2e"})
+_TEST_NAMES = re.compile(
+    r"^(test_.*|.*_test|conftest)\.py$|_test\.go$|\.(test|spec)\.[cm]?[jt]sx?$|^tests?\.(py|rs|[jt]s)$"
+)
+_TODO = re.compile(r"(?:#|//|/\*|\*|--)\s*\W{0,3}(TODO|FIXME|XXX|HACK)\b")
+
+
+class Place(NamedTuple):
+    """A line of the file, from 1, and what stands there."""
+
+    line: int
+    text: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """How often one value was seen in a file, and the first places."""
+
+    count: int = 0
+    places: list[Place] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class FunctionFacts:
+    """The measures of one function; what is nested in it and has a name is counted apart.
+
+    complexity: 1 + its branches: each if, else-if, loop (also of a comprehension), catch or except clause, case
+    or match arm that is not the default, conditional expression, and further operand of a logical and/or
+    (after T. McCabe, "A Complexity Measure", IEEE TSE 2(4), 1976).
+    nesting: how many of if, loop, switch, try and with enclose its innermost statement.
+    parameters: without self, cls and the receiver. fingerprint: equal for bodies that differ in white space only.
+    """
+
+    name: str
+    line: int
+    end_line: int
+    parameters: int = 0
+    complexity: int = 1
+    nesting: int = 0
+    is_test: bool = False
+    fingerprint: int = 0
+
+    @property
+    def lines(self) -> int:
+        return self.end_line - self.line + 1
+
+
+@dataclass(slots=True)
+class FileFacts:
+    """All that was counted in one file. `path` is relative to the project, with `/`."""
+
+    path: str
+    language: str
+    is_test: bool
+    size_bytes: int
+    lines: Sequence[str] = ()
+    """Only while the file is read: `finish` lets go of them."""
+    line_count: int = 0
+    tallies: dict[tuple[str, str], Tally] = field(default_factory=dict)
+    functions: list[FunctionFacts] = field(default_factory=list)
+    todos: list[Place] = field(default_factory=list)
+    top_level_complexity: int = 0
+    """Branches outside all functions."""
+
+    def see(self, kind: str, value: str, line: int) -> None:
+        """Counts one sighting of `value` at `line`."""
+        tally = self.tallies.get((kind, value))
+        if tally is None:
+            tally = self.tallies[kind, value] = Tally()
+        tally.count += 1
+        if len(tally.places) < _EXAMPLES_PER_FILE:
+            tally.places.append(Place(line, self._text(line)))
+
+    @property
+    def complexity(self) -> int:
+        """Of the file: that of its functions, and the branches outside them."""
+        return self.top_level_complexity + sum(each.complexity for each in self.functions)
+
+    def finish(self) -> FileFacts:
+        """Counts what needs no syntax, and lets go of the text."""
+        self.line_count = len(self.lines)
+        for number, text in enumerate(self.lines, 1):
+            if "TODO" in text or "FIXME" in text or "XXX" in text or "HACK" in text:
+                self._see_todo(number, text)
+        for function in self.functions:
+            body = [text.strip() for text in self.lines[function.line : function.end_line]]
+            function.fingerprint = hash(tuple(text for text in body if text))
+        self.lines = ()
+        return self
+
+    def _see_todo(self, number: int, text: str) -> None:
+        if _TODO.search(text):
+            self.todos.append(Place(number, summary_line(text)))
+
+    def _text(self, line: int) -> str:
+        return summary_line(self.lines[line - 1]) if 0 < line <= len(self.lines) else ""
+
+
+def summary_line(text: str) -> str:
+    """A line as an example: without its indentation, of bounded length."""
+    text = text.strip()
+    return text if len(text) <= _EXAMPLE_CHARS else text[: _EXAMPLE_CHARS - 1] + "…"
+
+
+def is_test_path(path: str) -> bool:
+    """Whether the name, or a folder above, says that this is test code."""
+    parts = PurePosixPath(path).parts
+    if _TEST_NAMES.search(parts[-1]):
+        return True
+    return any(part.lower() in _TEST_FOLDERS for part in parts[:-1])
+
+
+def name_style(name: str) -> str | None:
+    """`snake_case`, `camelCase`, `PascalCase`, `UPPER_CASE`, `kebab-case` or `mixed`; None: too short to tell.
+
+    A name of one lower-case word fits several styles and shows none.
+    """
+    name = name.strip("_$#")
+    if not name or not name[0].isalpha():
+        return None
+    if "-" in name:
+        return "kebab-case" if name == name.lower() else "mixed"
+    if "_" in name:
+        if name == name.lower():
+            return "snake_case"
+        return "UPPER_CASE" if name == name.upper() else "mixed"
+    if name == name.lower():
+        return None
+    if name == name.upper():
+        return "UPPER_CASE" if len(name) > 1 else None
+    return "PascalCase" if name[0].isupper() else "camelCase"
+
+
+def see_file_name(facts: FileFacts) -> None:
+    """Counts the style of the file's name, and for a test how it is named and where it lies."""
+    path = PurePosixPath(facts.path)
+    if not facts.is_test:
+        style = name_style(path.name.split(".")[0])
+        if style is not None:
+            facts.see("naming.files", style, 1)
+        return
+    named = _test_name_form(path)
+    if named is not None:
+        facts.see("testing.file_names", named, 1)
+        facts.see("testing.location", _test_location(path), 1)
+
+
+def _test_name_form(path: PurePosixPath) -> str | None:
+    stem, ending = path.stem, path.suffix
+    if stem.startswith("test_"):
+        return f"test_*{ending}"
+    if stem.endswith("_test"):
+        return f"*_test{ending}"
+    for middle in (".test", ".spec"):
+        if stem.endswith(middle):
+            return f"*{middle}{ending}"
+    return None if stem in ("conftest", "__init__", "mod") else f"*{ending} in a folder of tests"
+
+
+def _test_location(path: PurePosixPath) -> str:
+    for depth, part in enumerate(path.parts[:-1]):
+        if part.lower() in _TEST_FOLDERS:
+            return f"{part}/ at the root" if depth == 0 else f"{part}/ below the code's folders"
+    return "beside the code"
