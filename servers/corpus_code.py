@@ -1,0 +1,130 @@
+"""Source text in pieces: definitions with their names and comments, and the notes left in comments.
+
+Definitions are found line by line by patterns, not by parsing: one mechanism for every language, whole
+repositories in a second, files that do not compile included. A definition inside a string is a rare, harmless
+extra; what a piece cites is always the text that stands there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sage_actors.messages.passages import Passage, split_passages
+
+__all__ = ["Definition", "Piece", "code_pieces", "definitions", "note_pieces"]
+
+_JS_METHOD = r"(?!(?:if|for|while|switch|catch|return|function|with|do|else|await|new|typeof|super)\b)"
+_MODIFIERS = r"(?:(?:export|default|declare|abstract|async|static|public|private|protected|internal|final|override|sealed|open|data|inline|readonly|unsafe|extern|pub(?:\([\w: ]+\))?|const|virtual|synchronized|partial|local|suspend)\s+)*"
+_PATTERNS: dict[str, str] = {
+    "python": r"(?P<indent>[ \t]*)(?:async\s+)?(?P<what>def|class)\s+(?P<name>\w+)",
+    "javascript": (
+        rf"(?P<indent>[ \t]*){_MODIFIERS}(?:"
+        r"(?P<what>function|class|interface|enum|type|namespace)\b[\s*]*(?P<name>[\w$]+)"
+        r"|(?:const|let|var)\s+(?P<name2>[\w$]+)[^=]*=\s*(?:async\s*)?(?:function\b|\([^()]*\)\s*(?::[^=]+)?=>|[\w$]+\s*=>)"
+        r"|(?P<name3>[\w$.]+)\s*=\s*(?:async\s+)?function\b"
+        rf"|(?:get\s+|set\s+|\*\s*)?#?{_JS_METHOD}(?P<name4>[\w$]+)\s*(?:<[^>]*>)?\((?:(?!=>|\bfunction\b)[^;])*\{{\s*$)"
+    ),
+    "go": (
+        r"(?P<indent>)(?:(?P<what>func)\s+(?:\(\s*\w*\s*\*?(?P<owner>\w+)[^)]*\)\s*)?(?P<name>\w+)"
+        r"|(?P<what2>type|var|const)\s+(?P<name2>\w+))"
+    ),
+    "rust": (
+        rf"(?P<indent>[ \t]*){_MODIFIERS}(?:(?P<what>fn|struct|enum|trait|mod|type|union|macro_rules!)\s+(?P<name>\w+)"
+        r"|(?P<what2>impl)(?:<[^{]*?>)?\s+(?:[\w:<>, ']+\s+for\s+)?(?P<name2>\w+))"
+    ),
+    "c": (
+        r"(?P<indent>)(?:(?:typedef\s+)?(?P<what>struct|class|enum|union|namespace)\s+(?P<name>\w+)\s*(?:[:{]|$)"
+        r"|(?:[A-Za-z_][\w:<>,&*\s]*?[\s*&])(?P<name2>[\w:~]+)\s*\([^;]*$|#define\s+(?P<name3>\w+)\()"
+    ),
+    "shell": r"(?P<indent>[ \t]*)(?:function\s+(?P<name>[\w:-]+)|(?P<name2>[\w:-]+)\s*\(\))",
+    "other": (
+        rf"(?P<indent>[ \t]*){_MODIFIERS}(?:(?P<what>class|interface|struct|enum|trait|object|record|protocol|module"
+        r"|defmodule|func|fun|fn|def|defp|function|sub|message|service|extension|actor)\s+(?P<name>[\w.]+[!?]?)"
+        r"|[\w<>\[\],.?]+\s+(?P<name2>\w+)\s*\([^;]*\)\s*(?:throws [\w, ]+)?\{\s*$)"
+    ),
+}
+_COMPILED = {language: re.compile(pattern) for language, pattern in _PATTERNS.items()}
+_CONTAINERS = frozenset("class interface impl trait struct enum mod namespace module defmodule object extension".split())
+_ABOVE = re.compile(r"\s*(#(?!include|define|if|endif|!)|//|/\*|\*|--|@|///|;;|%%|\[\w)")
+_NOTE = re.compile(r"(?:#|//|/\*|^\s*\*|--|;|<!--|%)[^\n]{0,80}?\b(TODO|FIXME|XXX|HACK)\b")
+_COMMENT = re.compile(r"\s*(#|//|\*|--|;|%)")
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """`name`: qualified by its class or module. `line`: of the keyword; `first_line`: of the comment above it."""
+
+    name: str
+    line: int
+    first_line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A passage and what it is about: a heading, or the name of a definition. `defines`: it begins there.
+
+    extra: words that find it and are not shown.
+    """
+
+    passage: Passage
+    title: str = ""
+    defines: bool = False
+    extra: str = ""
+
+
+def definitions(text: str, language: str) -> Iterator[Definition]:
+    """What `text` defines, in its order; nested ones qualified as `Outer.inner`."""
+    pattern = _COMPILED.get(language)
+    if pattern is None:
+        return
+    lines = text.split("\n")
+    owners: list[tuple[int, str]] = []  # containers that are open, by indentation
+    last = 0
+    for number, line in enumerate(lines):
+        if not line or len(line) > 300 or (match := pattern.match(line)) is None:
+            continue
+        groups = match.groupdict()
+        name = groups.get("name") or groups.get("name2") or groups.get("name3") or groups.get("name4") or ""
+        indent = len(groups["indent"].expandtabs(4))
+        while owners and owners[-1][0] >= indent:
+            owners.pop()
+        qualified = ".".join([*(owner for _, owner in owners), *filter(None, [groups.get("owner")]), name])
+        if (groups.get("what") or groups.get("what2")) in _CONTAINERS:
+            owners.append((indent, name))
+        first = number
+        while first > last and _ABOVE.match(lines[first - 1]):
+            first -= 1
+        last = number + 1
+        yield Definition(qualified, number + 1, first + 1)
+
+
+def code_pieces(text: str, source: str, language: str, kind: str, weight: float) -> Iterator[Piece]:
+    """The text cut before every definition; what stands above the first one is a piece of its own."""
+    lines = text.split("\n")
+    found = list(definitions(text, language))
+    if not found or found[0].first_line > 1:
+        found.insert(0, Definition("", 1, 1))
+    ends = [d.first_line - 1 for d in found[1:]] + [len(lines)]
+    for definition, end in zip(found, ends, strict=True):
+        body = "\n".join(lines[definition.first_line - 1 : end])
+        passages = split_passages(
+            body, source, kind=kind, first_line=definition.first_line, max_chars=900, weight=weight
+        )
+        for number, passage in enumerate(passages):
+            yield Piece(passage, definition.name, defines=number == 0 and bool(definition.name))
+
+
+def note_pieces(text: str, source: str, weight: float) -> Iterator[Piece]:
+    """TODO, FIXME, XXX and HACK in comments, each with the comment lines that go on below it."""
+    if not any(word in text for word in ("TODO", "FIXME", "XXX", "HACK")):
+        return
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if len(line) < 400 and _NOTE.search(line):
+            end = number + 1
+            while end < min(number + 4, len(lines)) and _COMMENT.match(lines[end]):
+                end += 1
+            note = "\n".join(part.rstrip() for part in lines[number:end])
+            yield Piece(Passage(note, source, number + 1, "todo", weight))

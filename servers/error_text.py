@@ -1,0 +1,99 @@
+"""What an error text says: frames, messages and failing tests, in the formats of several languages.
+
+Python tracebacks and pytest output, JavaScript stacks, Go panics and test output, Rust panics and compiler
+messages, and `file:line` in whatever else a tool prints.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+__all__ = ["ErrorReport", "Frame", "parse_error"]
+
+_MAX_CHARS = 200_000
+_ENDINGS = "py|pyi|js|jsx|mjs|cjs|ts|tsx|mts|cts|vue|go|rs|java|kt|rb|php|cs|swift|c|cc|cpp|h|hpp|ex|exs|lua|sh"
+_PYTHON_FRAME = re.compile(r'File "(?P<path>[^"\n]+)", line (?P<line>\d+)(?:, in (?P<function>[^\n]+))?')
+_NODE_FRAME = re.compile(
+    r"^\s*at (?:async )?(?:(?P<function>[^\s(][^(\n]*?) \()?(?:file://)?(?P<path>[^\s()]+?):(?P<line>\d+):\d+\)?\s*$",
+    re.MULTILINE,
+)
+_PLACE = re.compile(rf"(?<![\w/.-])(?P<path>[\w./@+~-]*[\w-]\.(?:{_ENDINGS})):(?P<line>\d+)")
+_GO_CALL = re.compile(r"^(?P<function>[\w./*()-]+)\([^\n]*\)\n\t(?P<path>\S+\.go):(?P<line>\d+)", re.MULTILINE)
+_RUST_CALL = re.compile(r"^\s*\d+: (?P<function>[\w:<>{}# ]+)\n\s+at (?P<path>\S+\.rs):(?P<line>\d+)", re.MULTILINE)
+_JAVA_FRAME = re.compile(r"^\s*at (?P<function>[\w.$<>]+)\((?P<path>\w+\.(?:java|kt|scala)):(?P<line>\d+)\)", re.MULTILINE)
+
+_MESSAGES = (
+    re.compile(r"^(?:E\s+)?(?P<type>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Warning|Exit|Interrupt|Timeout|Failed?|Iteration|Group|Fault|Panic))(?::\s*(?P<text>[^\n]*))?$", re.MULTILINE),
+    re.compile(r"^(?:Uncaught |Unhandled )?(?P<type>[A-Z]\w*(?:Error|Exception))(?: \[\w+\])?: (?P<text>[^\n]+)", re.MULTILINE),
+    re.compile(r"^(?:\s*)(?P<type>panic): (?P<text>[^\n]+)", re.MULTILINE),
+    re.compile(r"^thread '[^'\n]*' (?:\(\d+\) )?(?P<type>panicked) at (?:'(?P<text>[^'\n]+)'|[^\n]+:\n(?P<below>[^\n]+))", re.MULTILINE),
+    re.compile(r"^(?P<type>error)(?:\[E\d+\])?: (?P<text>[^\n]+)", re.MULTILINE),
+    re.compile(r"^Exception in thread \"[^\"\n]*\" (?P<type>[\w.$]+)(?:: (?P<text>[^\n]+))?", re.MULTILINE),
+)  # fmt: skip
+_TESTS = (
+    re.compile(r"(?P<path>[\w./-]+\.py)::(?P<name>[\w:]+(?:\[[^\]\n]*\])?)"),
+    re.compile(r"^\s*--- FAIL: (?P<name>\w+)", re.MULTILINE),
+    re.compile(r"^test (?P<name>[\w:]+) \.\.\. FAILED", re.MULTILINE),
+    re.compile(r"^---- (?P<name>[\w:]+) stdout ----", re.MULTILINE),
+    re.compile(r"^\s*(?:●|✕|✗|×|not ok \d+ -)\s+(?P<name>[^\n(]+)", re.MULTILINE),
+    re.compile(r"^(?P<name>[Tt]est\w*|test_\w+)$"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A place that the text names. `path`: as it stands there."""
+
+    path: str
+    line: int
+    function: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """frames: outermost first, as a traceback prints them. messages: (type, text). tests: (path or "", name)."""
+
+    frames: tuple[Frame, ...]
+    messages: tuple[tuple[str, str], ...]
+    tests: tuple[tuple[str, str], ...]
+
+
+def parse_error(text: str) -> ErrorReport:
+    """Everything in `text` that leads somewhere. A text in no known format gives an empty report."""
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text[:_MAX_CHARS]).replace("\r\n", "\n")
+    return ErrorReport(
+        frames=tuple(dict.fromkeys(_frames(text))),
+        messages=tuple(dict.fromkeys(_messages(text))),
+        tests=tuple(dict.fromkeys(_tests(text))),
+    )
+
+
+def _frames(text: str) -> Iterator[Frame]:
+    """Frames with a function first, of which a bare place would know less."""
+    places: dict[tuple[str, int], tuple[int, str]] = {}
+    for pattern in (_PYTHON_FRAME, _GO_CALL, _RUST_CALL, _JAVA_FRAME, _NODE_FRAME, _PLACE):
+        for match in pattern.finditer(text):
+            function = (match.groupdict().get("function") or "").strip()
+            places.setdefault((match["path"], int(match["line"])), (match.start(), function))
+    ordered = sorted(places.items(), key=lambda item: item[1][0])
+    outwards = _GO_CALL.search(text) or _RUST_CALL.search(text) or _NODE_FRAME.search(text) or _JAVA_FRAME.search(text)
+    for (path, line), (_, function) in reversed(ordered) if outwards else ordered:
+        if line > 0:
+            yield Frame(path, line, function)
+
+
+def _messages(text: str) -> Iterator[tuple[str, str]]:
+    for pattern in _MESSAGES:
+        for match in pattern.finditer(text):
+            groups = match.groupdict()
+            said = groups.get("text") or groups.get("below") or ""
+            yield match["type"], said.strip()
+
+
+def _tests(text: str) -> Iterator[tuple[str, str]]:
+    for pattern in _TESTS:
+        for match in pattern.finditer(text.strip()):
+            name = match["name"].strip()
+            yield match.groupdict().get("path") or "", re.sub(r"\[[^\]]*\]$", "", name)
