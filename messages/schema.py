@@ -239,6 +239,9 @@ class SkillOperation(_Operation):
 
     type: Literal["skill"]
     skill: str = Field(min_length=1, description="the skill's name")
+    script: str | None = Field(None, min_length=1, description="which of its scripts, where it has several")
+    instructions: bool = Field(False, description="hand on its text, and execute nothing")
+    check: bool = Field(True, description="false: an exit code other than 0 is no failure")
 
 
 class ApprovalOperation(_Operation):
