@@ -1,0 +1,188 @@
+"""What a definition needs the user's consent for before it runs, and how consent is asked for.
+
+A repository can bring servers, templates, skills and checks that run code with the user's rights. None of it
+starts because a file is there. What the user names by a path on the command line is the user's own word.
+
+    required    servers of `.mcp.json` that the definition uses, a template of `.sage/templates/` that executes
+                something, skills of the project whose scripts a definition executes: without consent nothing starts
+    optional    the project's own tests and linters: without consent the run goes on and they are not run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sage_actors.actors.trust import Item, TrustStore, checks_item, digest_of
+from sage_actors.messages.definition import OperationSpec, WorkflowSpec
+from sage_actors.messages.errors import UsageError
+from sage_actors.supervisor.specs import spec_from_dict
+
+__all__ = ["Consent", "obtain_consent", "optional_items", "required_items", "template_item"]
+
+_HARMLESS = frozenset({"mcp", "approval", "wait", "workflow"})
+"""Types that execute nothing of a template's own: servers are asked for one by one, sub-workflows looked into."""
+
+_CHECK_TOOLS = frozenset({"implementation_execute", "validation_run"})
+_IMPLEMENTATION = "sage-implementation"
+_SHOWN = 8  # operations of a template that are described
+_SHOWN_CHARS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What came of asking. `refused`: optional items that the run goes on without."""
+
+    given: tuple[Item, ...] = ()
+    refused: tuple[Item, ...] = ()
+
+
+def required_items(spec: WorkflowSpec, project: Path, template_path: Path | None = None) -> list[Item]:
+    """What must be consented to before `spec` may run.
+
+    template_path: its file, where it was found by a template's name; None where the user gave a path.
+
+    Raises:
+        DefinitionError: `.mcp.json` cannot be read.
+        UsageError: a skill that is executed is not there, or cannot be read as a whole.
+    """
+    items = [item] if (item := template_item(spec, project, template_path)) is not None else []
+    operations = list(_operations(spec))
+    items += _server_items(operations, project)
+    items += _skill_items(operations, project)
+    return list(dict.fromkeys(items))
+
+
+def optional_items(spec: WorkflowSpec, project: Path) -> list[Item]:
+    """What a run of `spec` can do without: the project's checks, where a tool of it would run them."""
+    for operation in _operations(spec):
+        config = operation.config
+        if (
+            operation.type == "mcp"
+            and config.get("server") == _IMPLEMENTATION
+            and config.get("tool") in _CHECK_TOOLS
+        ):
+            return [checks_item(project)]
+    return []
+
+
+def template_item(spec: WorkflowSpec, project: Path, template_path: Path | None) -> Item | None:
+    """A template of the project that executes something, with all its sub-workflows; else None."""
+    if template_path is None or not _is_of_project(template_path, project):
+        return None
+    shown = [text for operation in _operations(spec) if (text := _describe(operation))]
+    if not shown:
+        return None
+    more = f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    return Item(
+        "template",
+        template_path.stem,
+        digest_of(spec.to_dict()),
+        f"executes {'; '.join(shown[:_SHOWN])}{more}",
+    )
+
+
+def obtain_consent(
+    required: Sequence[Item],
+    optional: Sequence[Item],
+    project: Path,
+    *,
+    trust: bool = False,
+    ask: Callable[[Item, bool], bool] | None = None,
+    store: TrustStore | None = None,
+) -> Consent:
+    """Makes sure that every required item is consented to, now or before.
+
+    trust: the user consents to all, and it is recorded. ask: called with an item and whether the run needs it,
+    where a person can be asked; None where nobody can.
+
+    Raises:
+        UsageError: a required item is not consented to; lists all of them and says what to do.
+        StorageError: consent was given and cannot be recorded.
+    """
+    store = store or TrustStore()
+    needed = store.missing(project, required)
+    wanted = store.missing(project, optional)
+    if trust:
+        store.consent(project, [*needed, *wanted])
+        return Consent((*needed, *wanted))
+    given = [item for item in needed if ask is not None and ask(item, True)]
+    if len(given) < len(needed):
+        raise _refusal([item for item in needed if item not in given], store)
+    given += [item for item in wanted if ask is not None and ask(item, False)]
+    store.consent(project, given)
+    return Consent(tuple(given), tuple(item for item in wanted if item not in given))
+
+
+def _refusal(items: Sequence[Item], store: TrustStore) -> UsageError:
+    lines = ["this run would start what the project brings, and you have not consented to it:"]
+    lines += [f"  - {item}" for item in items]
+    lines.append("Look at it; then consent with --trust, or on a terminal one by one. Nothing was started.")
+    if problem := store.problem():
+        lines.append(f"Earlier consents do not count: {problem}")
+    return UsageError("\n".join(lines))
+
+
+def _operations(spec: WorkflowSpec) -> Iterator[OperationSpec]:
+    """Every operation once, those of sub-workflows too."""
+    seen: set[int] = set()
+    for node in spec.nodes:
+        operation = node.operation
+        if id(operation) in seen:
+            continue
+        seen.add(id(operation))
+        yield operation
+        definition = operation.config.get("definition") if operation.type == "workflow" else None
+        if isinstance(definition, dict):
+            yield from _operations(spec_from_dict(definition))
+
+
+def _server_items(operations: Sequence[OperationSpec], project: Path) -> list[Item]:
+    from sage_actors.actors.mcp_config import load_servers
+
+    names = [str(each.config.get("server")) for each in operations if each.type == "mcp"]
+    if not names:
+        return []
+    servers = load_servers(project)
+    if any("${" in name for name in names):  # which one is known only when it runs
+        names = list(servers)
+    return [servers[name].trust_item() for name in dict.fromkeys(names) if name in servers]
+
+
+def _skill_items(operations: Sequence[OperationSpec], project: Path) -> list[Item]:
+    from sage_actors.actors.op_skill import find_skill, skill_item
+    from sage_actors.servers.skills import discover_skills
+
+    executed = [
+        each.config for each in operations if each.type == "skill" and not each.config.get("instructions")
+    ]
+    if not executed:
+        return []
+    if any("${" in str(config.get("skill")) for config in executed):
+        skills = discover_skills(project)
+    else:
+        skills = [find_skill(project, config.get("skill")) for config in executed]
+    items = [skill_item(skill) for skill in skills if skill.scripts]
+    return [item for item in items if item is not None]
+
+
+def _is_of_project(path: Path, project: Path) -> bool:
+    from sage_actors.supervisor.templates import project_folder
+
+    folder = project_folder(project)
+    return path.parent == folder or path.parent.resolve() == folder.resolve()
+
+
+def _describe(operation: OperationSpec) -> str:
+    """What an operation executes, on one line; "" for one that executes nothing of its own."""
+    if operation.type in _HARMLESS:
+        return ""
+    config = operation.config
+    said: Any = next(
+        (config[name] for name in ("call", "command", "url", "skill", "prompt") if name in config), ""
+    )
+    words = " ".join(map(str, said)) if isinstance(said, (list, tuple)) else str(said)
+    text = " ".join("".join(each if each.isprintable() else " " for each in words).split())
+    return f"{operation.type} {text}"[:_SHOWN_CHARS]
