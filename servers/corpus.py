@@ -20,7 +20,7 @@ from sage_actors.messages.ranking import PassageIndex
 from sage_actors.servers.corpus_code import Piece, code_pieces, note_pieces
 from sage_actors.servers.corpus_files import MAX_FILE_BYTES, FileClass, classify, decoded
 from sage_actors.servers.corpus_packages import Package, package_pieces, packages
-from sage_actors.servers.relevance import Found, camel_words, weigh
+from sage_actors.servers.relevance import Found, Query, weigh
 from sage_actors.servers.repository import EXCLUDED, Commit, Repository, SourceFile, shown_name
 
 __all__ = ["Corpus", "corpus_of"]
@@ -29,7 +29,7 @@ MAX_TEXT_BYTES = 30_000_000
 _KEPT = 2  # corpora of as many projects stay in memory
 _COMMITS = 2000
 _BODY_CHARS = 600
-_HEADING = re.compile(r"(?:#{1,6}\s+(?P<marked>.+)|(?P<plain>\S.*)\n[=\-~^\"*+]{3,}\s*$)", re.MULTILINE)
+_HEADING = re.compile(r"(?:#{1,6}[ \t]+(?P<marked>.+)|(?P<plain>\S.*)\n[=\-~^\"*+]{3,}\s*$)", re.MULTILINE)
 _OPEN_ITEM = re.compile(r"\s*[-*]\s+\[ \]\s+\S")
 
 
@@ -63,13 +63,12 @@ class Corpus:
         self.pieces = list(self._pieces())
         self._searchable = {_searchable(piece): piece for piece in self.pieces}
         self._index = PassageIndex(list(self._searchable))
-        self._lock = threading.Lock()
 
     def search(self, query: str, *, kinds: Collection[str] | None = None, limit: int = 500) -> list[Found]:
         """The pieces that fit `query`, best first: by words, and by how much of the query they are about."""
-        with self._lock:
-            ranked = self._index.search(query, kinds=kinds, limit=limit)
-        return weigh(query, [Found(self._searchable[r.passage], r.score) for r in ranked])
+        parsed = Query(query)
+        ranked = self._index.search(parsed.searched, kinds=kinds, limit=limit)
+        return weigh(parsed, [Found(self._searchable[r.passage], r.score) for r in ranked])
 
     def text(self, path: str) -> str | None:
         """The text of a file of the project, as shown by `Passage.source`; None where it is none."""
@@ -120,10 +119,9 @@ _SLOTS: OrderedDict[Path, _Slot] = OrderedDict()
 
 
 def _searchable(piece: Piece) -> Passage:
-    """What is searched for a piece: its text and also its title, its path, and the parts of joined words."""
+    """What is searched for a piece: its text and also its title, its path, and words that it does not show."""
     passage = piece.passage
-    words = (piece.title, passage.source, camel_words(f"{piece.title} {passage.text}"), piece.extra)
-    text = "\n".join((passage.text, *filter(None, words)))
+    text = "\n".join((passage.text, *filter(None, (piece.title, passage.source, piece.extra))))
     return Passage(text, passage.source, passage.line, passage.kind, passage.weight)
 
 
@@ -145,7 +143,7 @@ def _text_pieces(text: str, source: str, kind: FileClass) -> Iterator[Piece]:
     passages = split_passages(text, source, kind=kind.kind, weight=kind.weight)
     title = ""
     for passage in passages:
-        if kind.kind != "configuration" and (heading := _HEADING.search(passage.text)):
+        if kind.kind != "configuration" and (heading := _HEADING.match(passage.text)):
             title = (heading["marked"] or heading["plain"]).strip()[:120]
         yield Piece(passage, title)
     if kind.kind == "documentation":

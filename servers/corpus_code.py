@@ -27,7 +27,7 @@ _PATTERNS: dict[str, str] = {
         rf"|(?:get\s+|set\s+|\*\s*)?#?{_JS_METHOD}(?P<name4>[\w$]+)\s*(?:<[^>]*>)?\((?:(?!=>|\bfunction\b)[^;])*\{{\s*$)"
     ),
     "go": (
-        r"(?P<indent>)(?:(?P<what>func)\s+(?:\(\s*\w*\s*\*?(?P<owner>\w+)[^)]*\)\s*)?(?P<name>\w+)"
+        r"(?P<indent>)(?:(?P<what>func)\s+(?:\(\s*(?:\w+\s+)?\*?(?P<owner>\w+)[^)]*\)\s*)?(?P<name>\w+)"
         r"|(?P<what2>type|var|const)\s+(?P<name2>\w+))"
     ),
     "rust": (

@@ -2,7 +2,7 @@
 
 A ranking by words alone prefers a passage that says one rare word often to one that is about all of them. Here its
 score is multiplied by the share of the query that it covers, and raised where the words stand in its title or
-side by side.
+side by side. What follows a preposition says where, not what, and counts half. Words of the trade count for each other a little: who asks for rate limiting wants the throttle.
 """
 
 from __future__ import annotations
@@ -10,22 +10,58 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from sage_actors.messages.ranking import Ranked
 from sage_actors.servers.corpus_code import Piece
 
-__all__ = ["Found", "camel_words", "stems", "weigh"]
+__all__ = ["Found", "Query", "stems", "weigh"]
 
-_CAMEL = re.compile(r"\b_*[A-Za-z]*[a-z0-9][A-Z]\w*|\b[A-Z]{2,}[a-z]\w*")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _WORD = re.compile(r"[^\W_]+")
-_SUFFIX = re.compile(r"(?:ings?|ers?|ed|es|s|e|ion|ions|able)$")
+_SUFFIX = re.compile(r"(?:ations?|ings?|ers?|ors?|ed|es|s|e|ions?|able|ly)$")
+_JOINED = re.compile(r"\b(start|time|back|log|set|clean|shut|roll|set|web|fall)[-_ ](up|out|off|in|down|hook|back)(?=s?\b|_)", re.I)
 _STOP = frozenset(
-    "a an and are as at be but by can do does for from has have how i if in into is it its my of on or our so that"
-    " the their then there this to too up was we were what when where which who why will with without you your add"
-    " new use using make support implement".split()
+    "a an and are as at be by but can do does for from has have how i if in into is it its my no not of on or our so"
+    " that the their then there this to too up was we were what when where which who why will with without you your"
+    " add adding new use uses using make making support supports supporting implement implementing should must need"
+    " fix fixing improve improving all some more than".split()
 )
+_KINDRED = """
+rate limit: throttle throttling quota 429 bucket
+throttle: rate limit quota
+retry: backoff attempt reconnect resend
+backoff: retry exponential delay jitter
+slow: performance latency slowdown speed profile bottleneck expensive
+fast: performance latency speed quick
+performance: slow latency speed benchmark profile fast
+startup: start boot bootstrap init initialize import lazy launch
+shutdown: stop close graceful terminate teardown
+upload: multipart file attachment put body
+download: fetch file stream
+cache: memoize ttl lru expire etag
+auth: login token credential session oauth permission
+authentication: auth login token credential session oauth
+login: auth signin session password
+timeout: deadline expire cancel
+crash: panic exception abort segfault fatal
+leak: memory unclosed release gc
+concurrency: parallel thread async lock race pool
+deadlock: lock hang race block
+pagination: page cursor offset limit
+logging: log logger trace debug
+metrics: prometheus telemetry statistics counter trace
+config: settings option environment
+validation: validate schema check invalid
+encryption: cipher tls crypto secret
+notification: email webhook alert push
+delete: remove purge drop
+""".strip()
+_CONTEXT = re.compile(r"\s(?:for|of|in|on|from|when|while|during|to|at|by)\s", re.I)
+_CONTEXT_WEIGHT = 0.5  # of what stands behind it: rate limiting FOR the public API is about rate limiting
+_KIN_WEIGHT = 0.5
+_TABLE_ROW = re.compile(r"^\s*\|", re.MULTILINE)
 _LEAST_COVERED = 0.34
 
 
@@ -41,43 +77,61 @@ class Found:
         return Ranked(self.piece.passage, self.score)
 
 
-def camel_words(text: str) -> str:
-    """The parts of joined words: `RateLimiter` gives `Rate Limiter`."""
-    return " ".join(_HUMP.sub(" ", word) for word in dict.fromkeys(_CAMEL.findall(text)))
+class Query:
+    """What is looked for. `wanted`: stems in order. `searched`: the words for an index, kindred ones too."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        words = stems(text)
+        self.wanted = list(dict.fromkeys(words))[:24]
+        head = set(stems(_CONTEXT.split(text, maxsplit=1)[0])) or set(words)
+        self.weights = {word: 1.0 if word in head else _CONTEXT_WEIGHT for word in self.wanted}
+        self.pairs = {(a, b) for a, b in zip(words, words[1:], strict=False) if a != b}
+        self.kin = {word: _KIN.get(word, frozenset()) - set(self.wanted) for word in self.wanted}
+        kindred = dict.fromkeys(k for word in stems(text) for k in _KIN_WORDS.get(word, ()))
+        self.searched = " ".join([_joined(text), *kindred, *(_apart(text))])
+
+    def covered(self, words: Collection[str], rarity: dict[str, float]) -> float:
+        """The share of the query, each word by how rare it is, that is among `words`."""
+        total = sum(rarity[word] * weight for word, weight in self.weights.items()) or 1.0
+        return sum(rarity[w] * weight * self._in(w, words) for w, weight in self.weights.items()) / total
+
+    def _in(self, word: str, words: Collection[str]) -> float:
+        if word in words:
+            return 1.0
+        return _KIN_WEIGHT if any(kin in words for kin in self.kin[word]) else 0.0
 
 
 def stems(text: str) -> list[str]:
     """The words of `text` by their beginnings, in order, joined words parted, common words left out."""
-    words = _WORD.findall(_HUMP.sub(" ", text))
+    words = _WORD.findall(_HUMP.sub(" ", _joined(text)))
     return [_stem(word) for word in map(str.lower, words) if word not in _STOP]
 
 
-def weigh(query: str, found: list[Found]) -> list[Found]:
+def weigh(query: Query, found: list[Found]) -> list[Found]:
     """`found` with scores by coverage, title and neighbourhood, best first; what covers too little is left out."""
-    wanted = list(dict.fromkeys(stems(query)))
-    if not wanted:
+    if not query.wanted or not found:
         return found
-    looked = [(hit, stems(_about(hit.piece)), stems(hit.piece.passage.text)) for hit in found]
-    counts = Counter(word for _, title, text in looked for word in {*title, *text} if word in wanted)
-    rarity = {word: math.log(2 + len(found) / counts[word]) for word in wanted if counts[word]}
-    weighed = [_weighed(hit, title, text, wanted, rarity) for hit, title, text in looked]
+    looked = [(hit, stems(_about(hit.piece)), stems(_read(hit.piece))) for hit in found]
+    counts = Counter(word for _, title, text in looked for word in {*title, *text}.intersection(query.wanted))
+    # a word that nothing contains weighs as the rarest: an answer to the rest of the query is no answer to it
+    rarity = {word: math.log(2 + len(found) / (counts[word] or 0.5)) for word in query.wanted}
+    weighed = [_weighed(query, hit, title, text, rarity) for hit, title, text in looked]
     return sorted(filter(None, weighed), key=lambda hit: -hit.score)
 
 
 def _weighed(
-    hit: Found, title: list[str], text: list[str], wanted: list[str], rarity: dict[str, float]
+    query: Query, hit: Found, title: list[str], text: list[str], rarity: dict[str, float]
 ) -> Found | None:
-    total = sum(rarity.values()) or 1.0
-    names, words = set(title), {*title, *text}
-    covered = sum(r for word, r in rarity.items() if word in words) / total
-    titled = sum(r for word, r in rarity.items() if word in names) / total
+    covered = query.covered({*title, *text}, rarity)
     if covered < _LEAST_COVERED:
         return None
-    pairs = set(zip(wanted, wanted[1:], strict=False))
-    near = len(pairs & _neighbours(title, text)) / len(pairs) if pairs else 0.0
-    factor = (0.25 + covered) * (1 + 0.8 * titled) * (1 + near)
+    near = len(query.pairs & _neighbours(title, text)) / len(query.pairs) if query.pairs else 0.0
+    factor = (0.1 + covered) * (1 + 0.8 * query.covered(set(title), rarity)) * (1 + near)
     if hit.piece.defines:
         factor *= 1.2
+    if len(_TABLE_ROW.findall(hit.piece.passage.text)) > 3:
+        factor *= 0.5  # many names side by side are no sentence
     return replace(hit, score=hit.score * factor)
 
 
@@ -90,7 +144,30 @@ def _about(piece: Piece) -> str:
     return f"{piece.title} {source}"
 
 
+def _read(piece: Piece) -> str:
+    return f"{piece.passage.text} {piece.extra}" if piece.extra else piece.passage.text
+
+
+def _joined(text: str) -> str:
+    """`start-up`, `start_up` and `start up` are one word."""
+    return _JOINED.sub(r"\1\2", text)
+
+
+def _apart(text: str) -> list[str]:
+    """The two words of each of those, for an index that holds them apart."""
+    return [" ".join(match.groups()) for match in _JOINED.finditer(text)]
+
+
 def _stem(word: str) -> str:
     cut = _SUFFIX.sub("", word)
     kept = cut if len(cut) >= 3 else word
     return kept[:-1] if len(kept) > 3 and kept[-1] in "yi" else kept
+
+
+_KIN: dict[str, frozenset[str]] = {}
+_KIN_WORDS: dict[str, tuple[str, ...]] = {}
+for _line in _KINDRED.splitlines():
+    _heads, _, _others = _line.partition(":")
+    for _head in _heads.split():
+        _KIN[_stem(_head)] = _KIN.get(_stem(_head), frozenset()) | frozenset(map(_stem, _others.split()))
+        _KIN_WORDS[_stem(_head)] = (*_KIN_WORDS.get(_stem(_head), ()), *_others.split())

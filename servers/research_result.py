@@ -1,0 +1,135 @@
+"""From what was found to what is said: the budget, the citations, and what was looked at without result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from sage_actors.messages.findings import Citation, Finding, ResearchResult, TokenCount
+from sage_actors.messages.ranking import Ranked, select
+from sage_actors.messages.tokens import count_tokens, tokenizer_name
+from sage_actors.servers.corpus import Corpus
+from sage_actors.servers.relevance import Found, Query
+
+__all__ = ["Evidence", "Limits", "found_evidence", "result_of"]
+
+_TITLE_CHARS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of what was found is kept. threshold: share of the best score below which nothing is."""
+
+    top: int = 5
+    max_bytes: int = 8000
+    per_source: int = 2
+    threshold: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A finding before it is chosen. Text and citation are as they will be shown."""
+
+    text: str
+    kind: str
+    source: str
+    line: int | None
+    score: float
+
+
+@dataclass(slots=True)
+class _Sizes:
+    raw: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+    def count(self) -> TokenCount:
+        raw, kept = "\n".join(self.raw), "\n".join(self.kept)
+        return TokenCount(
+            raw_bytes=len(_utf8(raw)),
+            kept_bytes=len(_utf8(kept)),
+            raw_tokens=count_tokens(raw),
+            kept_tokens=count_tokens(kept),
+            tokenizer=tokenizer_name(len(raw)),
+        )
+
+
+def found_evidence(found: Iterable[Found]) -> list[Evidence]:
+    """The passages as evidence: with the heading or the definition that they stand in, where they do not show it."""
+    return [
+        Evidence(_shown(hit), hit.piece.passage.kind, hit.piece.passage.source, hit.piece.passage.line, hit.score)
+        for hit in found
+    ]
+
+
+def result_of(
+    operation: str,
+    topic: str,
+    evidence: Sequence[Evidence],
+    limits: Limits,
+    *,
+    notes: Iterable[str] = (),
+    summary: str = "",
+) -> ResearchResult:
+    """The best of `evidence` within the limits. Without any: no findings, level `none`."""
+    ordered = sorted(evidence, key=lambda each: -each.score)
+    kept = _chosen(ordered, limits)
+    sizes = _Sizes([each.text for each in ordered], [each.text for each in kept])
+    findings = [_finding(each) for each in kept]
+    return ResearchResult(
+        operation=operation,
+        topic=topic,
+        summary=summary if findings else "",
+        findings=findings,
+        citations=list(dict.fromkeys(str(finding.citation) for finding in findings)),
+        provenance="local",
+        evidence_level="cited" if findings else "none",
+        tokens=sizes.count(),
+        notes=list(notes),
+    )
+
+
+def looked_at(corpus: Corpus, topic: str, kinds: Sequence[str]) -> str:
+    """What a search that found nothing went through."""
+    sizes = ", ".join(f"{corpus.sizes.get(kind, 0)} {kind}" for kind in kinds)
+    words = ", ".join(Query(topic).wanted) or "no words that could be looked for"
+    return f"nothing on the topic among the passages that were looked at ({sizes}); looked for: {words}"
+
+
+def _chosen(ordered: Sequence[Evidence], limits: Limits) -> list[Evidence]:
+    from sage_actors.messages.passages import Passage
+
+    passages = [Passage(e.text, e.source, e.line, e.kind) for e in ordered]
+    by_passage = dict(zip(map(id, passages), ordered, strict=True))
+    ranked = [Ranked(passage, e.score) for passage, e in zip(passages, ordered, strict=True)]
+    kept = select(
+        ranked,
+        max_bytes=limits.max_bytes,
+        top=limits.top,
+        per_source=limits.per_source,
+        threshold=limits.threshold,
+    )
+    return [by_passage[id(each.passage)] for each in kept]
+
+
+def _finding(evidence: Evidence) -> Finding:
+    citation = Citation(source=evidence.source, line=evidence.line)
+    return Finding(text=evidence.text, kind=evidence.kind, citation=citation, score=round(evidence.score, 3))
+
+
+def _shown(hit: Found) -> str:
+    piece = hit.piece
+    text, title = piece.passage.text.rstrip(), piece.title[:_TITLE_CHARS]
+    if not title or piece.passage.kind in ("history", "dependency") and title in text:
+        return text
+    if piece.passage.kind in ("code", "test"):
+        return f"{title} ({'definition' if piece.defines else 'inside'}):\n{text}"
+    return text if title in text else f"[{title}] {text}"
+
+
+def scaled(found: Iterable[Found], factors: dict[str, float]) -> list[Found]:
+    """`found` with scores multiplied by the factor of their kind (1 where there is none)."""
+    return [replace(hit, score=hit.score * factors.get(hit.piece.passage.kind, 1.0)) for hit in found]
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
