@@ -1,0 +1,66 @@
+"""The folder name of a topic: readable, safe in any file system, and different for different topics."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+__all__ = ["MAX_SLUG", "check_slug", "headline", "slug_of"]
+
+MAX_SLUG = 60
+_HASH_DIGITS = 8
+_LOST = re.compile(r"[^a-z0-9]+")
+_PLAIN = re.compile(r"[a-z0-9 \-_./,:;'\"()]*")  # what may become `-` without two topics becoming one
+_ERROR = re.compile(r"\b\w*(Error|Exception|panic|panicked)\b:?")
+_SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+
+
+def slug_of(topic: str) -> str:
+    """`topic` in lower case with `-` for all but letters and digits, at most 60 characters.
+
+    Where characters were lost (not ASCII, a symbol that carries meaning, too long, none left) it ends in
+    `-` and eight hex digits of the SHA-256 of the topic, so that "C++" and "C#" do not share a folder. Of a
+    text of many lines, such as a traceback, the headline is what is readable.
+
+    >>> slug_of("Rate limiting for the public API")
+    'rate-limiting-for-the-public-api'
+    >>> slug_of("C++") == slug_of("C#")
+    False
+    """
+    whole = unicodedata.normalize("NFC", topic).strip()
+    plain = headline(whole).lower()
+    slug = _LOST.sub("-", plain).strip("-")
+    if slug and len(slug) <= MAX_SLUG and _PLAIN.fullmatch(plain) and "\n" not in whole:
+        return slug
+    digest = hashlib.sha256(topic.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
+    return f"{_cut(slug)}-{digest}".lstrip("-")
+
+
+def headline(topic: str) -> str:
+    """The line that says what a text is about: the last that names an error, else the first with a word."""
+    lines = [line.strip() for line in topic.splitlines() if re.search(r"\w", line)]
+    errors = [line for line in lines if _ERROR.search(line)] if len(lines) > 1 else []
+    return (errors[-1:] or lines[:1] or [""])[0].removeprefix("E ").strip()
+
+
+def check_slug(slug: str) -> str:
+    """`slug`, if a folder may have that name.
+
+    Raises:
+        ValueError: it is no slug; says what one looks like.
+    """
+    if len(slug) <= MAX_SLUG + 1 + _HASH_DIGITS and _SLUG.fullmatch(slug):
+        return slug
+    raise ValueError(
+        f"{slug[:80]!r} is no slug: lower-case letters, digits and single `-`, at most {MAX_SLUG} characters"
+    )
+
+
+def _cut(slug: str) -> str:
+    """At most what leaves room for the hash, at the end of a word where there is one."""
+    room = MAX_SLUG - 1 - _HASH_DIGITS
+    if len(slug) <= room:
+        return slug
+    head = slug[: room + 1].rpartition("-")[0]
+    return head if len(head) > room // 2 else slug[:room].rstrip("-")
