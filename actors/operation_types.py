@@ -71,6 +71,7 @@ OPERATION_TYPES: dict[str, OperationType] = {
         OperationType("shell", "blocking", "sage_actors.actors.op_shell:ShellRunner"),
         OperationType("http", "async", "sage_actors.actors.op_http:HttpRunner"),
         OperationType("mcp", "mcp", "sage_actors.actors.op_mcp:McpRunner"),
+        OperationType("agent", "blocking", "sage_actors.actors.op_agent:AgentRunner"),
         OperationType("skill", "blocking", "sage_actors.actors.op_skill:SkillRunner"),
         OperationType("approval", "engine"),
         OperationType("wait", "engine"),

@@ -1,0 +1,117 @@
+"""The user's own settings: `config.toml` in the user's configuration directory, beside the key of saved state.
+
+    [backend]                    # what drafts, where neither $SAGE_AGENT nor $SAGE_MODEL says
+    agent = "claude"             # or: model = "anthropic:claude-sonnet-4-5"
+    timeout = "10m"              # of one draft
+
+    [agents.mine]                # an agent of your own, or changes to a known one; see actors/agents.toml
+    command = ["my-agent", "--print"]
+
+A project's `.sage/config.toml` is another file: what a repository brings cannot choose what runs with your keys.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sage_actors.actors.keys import default_key_path
+from sage_actors.messages.errors import DefinitionError, KeyUnusableError, Problem
+from sage_actors.messages.units import parse_duration
+
+__all__ = ["UserConfig", "default_config_path", "load_user_config"]
+
+_MOST_BYTES = 1 << 20
+_BACKEND = frozenset({"agent", "model", "timeout"})
+_DRAFT_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class UserConfig:
+    """See the module's text. At most one of `agent` and `model` is said. timeout_s: of one draft."""
+
+    agent: str | None = None
+    model: str | None = None
+    timeout_s: float = _DRAFT_TIMEOUT_S
+    agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def default_config_path(environ: Mapping[str, str] = os.environ) -> Path:
+    """`config.toml` beside the default key file.
+
+    Raises:
+        KeyUnusableError: there is no home directory.
+    """
+    return default_key_path(environ).with_name("config.toml")
+
+
+def load_user_config(environ: Mapping[str, str] = os.environ, *, path: Path | None = None) -> UserConfig:
+    """The user's settings; those of an empty file where there is none, and where there is no home.
+
+    Raises:
+        DefinitionError: all that is wrong with the file.
+    """
+    try:
+        path = path or default_config_path(environ)
+    except KeyUnusableError:
+        return UserConfig()
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise DefinitionError([Problem("", f"more than {_MOST_BYTES} bytes")], source=str(path))
+        said = tomllib.loads(data.decode())
+    except (FileNotFoundError, NotADirectoryError):
+        return UserConfig()
+    except (OSError, ValueError) as cause:
+        raise DefinitionError([Problem("", f"cannot be read: {cause}")], source=str(path)) from cause
+    problems: list[Problem] = []
+    config = _checked(said, problems)
+    if problems:
+        raise DefinitionError(problems, source=str(path))
+    return config
+
+
+def _checked(said: dict[str, Any], problems: list[Problem]) -> UserConfig:
+    for name in said.keys() - {"backend", "agents"}:
+        problems.append(Problem(name, "unknown setting", "backend or agents"))
+    backend = _table(said.get("backend", {}), "backend", problems)
+    for name in backend.keys() - _BACKEND:
+        problems.append(Problem(f"backend.{name}", "unknown setting", ", ".join(sorted(_BACKEND))))
+    agent, model = (_name(backend.get(name), f"backend.{name}", problems) for name in ("agent", "model"))
+    if agent and model:
+        problems.append(Problem("backend", "says both an agent and a model", "keep one"))
+    agents = _table(said.get("agents", {}), "agents", problems)
+    tables = {name: _table(each, f"agents.{name}", problems) for name, each in agents.items()}
+    return UserConfig(agent, model, _timeout(backend.get("timeout"), problems), tables)
+
+
+def _table(value: Any, place: str, problems: list[Problem]) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    problems.append(Problem(place, "must be a table"))
+    return {}
+
+
+def _name(value: Any, place: str, problems: list[Problem]) -> str | None:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    problems.append(Problem(place, "must be a text"))
+    return None
+
+
+def _timeout(value: Any, problems: list[Problem]) -> float:
+    if value is None:
+        return _DRAFT_TIMEOUT_S
+    try:
+        seconds = parse_duration(value) if isinstance(value, str) else value
+    except ValueError:
+        seconds = None
+    if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 < seconds < 1e9:
+        return float(seconds)
+    problems.append(Problem("backend.timeout", 'must be seconds, or a text such as "10m"'))
+    return _DRAFT_TIMEOUT_S
