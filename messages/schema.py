@@ -229,9 +229,35 @@ class AgentOperation(_Operation):
     """Asks a coding agent's command line, or a model."""
 
     type: Literal["agent"]
-    prompt: str = Field(min_length=1, description="what to do")
-    agent: str | None = Field(None, min_length=1, description="the coding agent to start")
-    model: str | None = Field(None, min_length=1, description="the model to ask")
+    prompt: str = Field(min_length=1, description="what to do; the named arguments are added to it")
+    agent: str | None = Field(
+        None, min_length=1, description="the coding agent to start, such as claude or codex; by default the user's"
+    )
+    model: str | None = Field(
+        None, min_length=1, description="the model to ask, as provider:model; with an agent, the model it uses"
+    )
+    command: str | list[str] | None = Field(
+        None, min_length=1, description="any command as the agent; it gets the prompt by stdin, or for {prompt}"
+    )
+    schema_: dict[str, Any] | None = Field(
+        None, alias="schema", description="JSON Schema of an object, which the answer must be"
+    )
+    max_tokens: int | None = Field(None, ge=1, description="tokens of a model's answer at most")
+    worktree: bool = Field(
+        True, description="false: the agent may only look, in the project itself, and changes nothing"
+    )
+    uncommitted: bool = Field(
+        True, description="false: the worktree begins at HEAD, without what the checkout has not committed"
+    )
+    checks: bool | list[str] = Field(
+        False, description="true: the project's own checks after it, if trusted; or commands for the shell"
+    )
+
+    @model_validator(mode="after")
+    def _one_agent(self) -> AgentOperation:
+        if self.agent is not None and self.command is not None:
+            raise ValueError("give either `agent` or `command`")
+        return self
 
 
 class SkillOperation(_Operation):
