@@ -29,6 +29,8 @@ _COMMANDS = {
     "resolve": ("cli_act", "Say what happened to a node that is in doubt."),
     "delete": ("cli_keep", "Remove a run's state."),
     "prune": ("cli_keep", "Remove the state of old runs."),
+    "templates": ("cli_templates", "Workflows that are called by their names."),
+    "skills": ("cli_skills", "Skills of the project and of the user."),
     "graph": ("cli_define", "The order in which a workflow executes."),
     "validate": ("cli_define", "Check a workflow without running it."),
     "schema": ("cli_define", "The JSON Schema of workflow files."),

@@ -32,9 +32,9 @@ def graph_command(workflow: str, project: Path, as_json: bool) -> None:
       sage-actors graph feature --json
     """
     from sage_actors.supervisor import picture
-    from sage_actors.supervisor.definitions import load_file
+    from sage_actors.supervisor.templates import load_workflow
 
-    spec = load_file(find_workflow(workflow, project))
+    spec = load_workflow(find_workflow(workflow, project))
     if as_json:
         from sage_actors.supervisor.json_text import to_json
 
@@ -82,9 +82,9 @@ def validate_command(workflow: str, project: Path, as_json: bool) -> int:
 
 
 def _checked(path: Path, project: Path, warnings: list[Problem]) -> WorkflowSpec:
-    from sage_actors.supervisor.definitions import load_file
+    from sage_actors.supervisor.templates import load_workflow
 
-    spec = load_file(path, warn=warnings.append)
+    spec = load_workflow(path, warn=warnings.append)
     if any(node.operation.type in ("python", "workflow") for node in spec.nodes):
         from sage_actors.supervisor.api import Supervisor
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -49,24 +48,24 @@ json_option: Callable[[_Function], _Function] = click.option(  # pyright: ignore
 
 
 def find_workflow(name: str, project: Path) -> Path:
-    """The file of a workflow: a template's name (`.sage/templates/NAME.json|yaml`) or a path.
+    """The file of a workflow: a template's name, the project's before the package's, or a path.
+
+    A name never means a file without a suffix: that one is written `./NAME`.
 
     Raises:
         click.UsageError: there is neither.
     """
-    folder = project / ".sage" / "templates"
-    if _TEMPLATE_NAME.fullmatch(name):
-        for suffix in _SUFFIXES:
-            if (folder / f"{name}{suffix}").is_file():
-                return folder / f"{name}{suffix}"
+    from sage_actors.supervisor.templates import SUFFIXES, find_template, list_templates
+
+    if (template := find_template(name, project)) is not None:
+        return template.path
     path = Path(name)
-    if path.is_file() or (path.suffix.lower() in _SUFFIXES and not path.is_dir()):
+    if path.is_file() or (path.suffix.lower() in SUFFIXES and not path.is_dir()):
         if not path.exists():
             raise click.UsageError(f"There is no file {name!r}.{_near(path)}")
         return path
-    known = sorted({each.stem for each in folder.glob("*") if each.suffix in _SUFFIXES})
-    said = f"templates here: {', '.join(known)}" if known else "there are no templates in .sage/templates/"
-    raise click.UsageError(f"There is no template and no workflow file {name!r}; {said}.")
+    known = ", ".join(each.name for each in list_templates(project))
+    raise click.UsageError(f"There is no template and no workflow file {name!r}; templates here: {known}.")
 
 
 def _near(path: Path) -> str:

@@ -41,7 +41,7 @@ _SHARED = (
     click.option(
         "--trust",
         is_flag=True,
-        help="Consent to what the project itself asks for. (Nothing does so in this version.)",
+        help="Consent to what the project brings and the run would start: servers, templates, skills, checks.",
     ),
     click.option("--no-cache", is_flag=True, help="Ask no cache. (There is none in this version.)"),
     click.option(
@@ -124,16 +124,28 @@ def run_command(
     """
     if fresh and must_exist:
         raise click.UsageError("--fresh and --resume exclude each other.")
-    from sage_actors.supervisor.definitions import default_run_id, load_file, resolve_inputs
+    from sage_actors.supervisor.cli_consent import ensure_consent
+    from sage_actors.supervisor.definitions import default_run_id, resolve_inputs
+    from sage_actors.supervisor.templates import find_template, load_workflow
 
     chosen = _Settings(**settings)
-    path = find_workflow(workflow, chosen.project)
+    template = find_template(workflow, chosen.project)
+    path = template.path if template is not None else find_workflow(workflow, chosen.project)
     warnings: list[Any] = []
-    spec = load_file(path, warn=warnings.append)
+    spec = load_workflow(path, warn=warnings.append)
+    if template is not None and template.overrides:
+        warnings.append(f"{path} takes the place of the built-in template {template.name!r}")
     inputs = resolve_inputs(spec, _inputs(pairs, topic))
     run_id = run_id or default_run_id(spec, inputs, topic)
     for warning in warnings if not chosen.quiet else ():
         click.echo(f"Warning: {warning}", err=True)
+    ensure_consent(
+        spec,
+        chosen.project,
+        template_path=None if template is None else path,
+        trust=chosen.trust,
+        quiet=chosen.quiet,
+    )
 
     def start(supervisor: Supervisor) -> Run:
         return supervisor.start(
@@ -167,6 +179,11 @@ def resume_command(run_id: str, from_node: str | None, new_run_id: str | None, *
     if new_run_id and not from_node:
         raise click.UsageError("--run-id names the new run that --from makes; give both.")
     chosen = _Settings(**settings)
+    if chosen.trust:
+        from sage_actors.supervisor.cli_consent import ensure_consent
+
+        past = open_run(chosen.project, run_id)
+        ensure_consent(past.definition, chosen.project, trust=True, quiet=chosen.quiet)
 
     def start(supervisor: Supervisor) -> Run:
         return supervisor.resume(

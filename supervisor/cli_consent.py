@@ -1,0 +1,54 @@
+"""How the command line comes by the user's consent: `--trust`, a question on a terminal, or an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sage_actors.supervisor.cli_options import at_terminal
+
+if TYPE_CHECKING:
+    from sage_actors.actors.trust import Item
+    from sage_actors.messages.definition import WorkflowSpec
+
+__all__ = ["ensure_consent"]
+
+_REFUSED = {
+    "checks": "The project's own tests and linters are not run in this run; --trust consents to that.",
+}
+
+
+def ensure_consent(
+    spec: WorkflowSpec, project: Path, *, template_path: Path | None = None, trust: bool, quiet: bool
+) -> None:
+    """Consent to all that `spec` needs of the project, or the end of this command.
+
+    template_path: the definition's file, where it was found by a template's name.
+
+    Raises:
+        UsageError: there is no consent to something without which the run cannot start.
+    """
+    from sage_actors.supervisor.consent import obtain_consent, optional_items, required_items
+
+    consent = obtain_consent(
+        required_items(spec, project, template_path),
+        optional_items(spec, project),
+        project,
+        trust=trust,
+        ask=_ask if at_terminal() else None,
+    )
+    if quiet:
+        return
+    if trust:
+        for item in consent.given:
+            click.echo(f"Trusted from now on, until it changes: {item}", err=True)
+    for item in consent.refused:
+        click.echo(_REFUSED.get(item.kind, f"Not used without consent: {item}"), err=True)
+
+
+def _ask(item: Item, is_needed: bool) -> bool:
+    click.echo(f"The project brings the {item.kind} {item.name!r}: {item.description}", err=True)
+    without = "nothing starts" if is_needed else "the run goes on"
+    return click.confirm(f"Trust it, until it changes? (without it {without})", err=True)

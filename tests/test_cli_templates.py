@@ -1,0 +1,155 @@
+"""`sage-actors templates`, and what `run` does with a template's name and with consent."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_harness import CommandLine, noted
+
+FLOW = {"name": "mine", "nodes": [noted("a")]}
+
+
+@pytest.fixture
+def sage(tmp_path: Path) -> Iterator[CommandLine]:
+    command_line = CommandLine(tmp_path)
+    (command_line.project / ".sage/templates").mkdir(parents=True)
+    yield command_line
+    command_line.close()
+
+
+def template(sage: CommandLine, name: str = "mine", definition: Any = FLOW) -> Path:
+    path = sage.project / ".sage/templates" / f"{name}.json"
+    path.write_text(definition if isinstance(definition, str) else json.dumps(definition))
+    return path
+
+
+@pytest.mark.requirement("ORCH-012")
+def test_list_says_where_each_template_comes_from(sage: CommandLine) -> None:
+    template(sage)
+    template(sage, "feature", {**FLOW, "name": "feature"})
+    template(sage, "broken", "{")
+    found = {each["name"]: each for each in json.loads(sage("templates", "list", "--json").stdout)}
+    assert list(found) == ["broken", "bugfix", "enhancement", "feature", "mine"]
+    assert (found["feature"]["origin"], found["feature"]["overrides"]) == ("project", True)
+    assert found["bugfix"]["phases"] == ["analysis", "research", "implementation", "validation"]
+    assert (found["broken"]["valid"], found["mine"]["valid"]) == (False, True)
+    text = sage("templates", "list").stdout
+    assert "project, not the built-in" in text
+    assert "see `templates check`" in text
+
+
+def test_show_gives_the_steps_and_with_json_the_definition(sage: CommandLine) -> None:
+    assert "market: sage-research market_research" in sage("templates", "show", "feature").stdout
+    shown = sage("templates", "show", "feature", "--json").stdout
+    template(sage, "copy", shown)
+    assert sage("templates", "show", "copy", "--json").stdout == shown
+    assert "there is no" in sage("templates", "show", "nope", code=2).stderr.lower()
+
+
+def test_check_lists_every_problem_with_its_place(sage: CommandLine) -> None:
+    nodes = [
+        {"id": "a", "type": "mcp", "server": "sage-reserch", "tool": "best_practices"},
+        {"id": "b", "type": "skill", "skill": "nowhere"},
+    ]
+    template(sage, "odd", {"name": "odd", "nodes": nodes})
+    template(
+        sage, "broken", {"name": "broken", "nodes": [{"id": "a", "type": "wait"}, {"id": "a", "type": "x"}]}
+    )
+    done = sage("templates", "check", "odd", "--json", code=2)
+    (verdict,) = json.loads(done.stdout)
+    assert [each["place"] for each in verdict["problems"]] == ["nodes[0].server", "nodes[1].skill"]
+    assert "sage-research" in verdict["problems"][0]["hint"]
+    text = sage("templates", "check", "broken", code=2).stdout
+    assert "broken: " in text
+    assert "nodes[0]" in text
+    assert "nodes[1]" in text
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("ORCH-012")
+@pytest.mark.requirement("ORCH-018")
+def test_the_built_in_templates_call_tools_that_exist_with_arguments_that_they_take(
+    sage: CommandLine,
+) -> None:
+    done = sage("templates", "check")
+    assert done.stdout.splitlines() == ["bugfix: valid", "enhancement: valid", "feature: valid"]
+
+
+def test_an_added_template_runs_without_another_question(sage: CommandLine) -> None:
+    sage.write("mine.json", FLOW)
+    assert "sage-actors run mine" in sage("templates", "add", "mine.json").stdout
+    sage("run", "mine")
+    assert sage.count("ran-a") == 1
+    assert "--replace" in sage("templates", "add", "mine.json", code=2).stderr
+
+
+@pytest.mark.requirement("ORCH-012")
+def test_upstreams_shape_is_added_as_a_workflow(sage: CommandLine) -> None:
+    phases = [{"name": "look", "parallel": ["marketResearch", "patterns"]}]
+    sage.write("theirs.json", {"name": "theirs", "phases": phases})
+    sage("templates", "add", "theirs.json", "--name", "ours")
+    written = json.loads((sage.project / ".sage/templates/ours.json").read_text())
+    assert [each["tool"] for each in written["phases"][0]["operations"]] == [
+        "market_research",
+        "relevant_patterns",
+    ]
+    assert "patterns" in sage("graph", "theirs.json").stdout
+
+
+# ------------------------------------------------------------------ consent
+
+
+def test_a_template_that_the_project_brings_does_not_start_by_itself(sage: CommandLine) -> None:
+    template(sage)
+    refused = sage("run", "mine", code=2).stderr
+    assert "shell echo once >> ran-a" in refused
+    assert "--trust" in refused
+    assert sage.count("ran-a") == 0
+
+
+def test_trust_is_recorded_until_the_template_changes(sage: CommandLine) -> None:
+    path = template(sage)
+    assert "Trusted from now on" in sage("run", "mine", "--trust").stderr
+    sage("run", "mine", "--fresh")
+    assert sage.count("ran-a") == 2
+    store = sage.home / "config/sage-actors/trust.json"
+    assert store.stat().st_mode & 0o777 == 0o600
+    path.write_text(json.dumps({**FLOW, "nodes": [noted("a"), noted("b")]}))
+    sage("run", "mine", "--fresh", code=2)
+    assert sage.count("ran-b") == 0
+
+
+def test_a_file_that_the_user_names_is_the_users_word(sage: CommandLine) -> None:
+    template(sage)
+    sage("run", ".sage/templates/mine.json")
+    assert sage.count("ran-a") == 1
+
+
+def test_a_name_is_a_template_and_a_path_is_a_file(sage: CommandLine) -> None:
+    (sage.project / "feature").write_text(json.dumps(FLOW))
+    assert "market" in sage("graph", "feature").stdout
+    assert "market" not in sage("graph", "./feature").stdout
+
+
+def test_a_run_says_that_the_projects_template_takes_the_built_in_ones_place(sage: CommandLine) -> None:
+    template(sage, "feature")
+    assert "takes the place of the built-in template 'feature'" in sage("run", "feature", "--trust").stderr
+
+
+def test_consent_of_another_project_does_not_count(sage: CommandLine) -> None:
+    template(sage)
+    sage("run", "mine", "--trust")
+    other = sage.home / "other"
+    (other / ".sage").mkdir(parents=True)
+    os.symlink(sage.project / ".sage/templates", other / ".sage/templates")
+    sage("run", "mine", "--project", str(other), code=2)
+    assert not (other / "ran-a").exists()
+
+
+def test_an_unknown_name_lists_the_templates(sage: CommandLine) -> None:
+    assert "bugfix, enhancement, feature" in sage("run", "featur", code=2).stderr
