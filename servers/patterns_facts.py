@@ -97,6 +97,8 @@ class FileFacts:
     tallies: dict[tuple[str, str], Tally] = field(default_factory=dict)
     functions: list[FunctionFacts] = field(default_factory=list)
     todos: list[Place] = field(default_factory=list)
+    opening: Place = Place(1, "")
+    """The first line that is not blank."""
     top_level_complexity: int = 0
     """Branches outside all functions."""
 
@@ -117,6 +119,8 @@ class FileFacts:
     def finish(self) -> FileFacts:
         """Counts what needs no syntax, and lets go of the text."""
         self.line_count = len(self.lines)
+        first = next((number for number, text in enumerate(self.lines, 1) if text.strip()), 1)
+        self.opening = Place(first, self._text(first))
         for number, text in enumerate(self.lines, 1):
             if "TODO" in text or "FIXME" in text or "XXX" in text or "HACK" in text:
                 self._see_todo(number, text)
@@ -177,13 +181,15 @@ def see_file_name(facts: FileFacts) -> None:
         if style is not None:
             facts.see("naming.files", style, 1)
         return
-    named = _test_name_form(path)
+    has_tests = any(kind in ("testing.style", "testing.framework") for kind, _ in facts.tallies)
+    named = _test_name_form(path, has_tests=has_tests)
     if named is not None:
         facts.see("testing.file_names", named, 1)
         facts.see("testing.location", _test_location(path), 1)
 
 
-def _test_name_form(path: PurePosixPath) -> str | None:
+def _test_name_form(path: PurePosixPath, *, has_tests: bool) -> str | None:
+    """What the names of tests have in common; None for what only helps them."""
     stem, ending = path.stem, path.suffix
     if stem.startswith("test_"):
         return f"test_*{ending}"
@@ -192,7 +198,7 @@ def _test_name_form(path: PurePosixPath) -> str | None:
     for middle in (".test", ".spec"):
         if stem.endswith(middle):
             return f"*{middle}{ending}"
-    return None if stem in ("conftest", "__init__", "mod") else f"*{ending} in a folder of tests"
+    return f"freely, in a folder of tests (*{ending})" if has_tests else None
 
 
 def _test_location(path: PurePosixPath) -> str:

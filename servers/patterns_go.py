@@ -96,7 +96,9 @@ def _on_declaration(reading: Reading, node: Node) -> None:
 
 def _see_test(reading: Reading, node: Node, name: str) -> None:
     if name.startswith("Test") and name != "TestMain":
-        reading.see("testing.style", f"func Test{'Xxx' if '_' not in name else 'Xxx_case'}(t *testing.T)", node)
+        reading.see(
+            "testing.style", f"func Test{'Xxx' if '_' not in name else 'Xxx_case'}(t *testing.T)", node
+        )
         body = reading.text(node.child_by_field_name("body"))
         is_table = bool(re.search(r"\[\](struct\s*\{|\w*[tT]est\w*\{)", body)) and "range" in body
         reading.see("testing.tables", _yes(is_table), node)

@@ -157,10 +157,9 @@ class _Reader:
 
     def _see_future(self, tree: ast.Module) -> None:
         for node in tree.body:
-            if isinstance(node, ast.ImportFrom) and node.module == "__future__":
-                if any(each.name == "annotations" for each in node.names):
-                    self.facts.see("types.future", "yes", node.lineno)
-                    return
+            if _imports_annotations(node):
+                self.facts.see("types.future", "yes", node.lineno)
+                return
         if tree.body:
             self.facts.see("types.future", "no", 1)
 
@@ -265,7 +264,9 @@ class _Reader:
         return _Where(where.function, where.in_function, where.class_name, where.depth, True)
 
     def on_match_case(self, node: ast.match_case, where: _Where) -> _Where:
-        if not (isinstance(node.pattern, ast.MatchAs) and node.pattern.pattern is None and node.guard is None):
+        if not (
+            isinstance(node.pattern, ast.MatchAs) and node.pattern.pattern is None and node.guard is None
+        ):
             self.branch(where)
         return where
 
@@ -419,8 +420,8 @@ def _annotated(node: _Function, *, is_method: bool) -> str:
     annotated = sum(each.annotation is not None for each in parameters)
     returns = node.returns is not None
     if annotated == len(parameters) and (returns or (annotated and node.name == "__init__")):
-        return "full"
-    return "partial" if annotated or returns else "none"
+        return "fully annotated"
+    return "partly annotated" if annotated or returns else "not annotated"
 
 
 def _doc_style(doc: str) -> str | None:
@@ -439,6 +440,12 @@ def _caught(type_: ast.expr | None) -> str:
         return "bare except"
     names = {_dotted(each) for each in type_.elts} if isinstance(type_, ast.Tuple) else {_dotted(type_)}
     return "Exception" if names & {"Exception", "BaseException"} else "a specific error"
+
+
+def _imports_annotations(node: ast.stmt) -> bool:
+    if not isinstance(node, ast.ImportFrom) or node.module != "__future__":
+        return False
+    return any(each.name == "annotations" for each in node.names)
 
 
 def _is_main_guard(node: ast.If) -> bool:

@@ -149,7 +149,8 @@ def _nested(inside: _Open, node: Node, end: int) -> _Open:
     """An else-if is no deeper than its if."""
     parent = node.parent
     is_else_if = parent is not None and (
-        parent.type == "else_clause" or (parent.type == node.type and parent.child_by_field_name("alternative") == node)
+        parent.type == "else_clause"
+        or (parent.type == node.type and parent.child_by_field_name("alternative") == node)
     )
     depth = inside.depth + (0 if is_else_if else 1)
     if inside.function is not None:
