@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from sage_actors.messages.ranking import Ranked
 from sage_actors.servers.corpus_code import Piece
@@ -158,6 +159,7 @@ def _apart(text: str) -> list[str]:
     return [" ".join(match.groups()) for match in _JOINED.finditer(text)]
 
 
+@lru_cache(maxsize=65_536)
 def _stem(word: str) -> str:
     cut = _SUFFIX.sub("", word)
     kept = cut if len(cut) >= 3 else word

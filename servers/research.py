@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +52,7 @@ _Operation = Callable[[Path, str, Limits], ResearchResult]
 
 def create_server(settings: ServerSettings) -> MCPServer:
     """The server for the project of `settings`."""
-    server = MCPServer("sage-research", instructions=_INSTRUCTIONS)
+    server = MCPServer("sage-research", version=_version(), instructions=_INSTRUCTIONS, log_level="ERROR")
     research = _Research(settings)
     for tool in (
         research.market_research,
@@ -59,9 +62,15 @@ def create_server(settings: ServerSettings) -> MCPServer:
         research.error_analysis,
         research.similar_changes,
     ):
-        server.add_tool(tool, annotations=_READS)
+        server.add_tool(tool, description=cleandoc(tool.__doc__ or ""), annotations=_READS)
     add_store_tools(server, settings.project)
     return server
+
+
+def _version() -> str:
+    with suppress(PackageNotFoundError):  # from a bare clone
+        return version("sage-actors")
+    return ""
 
 
 class _Research:

@@ -75,10 +75,11 @@ def _calls(corpus: Corpus, found: list[Found]) -> Iterator[Evidence]:
     names = {name: hit for name, hit in names.items() if len(name) >= _SHORT and not name.startswith("__")}
     if not names:
         return
-    pattern = re.compile(rf"(?<![\w])({'|'.join(map(re.escape, names))})\s*\(")
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\s*\(")
     sites: dict[str, list[tuple[int, str, int, str]]] = {name: [] for name in names}
     for file, kind in corpus.files:
-        if kind.kind in ("code", "test") and (text := corpus.text(shown_name(file.path))) is not None:
+        text = corpus.text(shown_name(file.path)) if kind.kind in ("code", "test") else None
+        if text is not None and any(name in text for name in names):
             for number, line, name in _matching_lines(text, pattern):
                 sites[name].append((kind.kind == "test", shown_name(file.path), number, line))
     for name, hit in names.items():
@@ -89,8 +90,6 @@ def _calls(corpus: Corpus, found: list[Found]) -> Iterator[Evidence]:
 
 
 def _matching_lines(text: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, str, str]]:
-    if not pattern.search(text):
-        return
     for number, line in enumerate(text.split("\n"), 1):
         if (match := pattern.search(line)) and not re.match(r"\s*(async def|def|func|fn|function|class|#|//|\*)\b", line):
             yield number, line, match[1]
