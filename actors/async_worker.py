@@ -28,7 +28,7 @@ from typing import Any
 from sage_actors.actors.attempt_error import describe_error
 from sage_actors.actors.context import Task
 from sage_actors.actors.output import UNKNOWN, AttributedStream, LogBook, OutputPipes
-from sage_actors.actors.worker import TERMINATED, OperationTable, Settings, enter_project, pack_result
+from sage_actors.actors.worker import TERMINATED, OperationTable, Settings, enter_project
 from sage_actors.actors.worker_link import Link
 from sage_actors.messages.errors import OperationCancelled, TimeoutExceeded
 from sage_actors.messages.wire import FAILED, OK, Kind
@@ -119,7 +119,7 @@ class AsyncWorker:
     async def _execute(self, task: Task, op: int) -> None:
         payload: Any
         try:
-            payload = pack_result(await self._call(task, op), task.node_id)
+            payload = self._table.pack(await self._call(task, op), task, op)
             status = OK
         except asyncio.CancelledError as error:
             payload, status = describe_error(_explain_cancel(task, error)), FAILED

@@ -88,18 +88,31 @@ class OperationTable:
         self._specs: dict[int, dict[str, Any]] = {}
         self.runners: dict[int, Runner] = {}
         self.limited: set[int] = set()
+        self._digests: dict[int, Any] = {}
 
     def update(self, rows: list[Any]) -> None:
         """[[op, spec], ...]; a spec of None forgets the operation."""
         for op, spec in rows:
             self.runners.pop(op, None)
             self.limited.discard(op)
+            self._digests.pop(op, None)
             if spec is None:
                 self._specs.pop(op, None)
                 continue
             self._specs[op] = spec
             if spec.get("limits"):
                 self.limited.add(op)
+            if spec.get("digest"):
+                self._digests[op] = spec["digest"]
+
+    def pack(self, value: object, task: Task, op: int) -> bytes:
+        """The packed result of a task: a digest of it where the operation declares one."""
+        digest = self._digests.get(op)
+        if digest is None:
+            return pack_result(value, task.node_id)
+        from sage_actors.actors.digesting import pack_digest  # sqlite and more, for those that digest
+
+        return pack_digest(value, task, digest)
 
     def runner(self, op: int) -> Runner:
         found = self.runners.get(op)
@@ -209,7 +222,7 @@ class BlockingWorker:
                 value = asyncio.run(value)
         finally:
             self._executing = False
-        return pack_result(value, task.node_id)
+        return table.pack(value, task, op)
 
     def _inspect(self, token: int, calls: list[str]) -> None:
         from sage_actors.actors.op_python import inspect_call

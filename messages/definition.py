@@ -58,7 +58,7 @@ class OperationSpec:
     """What a node executes and under which policies; shared by all nodes that say the same.
 
     `config` holds the fields of the type as written (`call`, `command`, `url`, ...), references unresolved.
-    `timeout` is in seconds. `cache`, `digest` and `sandbox` are carried for the layers that use them.
+    `timeout` is in seconds. `budget`: {tokens, cost}, the most that an attempt may use.
     `fallback` counts only if `has_fallback`. `lane` is the kind of worker, which the plan sets.
     """
 
@@ -78,8 +78,9 @@ class OperationSpec:
     max_crashes: int = 3
     is_async: bool = False
     lane: int = 0
-    cache: Any = None
-    digest: Any = None
+    cache: Mapping[str, Any] | None = None
+    digest: Mapping[str, Any] | None = None
+    budget: Mapping[str, Any] | None = None
     sandbox: Any = None
 
 
@@ -123,7 +124,10 @@ class InputSpec:
 
 @dataclass(slots=True, eq=False)
 class WorkflowSpec:
-    """A whole definition. `concurrency` counts executing nodes of the run, None is unlimited; `timeout`: s."""
+    """A whole definition. `concurrency` counts executing nodes of the run, None is unlimited; `timeout`: s.
+
+    `budget`: {tokens, cost} of a run.
+    """
 
     name: str
     nodes: list[NodeSpec]
@@ -132,6 +136,7 @@ class WorkflowSpec:
     phases: list[PhaseSpec] = field(default_factory=list)
     concurrency: int | None = None
     timeout: float | None = None
+    budget: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The definition in the file format (phases where there are phases, else a flat `nodes` list)."""
@@ -143,6 +148,8 @@ class WorkflowSpec:
         top["concurrency"] = self.concurrency
         if self.timeout is not None:
             top["timeout"] = self.timeout
+        if self.budget is not None:
+            top["budget"] = dict(self.budget)
         if not self.phases:
             top["nodes"] = [_node_to_dict(node, node.id) for node in self.nodes]
             return top

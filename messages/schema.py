@@ -121,14 +121,34 @@ class CacheDefinition(_Model):
     """How long a result may be taken from the cache."""
 
     enabled: bool = Field(True, description="false: never ask the cache")
-    ttl: Seconds | None = Field(None, description='seconds that a result stays valid, or "30d"')
+    ttl: Seconds | None = Field(None, description='seconds that a result stays valid, or "30d" (the default)')
+    repository: bool = Field(
+        False, description="the result depends on the files of the project; sage servers' results always do"
+    )
+    stale_if_error: bool = Field(
+        False, description="after the last attempt failed, an expired result will do"
+    )
 
 
 class DigestDefinition(_Model):
     """How much of a result its dependents are shown."""
 
     max_tokens: int | None = Field(None, ge=1, description="tokens at most")
+    max_bytes: Bytes | None = Field(None, description='bytes at most, as JSON, or a text such as "8KiB"')
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="least relevance, as a share of the most relevant element's"
+    )
+    query: str | None = Field(
+        None, min_length=1, description="what is relevant; by default the topic or query among the arguments"
+    )
     top: int | None = Field(None, ge=1, description="elements of a list at most, the most relevant first")
+
+
+class BudgetDefinition(_Model):
+    """Tokens and money. Of an operation: what one attempt may use; of a workflow: all of a run."""
+
+    tokens: int | None = Field(None, ge=1, description="tokens, in and out")
+    cost: float | None = Field(None, gt=0, allow_inf_nan=False, description="in the currency of the bill")
 
 
 Retry: TypeAlias = Annotated[
@@ -169,6 +189,9 @@ class _Operation(_Model):
     endpoint: str | None = Field(None, min_length=1, description="the breaker that guards this operation")
     fallback: Any = Field(None, description="the result to use if all attempts fail")
     digest: DigestDefinition | None = Field(None, description="how much of the result dependents see")
+    budget: BudgetDefinition | None = Field(
+        None, description="the most that one attempt may use; reserved before it starts"
+    )
     priority: int = Field(0, ge=-1_000_000, le=1_000_000, description="higher starts first among ready nodes")
     version: str | None = Field(None, description="change it to make finished nodes run again")
     max_crashes: int = Field(3, ge=1, le=100, description="worker deaths until the node counts as poisonous")
@@ -378,6 +401,7 @@ class WorkflowDefinition(_Model):
     inputs: dict[str, InputDefinition] = Field(default_factory=dict, description="what a run may be given")
     concurrency: int | None = Field(6, ge=1, description="operations at once; null is unlimited")
     timeout: Seconds | None = Field(None, description='seconds for the whole run, or "2h"')
+    budget: BudgetDefinition | None = Field(None, description="what a run may use before it pauses")
     phases: list[PhaseDefinition] | None = Field(None, description="groups of operations")
     nodes: list[OperationDefinition] | None = Field(
         None, description="operations without phases, in place of them"

@@ -74,6 +74,7 @@ def _compress(
         "description": spec.description,
         "concurrency": spec.concurrency,
         "timeout": spec.timeout,
+        **({} if spec.budget is None else {"budget": dict(spec.budget)}),
         "inputs": {name: _fields(each) for name, each in spec.inputs.items()},
         "phases": [_fields(phase) for phase in spec.phases],
         "operations": [_operation_fields(each) for each in operations],
@@ -150,6 +151,7 @@ def definition_from(body: bytes) -> WorkflowSpec:
         phases=phases,
         concurrency=whole["concurrency"],
         timeout=whole["timeout"],
+        budget=whole.get("budget"),
     )
 
 

@@ -18,6 +18,8 @@ from typing import Any
 import pykka
 
 from sage_actors.actors.breaker import BreakerActor, BreakerPolicy
+from sage_actors.actors.cache import ResultCache
+from sage_actors.actors.cache_actor import CacheActor
 from sage_actors.actors.clock import Clock, SystemClock
 from sage_actors.actors.keys import KeyRing, load_keys
 from sage_actors.actors.pool_protocol import WorkerPool
@@ -70,6 +72,9 @@ class Supervisor:
         keys: opens and seals the state; by default those of `load_keys`.
         breakers: endpoint -> BreakerPolicy or a map of its fields; "*" is the default for all others.
         search_paths: directories that workers find modules in, besides the project and sys.path.
+        cache: False never asks the cache, not even for operations that declare one.
+        max_tokens, max_cost: what each run may use, over all processes that carried it out; then it pauses.
+            By default the `budget` of its definition.
 
     What is not given here is taken from the project's `.sage/config.toml`, see `config.py`.
 
@@ -91,6 +96,9 @@ class Supervisor:
         grace_s: float | None = None,
         clock: Clock | None = None,
         environ: Mapping[str, str] | None = None,
+        cache: bool = True,
+        max_tokens: int | None = None,
+        max_cost: float | None = None,
     ) -> None:
         self.project = Path(project).absolute()
         if not self.project.is_dir():
@@ -105,6 +113,8 @@ class Supervisor:
         self.workers = workers or config.workers or _WORKERS
         self.durability = durability
         self._waits_for_people = waits_for_people
+        self._may_cache = cache and durability != "none"
+        self._max_tokens, self._max_cost = max_tokens, max_cost
         self._clock = clock or SystemClock()
         self._environ = dict(os.environ if environ is None else environ)
         self._keys, self._keys_lock = keys, threading.Lock()
@@ -125,6 +135,7 @@ class Supervisor:
             state=self._state_actor,
             make_pool=pool or self._local_pool,
             make_breaker=self._breaker,
+            make_cache=self._cache,
             random=random.Random().random,
             environ=self._environ,
         )
@@ -241,12 +252,12 @@ class Supervisor:
 
             name = fork(self.state, self.keys(), name, from_node, new_run_id, clock=self._clock)
         with self._claim(name):
-            options = self._options(None, True)
-            opened = self._opening.durable(name, None, None, options, must_exist=True, do_repair=repair)
-            core = opened.core
-            core.options = replace(
-                options, concurrency=core.plan.spec.concurrency, timeout=core.plan.spec.timeout
+            opened = self._opening.durable(
+                name, None, None, self._options(None, True), must_exist=True, do_repair=repair
             )
+            core = opened.core
+            spec = core.plan.spec
+            core.options = replace(core.options, concurrency=spec.concurrency, timeout=spec.timeout)
             return self._begin(opened, on_event)
 
     def run(self, flow: Workflow | WorkflowSpec, *, timeout: float | None = None, **options: Any) -> Outcome:
@@ -277,6 +288,7 @@ class Supervisor:
             lambda: self._pool.close(),
             lambda: self._actor.stop(timeout=_ANSWER_S),
             lambda: self._breaker_ref.stop(timeout=_ANSWER_S),
+            lambda: self._cache_ref.stop(timeout=_ANSWER_S),
             lambda: self._state_actor.stop(timeout=_ANSWER_S),
         ):
             try:
@@ -365,7 +377,19 @@ class Supervisor:
             timeout=spec.timeout if spec else None,
             waits_for_people=self._waits_for_people,
             listening=listening,
+            cache=self._may_cache,
+            max_tokens=self._max_tokens,
+            max_cost=self._max_cost,
         )
+
+    def _cache(self, deliver: Callable[[Any], None]) -> pykka.ActorRef[Any]:
+        def open_cache() -> ResultCache:
+            return ResultCache(self.project / ".sage" / "cache", self.keys(), now=self._clock.now)
+
+        self._cache_ref = CacheActor.start(
+            open_cache=open_cache, deliver=deliver, project=self.project, clock=self._clock
+        )
+        return self._cache_ref
 
     def _ask(self, handle: Run, *request: Any) -> Any:
         return self._answer_to(lambda answer: self._actor.tell(Ask(handle, request, answer)), _ANSWER_S)

@@ -34,6 +34,9 @@ _COMMANDS = {
     "graph": ("cli_define", "The order in which a workflow executes."),
     "validate": ("cli_define", "Check a workflow without running it."),
     "schema": ("cli_define", "The JSON Schema of workflow files."),
+    "cache": ("cli_cache", "Results that were kept, and how often they helped."),
+    "init": ("cli_init", "Set a project up: .sage/, agent commands, skills, .mcp.json."),
+    "mcp": ("cli_mcp", "Serve workflows to agents over MCP, on standard input and output."),
     "keys": ("cli_keep", "Where the key of saved state is; make one, rotate it."),
     "doctor": ("cli_keep", "Check all that a run needs, by trying."),
 }

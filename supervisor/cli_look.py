@@ -179,10 +179,11 @@ def _node_map(node: NodeView) -> dict[str, Any]:
 @click.command("show")
 @click.argument("run_id", metavar="RUN")
 @click.argument("node", required=False)
+@click.option("--full", is_flag=True, help="Where NODE has a digest: the whole result, from the cache.")
 @project_option
 @json_option
-def show_command(run_id: str, node: str | None, project: Path, as_json: bool) -> int:
-    """Print the result of NODE, whole; without NODE, those of the nodes that nothing depends on.
+def show_command(run_id: str, node: str | None, full: bool, project: Path, as_json: bool) -> int:
+    """Print the result of NODE, as its dependents see it; without NODE, of the nodes that nothing depends on.
 
     A text is printed as it is, anything else as JSON.
 
@@ -192,8 +193,11 @@ def show_command(run_id: str, node: str | None, project: Path, as_json: bool) ->
       sage-actors show feature-payment-processing specification/write > spec.md
     """
     past = open_run(project, run_id)
+    if full and node is None:
+        raise click.UsageError("--full needs a NODE.")
     if node is not None:
-        return _show_node(past, node, as_json=as_json)
+        whole = _whole_of(project, run_id, node) if full else None
+        return _show_node(past, node, as_json=as_json, whole=whole)
     results, errors = _results(past)
     if as_json:
         from sage_actors.supervisor.json_text import to_json
@@ -212,7 +216,20 @@ def show_command(run_id: str, node: str | None, project: Path, as_json: bool) ->
     return 0
 
 
-def _show_node(past: History, node_id: str, *, as_json: bool) -> int:
+def _whole_of(project: Path, run_id: str, node: str) -> bytes | None:
+    """What the node returned before it was digested, packed; None if nothing was left out, or it is gone."""
+    from sage_actors.actors.cache import ResultCache
+    from sage_actors.actors.cache_actor import whole_material
+
+    cache = ResultCache(project.absolute() / ".sage" / "cache", reading_keys())
+    entry = cache.get(cache.name_of(whole_material(run_id, node)))
+    if entry is None:
+        click.echo("Nothing more is kept than this: there was no digest, or the whole has expired.", err=True)
+    return None if entry is None else entry.value
+
+
+def _show_node(past: History, node_id: str, *, as_json: bool, whole: bytes | None) -> int:
+    from sage_actors.messages.codec import unpack
     from sage_actors.supervisor.display import error_text, printable
     from sage_actors.supervisor.json_text import to_json
 
@@ -221,7 +238,7 @@ def _show_node(past: History, node_id: str, *, as_json: bool) -> int:
         why = f": {error_text(view.error)}" if view.error else ""
         click.echo(f"{node_id} has no result; it is {view.state}{why}", err=True)
         return 1
-    value = past.value(node_id)
+    value = past.value(node_id) if whole is None else unpack(whole)
     if isinstance(value, str) and not as_json:
         click.echo(printable(value) if sys.stdout.isatty() else value)
     else:

@@ -43,7 +43,7 @@ _SHARED = (
         is_flag=True,
         help="Consent to what the project brings and the run would start: servers, templates, skills, checks.",
     ),
-    click.option("--no-cache", is_flag=True, help="Ask no cache. (There is none in this version.)"),
+    click.option("--no-cache", is_flag=True, help="Take no result from the cache."),
     click.option(
         "--durability",
         type=click.Choice(["strict", "relaxed", "none"]),
@@ -53,7 +53,7 @@ _SHARED = (
         "--max-tokens",
         type=click.IntRange(1),
         metavar="N",
-        help="Start nothing more once the run has used this many tokens, and pause.",
+        help="What the run may use, reserved before a call; then it pauses.",
     ),
     click.option("--json", "as_json", is_flag=True, help="One event a line on standard output."),
     click.option("--quiet", is_flag=True, help="Only the result, or the problem."),
@@ -232,7 +232,7 @@ def _carry_out(
 
     if chosen.max_tokens is not None and not fresh:
         _refuse_beyond_budget(chosen, run_id)
-    with Follower(max_tokens=chosen.max_tokens) as follower:
+    with Follower() as follower:
         try:
             with Supervisor(
                 chosen.project,
@@ -240,6 +240,8 @@ def _carry_out(
                 durability=chosen.durability,
                 waits_for_people=False,
                 search_paths=search,
+                cache=not chosen.no_cache,
+                max_tokens=chosen.max_tokens,
             ) as supervisor:
                 return _show(chosen, supervisor, follower, start, spec)
         except RunLockedError as error:
@@ -283,7 +285,7 @@ def _show(
             outcome = follower.follow(run, screen, stop=supervisor.stop, abort=supervisor.abort)
         finally:
             screen.close()
-    return report(outcome, mode=mode, project=chosen.project, why=follower.why)
+    return report(outcome, mode=mode, project=chosen.project)
 
 
 @contextmanager

@@ -421,6 +421,9 @@ class Engine:
                 continue
             self._less_busy(run, number, len(mine))
             self._sort_answers(run, mine)
+            if run.stopping is not None:  # perhaps only now: its budget is used up
+                for holder in [self.workers[each] for each in run.workers_busy if each in self.workers]:
+                    self._ask_back(holder)
             run.settle()
         self.dispatch()
 

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Follower", "Mode", "Screen", "choose_mode", "make_screen", "report"]
 
 GRACE_S = 5.0
-INTERRUPTED = "interrupted"  # the reason that the engine gives when it was told to stop
 _TICK_S = 0.1
 _MOST_ERRORS = 20
 Mode = Literal["json", "quiet", "plain", "live"]
@@ -113,14 +111,9 @@ class Follower:
     be resumed all the same). Before `follow` was called there is nothing to stop: KeyboardInterrupt.
     Nobody reading standard output any more is a first signal, too.
 
-    max_tokens: the run is stopped when it has used as many, those of earlier processes included.
-    why: the reason of a stop that was not asked for by a signal, "" if there was none.
     """
 
-    def __init__(self, *, max_tokens: int | None = None) -> None:
-        self.why = ""
-        self._max_tokens = max_tokens
-        self._tokens = 0.0
+    def __init__(self) -> None:
         self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._signals = 0
         self._following = False
@@ -141,10 +134,6 @@ class Follower:
     ) -> Outcome:
         """Show the run until it ends. Raises what made it end, if that is an error."""
         self._following = True
-        if self._max_tokens is not None and not run.done:
-            used = run.status().tokens
-            self._tokens = used.get("input_tokens", 0) + used.get("output_tokens", 0)
-            self._count(0, stop)
         threading.Thread(target=self._listen, args=(run,), name="run-events", daemon=True).start()
         acted = 0
         while True:
@@ -157,8 +146,7 @@ class Follower:
                     acted += 1
                     self._act(acted, screen, stop, abort)
                 if isinstance(item, Event):
-                    self._count(item.data.get("tokens") if item.node else 0, stop)
-                    screen.show(self._explained(item))
+                    screen.show(item)
                 if self._items.empty():
                     screen.tick()
             except BrokenPipeError:
@@ -166,18 +154,6 @@ class Follower:
                 self._signals += 1
             if item is not None and not isinstance(item, Event):
                 return self._ended(*item)
-
-    def _count(self, tokens: object, stop: Callable[[float], object]) -> None:
-        self._tokens += tokens if isinstance(tokens, (int, float)) else 0
-        if self._max_tokens is not None and self._tokens >= self._max_tokens and not self.why:
-            self.why = f"budget: {self._tokens:,.0f} tokens are used, of {self._max_tokens:,}"
-            stop(GRACE_S)
-
-    def _explained(self, event: Event) -> Event:
-        """To the engine a budget's end is an interruption like any other."""
-        if self.why and event.data.get("reason") == INTERRUPTED:
-            return replace(event, data={**event.data, "reason": self.why})
-        return event
 
     def _listen(self, run: Run) -> None:
         try:
@@ -214,13 +190,8 @@ class Follower:
         self._items.put(None)  # SimpleQueue.put may be called in a signal handler
 
 
-def report(outcome: Outcome, *, mode: Mode, project: Path, why: str = "") -> int:
-    """Say how a run ended and what to do next; the exit code. In JSON mode the events have said it.
-
-    why: what stopped it, if that was no person.
-    """
-    if why and outcome.reason == INTERRUPTED:
-        outcome = replace(outcome, reason=why)
+def report(outcome: Outcome, *, mode: Mode, project: Path) -> int:
+    """Say how a run ended and what to do next; the exit code. In JSON mode the events have said it."""
     if outcome.status == "succeeded":
         if mode != "json":
             click.echo(results_text(outcome.results))

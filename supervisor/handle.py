@@ -79,6 +79,10 @@ class Outcome:
     results: of the nodes that nothing depends on. errors: node id -> {"type", "message", ...}.
     seconds: wall time of this process's part. busy_seconds: sum of all node times, earlier parts included.
     tokens: {"input_tokens", "output_tokens", "cost"}, earlier parts included.
+    speedup: node times of this process's part over its wall time; None where nothing executed in it.
+    measured: what was measured besides, earlier parts included: raw_bytes, kept_bytes, raw_tokens, kept_tokens
+        (before and after digests, by the named tokenizer), saved_tokens (by cache hits), server_starts and
+        context_reloads (starts of a server after its first).
     """
 
     run_id: str
@@ -88,6 +92,8 @@ class Outcome:
     errors: Mapping[str, dict[str, Any]]
     seconds: float
     busy_seconds: float = 0.0
+    speedup: float | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
     tokens: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     value_of: Callable[[str], Any] = field(repr=False, default=lambda node_id: None)
@@ -293,10 +299,24 @@ def outcome_of(core: RunCore, *, seconds: float, status: str, reason: str) -> Ou
         errors=errors,
         seconds=seconds,
         busy_seconds=core.busy_us / 1e6,
+        speedup=_speedup(core, seconds),
+        measured=_measured(core),
         tokens=dict(core.usage),
         counts=dict(core.counts),
         value_of=lambda node_id: _value(core, node_id),
     )
+
+
+def _speedup(core: RunCore, seconds: float) -> float | None:
+    busy = (core.busy_us - core.busy_before_us) / 1e6
+    return round(busy / seconds, 3) if busy > 0 and seconds > 0 else None
+
+
+def _measured(core: RunCore) -> dict[str, Any]:
+    said: dict[str, Any] = dict(core.measured)
+    if core.server_starts:
+        said |= {"server_starts": dict(core.server_starts), "context_reloads": core.context_reloads}
+    return said
 
 
 def _value(core: RunCore, node_id: str) -> Any:

@@ -19,7 +19,7 @@ import os
 import secrets
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from sage_actors.actors.clock import Clock
@@ -177,7 +177,9 @@ class Opening:
         )
         fault_point("run.segment_open")
         first: list[Record] = [
-            *admission_records(spec, self._header(run_id, inputs), at=self._clock.now(), plan=core.plan),
+            *admission_records(
+                spec, self._header(run_id, inputs, options), at=self._clock.now(), plan=core.plan
+            ),
             self._segment("start"),
         ]
         return Opened(core, writer=writer, store=self._store(run_id), first=first, notices=notices)
@@ -244,7 +246,7 @@ class Opening:
         """Put the edited definition in the place of the old one, as whoever reads these records will do."""
         old = restored.run
         assert old is not None
-        header = self._header(old.run_id, inputs) | {"changed": changed}
+        header = self._header(old.run_id, inputs, options) | {"changed": changed}
         new = self._maker(old.run_id, image.run_uuid.hex(), options, store)(spec, header)
         _refuse_to_repeat(old, new, changed)
         carry_over(restored, new, changed)
@@ -261,7 +263,8 @@ class Opening:
         self, run_id: str, key: str, options: RunOptions, store: FrameStore
     ) -> Callable[[WorkflowSpec, dict[str, Any]], RunCore]:
         def make(spec: WorkflowSpec, header: dict[str, Any]) -> RunCore:
-            core = self._core(run_id, key, spec, header["inputs"], options)
+            limited = _limited(options, header.get("budget"))
+            core = self._core(run_id, key, spec, header["inputs"], limited)
             core.search_paths = list(header.get("search_paths", ()))
             core.ports = cast("Ports", StoredValues(store))
             return core
@@ -279,13 +282,13 @@ class Opening:
             inputs=inputs,
             ports=self._ports,
             clock=self._clock,
-            options=options,
+            options=_limited(options, spec.budget),
         )
 
     def _store(self, run_id: str) -> FrameStore:
         return FrameStore(self._state.run_dir(run_id), self._keys())
 
-    def _header(self, run_id: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def _header(self, run_id: str, inputs: Mapping[str, Any], options: RunOptions) -> dict[str, Any]:
         header: dict[str, Any] = {
             "run_id": run_id,
             "inputs": dict(inputs),
@@ -294,6 +297,9 @@ class Opening:
         header["search_paths"] = (
             self._search_paths
         )  # a resume finds the modules that the run was started with
+        budget = {"tokens": options.max_tokens, "cost": options.max_cost}
+        if any(each is not None for each in budget.values()):
+            header["budget"] = budget  # given with the run: a resume keeps to it
         pack(header, what="the inputs")
         return header
 
@@ -433,3 +439,12 @@ def _tell_repair(report: RepairReport) -> list[str]:
         *(f"repaired: {each}" for each in report.damage),
         f"repaired: {report.dropped_bytes} bytes dropped, kept aside as {kept}",
     ]
+
+
+def _limited(options: RunOptions, budget: Mapping[str, Any] | None) -> RunOptions:
+    """The options, with what `budget` says where they say nothing."""
+    if not budget:
+        return options
+    tokens = budget.get("tokens") if options.max_tokens is None else options.max_tokens
+    cost = budget.get("cost") if options.max_cost is None else options.max_cost
+    return replace(options, max_tokens=tokens, max_cost=cost)

@@ -355,6 +355,8 @@ def _simplicity(operation: OperationSpec) -> int:
         return 0
     if operation.endpoint is not None or operation.effect == "once":
         return 0
+    if operation.cache is not None or operation.budget is not None:
+        return 0
     return operation.lane + 1
 
 
@@ -363,6 +365,8 @@ def wire_spec(operation: OperationSpec) -> dict[str, Any]:
     said: dict[str, Any] = {"type": operation.type}
     if operation.type == "python":
         said["call"] = operation.config["call"]
+    if operation.digest is not None:
+        said["digest"] = dict(operation.digest)
     if operation.effect != "idempotent":
         said["effect"] = operation.effect
     if operation.limits is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from sage_actors.actors.cache_actor import CacheQuestion
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.events import Event
 from sage_actors.messages.records import Record
@@ -29,13 +30,17 @@ class Ports(Protocol):
     def random(self) -> float: ...
     def operation_number(self, run: Any, operation: OperationSpec) -> int: ...
     def ended(self, run: Any) -> None: ...
+    def ask_cache(self, run: Any, node: int, question: CacheQuestion, *, stale: bool) -> None: ...
+    def keep_result(self, run: Any, node: int, value: bytes, micros: int, usage: dict[str, Any]) -> None: ...
+    def keep_whole(self, run: Any, node: int, value: bytes) -> None: ...
 
 
 @dataclass(slots=True)
 class RunOptions:
     """How one run is carried out. waits_for_people: False ends the run as paused when only approvals remain.
 
-    patience_s: how long a run may wait for nothing but an open breaker before it pauses.
+    patience_s: how long a run may wait for nothing but an open breaker before it pauses. cache: nodes that say so
+    ask the cache first. max_tokens, max_cost: what the run may use over all its processes.
     """
 
     durability: str = "strict"
@@ -44,6 +49,9 @@ class RunOptions:
     listening: bool = False
     patience_s: float = 900.0
     timeout: float | None = None
+    cache: bool = False
+    max_tokens: int | None = None
+    max_cost: float | None = None
 
 
 @dataclass(slots=True)

@@ -35,14 +35,25 @@ from sage_actors.messages.wire import Evidence, error_map
 from sage_actors.supervisor import states as st
 from sage_actors.supervisor.ports import Ports, RunOptions, Scope
 from sage_actors.supervisor.references import parse_template, truthy
-from sage_actors.supervisor.run_state import CHILD, GATHER, RunState
+from sage_actors.supervisor.run_savings import RunSavings
+from sage_actors.supervisor.run_state import CHILD, GATHER
 
 __all__ = ["Ports", "RunCore", "RunOptions", "Scope"]
 
 _MAX_CHILDREN = 1_000_000
+_TOLD = (
+    "raw_bytes",
+    "kept_bytes",
+    "raw_tokens",
+    "kept_tokens",
+    "tokenizer",
+    "saved_tokens",
+    "server_starts",
+    "stale",
+)
 
 
-class RunCore(RunState):
+class RunCore(RunSavings):
     """One run. The engine calls in, `ports` is called out; nothing here blocks."""
 
     # ------------------------------------------------------------------ begin
@@ -50,6 +61,9 @@ class RunCore(RunState):
     def begin(self, *, resumed: bool) -> None:
         """Everything that has no open dependency becomes ready. After `restore`, if there was anything."""
         self.started_at = self.clock.now()
+        self.busy_before_us = self.busy_us
+        if self.is_limited:
+            self.simple = bytearray(len(self.simple))  # each is weighed
         completed = self.counts["succeeded"]
         if self.options.listening:
             self.emit("run_started", None, nodes=self.total, resumed=resumed, completed=completed)
@@ -60,6 +74,8 @@ class RunCore(RunState):
         self.todo.extend(
             node for node in range(len(state)) if state[node] == st.PENDING and indegree[node] == 0
         )
+        if self.is_limited and (reason := self._spent()) is not None:
+            self.stop(reason)
         for node in list(self.children):
             if self.left.get(node) == 0 or (node in self.inner and self.inner[node].open == 0):
                 self._close_expansion(node)
@@ -139,6 +155,8 @@ class RunCore(RunState):
         return when is None or truthy(self.evaluate(scope, local, when))
 
     def _to_worker(self, node: int, operation: OperationSpec) -> None:
+        if self._asks_cache(node, operation) or self._is_over_budget(node, operation):
+            return
         if operation.endpoint is not None and node not in self.permits:
             self.state[node] = st.HELD
             self.held[node] = "breaker"
@@ -329,6 +347,10 @@ class RunCore(RunState):
             self.busy_us += row[2]
             if row[4] is not None:
                 self._add_usage(row[4])
+            if self.asked_cache or row[4] is not None:
+                self._keep(row)
+        if self.is_limited:
+            self._mind_budget()
         if self.permits:
             for row in rows:
                 self._return_permit(row[0], True, None)
@@ -379,8 +401,10 @@ class RunCore(RunState):
         self.busy_us += micros
         if usage is not None:
             self._add_usage(usage)
+            self._mind_budget()
         retry_after = error.get("retry_after")
-        self._return_permit(node, False, retry_after)
+        answered = bool((error.get("details") or {}).get("answered"))  # the endpoint did: it is well
+        self._return_permit(node, answered, retry_after)
         tries = self.tries[node] = self.tries.get(node, 0) + 1
         policy = operation.retry
         wanted = error["type"] in policy.on if policy.on else error.get("retryable", True)
@@ -396,12 +420,18 @@ class RunCore(RunState):
             self.emit(
                 "node_failed", node, attempt=attempt, error=error, will_retry=True, retry_in=round(delay, 3)
             )
-        elif operation.has_fallback:
-            self._persist([NodeFailed(self.clock.now(), node, attempt, error, None, "", micros, usage)])
-            self.emit("node_failed", node, attempt=attempt, error=error, will_retry=False, fallback=True)
-            self._take_fallback(node)
-        else:
+        elif not self._asks_for_stale(node, error, micros, usage):
+            self._give_up(node, error, micros, usage)
+
+    def _give_up(self, node: int, error: dict[str, Any], micros: int, usage: dict[str, Any] | None) -> None:
+        """No further attempt: the fallback, or failure."""
+        if not self.operation(node).has_fallback:
             self._fail(node, error, micros=micros, usage=usage)
+            return
+        attempt = self.attempts[node]
+        self._persist([NodeFailed(self.clock.now(), node, attempt, error, None, "", micros, usage)])
+        self.emit("node_failed", node, attempt=attempt, error=error, will_retry=False, fallback=True)
+        self._take_fallback(node)
 
     def _delay(self, operation: OperationSpec, tries: int, retry_after: Any) -> float:
         """Exponential backoff with jitter; the other side's Retry-After is a lower bound, up to an hour."""
@@ -457,14 +487,18 @@ class RunCore(RunState):
             self.values[node] = packed
         self._commit([(node, self.attempts[node], 0, packed, {"fallback": True})])
 
-    def _succeed_here(self, node: int, value: bytes, *extra: Record) -> None:
-        """A node that the engine itself carried out."""
+    def _succeed_here(
+        self, node: int, value: bytes, usage: dict[str, Any] | None = None, *extra: Record
+    ) -> None:
+        """A node that the engine itself carried out, or the cache."""
+        if usage is not None:
+            self._add_usage(usage)
         self.running += 1
         self.attempts[node] = max(self.attempts[node], 1)
         self.state[node] = st.COMMITTING
         if self.volatile or self.uses.get(node) or node >= self.plan.size:
             self.values[node] = value
-        self._commit([(node, self.attempts[node], 0, value, None)], extra)
+        self._commit([(node, self.attempts[node], 0, value, usage)], extra)
 
     def _end(self, node: int, state: int, *, counted: bool = False) -> None:
         """`node` ended: tell its dependents, or the expansion that it belongs to."""
@@ -639,7 +673,7 @@ class RunCore(RunState):
         result = pack({"approved": True, "data": data, "by": by}, what="the given data")
         del self.held[node]
         if approved:
-            self._succeed_here(node, result, record)
+            self._succeed_here(node, result, None, record)
             self._persist([], sync=True, token=token)
         else:
             self._persist([record], sync=True, token=token)
@@ -655,7 +689,7 @@ class RunCore(RunState):
         packed = pack(result, what="the given result")
         self.doubts.discard(node)
         if how == "result":
-            self._succeed_here(node, packed, record)
+            self._succeed_here(node, packed, None, record)
             self._persist([], sync=True, token=token)
         elif how == "fail":
             self._persist([record], sync=True, token=token)
@@ -854,9 +888,11 @@ class RunCore(RunState):
             data: dict[str, Any] = {
                 "attempt": attempt,
                 "seconds": micros / 1e6,
-                "cached": False,
+                "cached": bool(usage and usage.get("cached")),
                 "tokens": tokens,
             }
+            if usage:
+                data |= {name: usage[name] for name in _TOLD if name in usage}
             if usage and usage.get("fallback"):
                 data["fallback"] = True
             self.emit("node_succeeded", node, **data)
@@ -920,7 +956,7 @@ class RunCore(RunState):
     def _consider_pause(self) -> None:
         """Nothing runs and nothing is ready: pause unless a clock or a breaker will bring more."""
         waits = set(self.held.values())
-        if waits & {"retry", "wait", "breaker"}:
+        if waits & {"retry", "wait", "breaker", "cache"}:
             return
         if "open breaker" in waits:
             far = all(node in self.too_far for node, why in self.held.items() if why == "open breaker")
@@ -932,6 +968,8 @@ class RunCore(RunState):
             self._pause(f"in doubt: {ids}; say what happened with `sage-actors resolve`")
         elif self.paused is not None:
             self._pause(self.paused)
+        elif "budget" in waits:
+            self._pause(self._why_over_budget())
         elif "approval" in waits and not self.options.waits_for_people:
             ids = ", ".join(sorted(self.id_of(node) for node, why in self.held.items() if why == "approval"))
             self._pause(f"approval: {ids}; answer with `sage-actors approve`")

@@ -84,6 +84,10 @@ class RunState:
         self.held: dict[int, str] = {}
         self.doubts: set[int] = set()
         self.permits: dict[int, str] = {}
+        self.asked_cache: set[int] = set()
+        self.asked_stale: set[int] = set()
+        self.failing: dict[int, tuple[dict[str, Any], int, dict[str, Any] | None]] = {}  # but for the cache
+        self.reserved: dict[int, tuple[int, float]] = {}  # tokens and cost that a node may use
         self.line = PermitLine(lambda node, endpoint: self.ports.request_permit(self, node, endpoint))
         self.failed: set[int] = set()
         self.excused_failures: set[int] = set()
@@ -95,7 +99,12 @@ class RunState:
         self.started_at = 0.0
         self.began_seconds = 0.0
         self.busy_us = 0
-        self.usage = {"input_tokens": 0, "output_tokens": 0, "cost": 0.0}
+        self.busy_before_us = 0  # in earlier processes
+        self.usage: dict[str, float] = {"input_tokens": 0, "output_tokens": 0, "cost": 0.0}
+        self.measured: dict[
+            str, Any
+        ] = {}  # bytes and tokens before and after digests, tokens that hits saved
+        self.server_starts: dict[str, int] = {}
         self.counts = {"succeeded": 0, "failed": 0, "skipped": 0, "cached": 0, "retries": 0}
         self.stopping: str | None = None  # reason; no further dispatch
         self.cancelled = False
@@ -384,6 +393,34 @@ class RunState:
             amount = usage.get(name)
             if isinstance(amount, (int, float)):
                 self.usage[name] += amount
+        if (
+            len(usage) > len(self.usage)
+            or "cached" in usage
+            or "raw_bytes" in usage
+            or "server_starts" in usage
+        ):
+            self._add_measured(usage)
+
+    def _add_measured(self, usage: dict[str, Any]) -> None:
+        """What else an operation reported. It comes from a worker: anything may be in it."""
+        if usage.get("cached"):
+            self.counts["cached"] += 1
+        for name in ("raw_bytes", "kept_bytes", "raw_tokens", "kept_tokens", "saved_tokens"):
+            amount = usage.get(name)
+            if type(amount) is int and amount >= 0:
+                self.measured[name] = self.measured.get(name, 0) + amount
+        if type(usage.get("tokenizer")) is str:
+            self.measured["tokenizer"] = usage["tokenizer"]
+        starts = usage.get("server_starts")
+        if type(starts) is dict:
+            for server, times in starts.items():
+                if type(times) is int and times >= 0:
+                    self.server_starts[str(server)] = self.server_starts.get(str(server), 0) + times
+
+    @property
+    def context_reloads(self) -> int:
+        """Server starts beyond the first of each server."""
+        return sum(times - 1 for times in self.server_starts.values() if times > 1)
 
 
 def _array_header(count: int) -> bytes:

@@ -137,6 +137,7 @@ def _fields_at(loc: tuple[str | int, ...]) -> list[str]:
         "limits": schema.LimitsDefinition,
         "cache": schema.CacheDefinition,
         "digest": schema.DigestDefinition,
+        "budget": schema.BudgetDefinition,
     }
     around = loc[:-1]
     model: type[Any] = schema.WorkflowDefinition

@@ -61,6 +61,7 @@ def spec_from_dict(data: Mapping[str, Any]) -> WorkflowSpec:
         phases=phases,
         concurrency=data.get("concurrency", DEFAULT_CONCURRENCY),
         timeout=None if timeout is None else _seconds(timeout),
+        budget=data.get("budget"),
     )
 
 
@@ -137,7 +138,18 @@ def _seconds(value: Any) -> float:
     return parse_duration(value) if isinstance(value, str) else float(value)
 
 
-_READ: dict[str, Any] = {"retry": _retry, "limits": _limits, "cache": _cache, "timeout": _seconds}
+def _digest(value: Mapping[str, Any]) -> dict[str, Any]:
+    size = value.get("max_bytes")
+    return {**value, "max_bytes": parse_size(size)} if isinstance(size, str) else dict(value)
+
+
+_READ: dict[str, Any] = {
+    "retry": _retry,
+    "limits": _limits,
+    "cache": _cache,
+    "digest": _digest,
+    "timeout": _seconds,
+}
 
 
 def _phase(raw: Mapping[str, Any]) -> PhaseSpec:

@@ -21,6 +21,7 @@ from typing import Any
 import pykka
 
 from sage_actors.actors import breaker as br
+from sage_actors.actors import cache_actor as ca
 from sage_actors.actors import pool_protocol as pp
 from sage_actors.actors.clock import Clock
 from sage_actors.actors.faults import fault_point
@@ -115,6 +116,7 @@ class SupervisorActor(MailboxActor):
         state: pykka.ActorRef[Any],
         make_pool: Callable[[Callable[[Any], None]], pp.WorkerPool],
         make_breaker: Callable[[Callable[[Any], None], Callable[..., None]], pykka.ActorRef[Any]],
+        make_cache: Callable[[Callable[[Any], None]], pykka.ActorRef[Any]],
         random: Callable[[], float],
         environ: Mapping[str, str],
     ) -> None:
@@ -125,6 +127,7 @@ class SupervisorActor(MailboxActor):
         me = self.actor_ref
         self.pool = make_pool(lambda event: _tell(me, event))
         self._breaker = make_breaker(lambda event: _tell(me, event), self.pool.call_at)
+        self._cache = make_cache(lambda event: _tell(me, event))
         self._entries: dict[int, _Entry] = {}
         self._asked: dict[tuple[int, int], int] = {}  # (run, node) -> number of its request to the breaker
         self._requests = 0
@@ -153,6 +156,7 @@ class SupervisorActor(MailboxActor):
             br.Waiting: self._waiting,
             br.Refused: self._refused,
             br.Transition: self._transition,
+            ca.CacheAnswered: self._cache_answered,
             AddRun: self._add_run,
             Ask: self._ask,
             Stop: lambda m: self.engine.stop(m.grace_s) if m.grace_s > 0 else self.engine.abort(),
@@ -301,6 +305,8 @@ class SupervisorActor(MailboxActor):
         message = entry.message
         for key in [key for key in self._asked if key[0] == core.number]:
             del self._asked[key]
+        if core.options.cache:
+            self._cache.tell(ca.DropQuestions(core.number))
         seconds = self._clock.now() - core.started_at
         status = core.status or "paused"
         outcome = outcome_of(core, seconds=seconds, status=status, reason=core.reason(status))
@@ -326,6 +332,8 @@ class SupervisorActor(MailboxActor):
             "reason": outcome.reason,
             "busy_seconds": round(outcome.busy_seconds, 6),
             "counts": dict(outcome.counts),
+            "speedup": outcome.speedup,
+            **outcome.measured,
         }
         return Event("run_finished", core.run_id, self._clock.now(), None, data)
 
@@ -459,6 +467,22 @@ class SupervisorActor(MailboxActor):
             self._breaker.tell(br.Forget(token))
         else:
             self._breaker.tell(br.Report(endpoint, token, ok, retry_after))
+
+    def ask_cache(self, run: RunCore, node: int, question: ca.CacheQuestion, *, stale: bool) -> None:
+        paths = tuple(run.search_paths)
+        self._cache.tell(ca.AskCache((run.number, node), question, paths, stale))
+
+    def keep_result(self, run: RunCore, node: int, value: bytes, micros: int, usage: dict[str, Any]) -> None:
+        token = (run.number, node)
+        self._cache.tell(ca.KeepResult(token, value, micros, dict(usage), f"{run.run_id} {run.id_of(node)}"))
+
+    def keep_whole(self, run: RunCore, node: int, value: bytes) -> None:
+        self._cache.tell(ca.KeepWhole(run.run_id, run.id_of(node), value))
+
+    def _cache_answered(self, message: ca.CacheAnswered) -> None:
+        run = self.engine.runs.get(message.token[0])
+        if run is not None:
+            run.cache_answered(message.token[1], message.entry)
 
     def stored_value(self, run: RunCore, location: tuple[Any, int, int]) -> bytes:
         entry = self._entries[run.number]

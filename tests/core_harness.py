@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from sage_actors.actors.cache_actor import CacheQuestion
 from sage_actors.messages.codec import pack
 from sage_actors.messages.definition import OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import StorageError, UsageError
@@ -44,6 +45,9 @@ class Core:
         self.reported: list[tuple[int, int, bool | None]] = []
         self.ended_runs: list[RunCore] = []
         self.started: list[str] = []
+        self.asked_cache: list[tuple[int, CacheQuestion, bool]] = []
+        self.kept: dict[int, tuple[bytes, int, dict[str, Any]]] = {}
+        self.wholes: dict[int, bytes] = {}
         self._runs = 0
 
     # What a test does
@@ -185,6 +189,15 @@ class Core:
 
     def operation_number(self, run: RunCore, operation: OperationSpec) -> int:
         return self.engine.operation_number(run, operation)
+
+    def ask_cache(self, run: RunCore, node: int, question: CacheQuestion, *, stale: bool) -> None:
+        self.asked_cache.append((node, question, stale))
+
+    def keep_result(self, run: RunCore, node: int, value: bytes, micros: int, usage: dict[str, Any]) -> None:
+        self.kept[node] = (value, micros, usage)
+
+    def keep_whole(self, run: RunCore, node: int, value: bytes) -> None:
+        self.wholes[node] = value
 
     def ended(self, run: RunCore) -> None:
         self.ended_runs.append(run)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from sage_actors.actors.breaker_core import BreakerCore, Granted, State, Transition, Waiting
+from sage_actors.actors.cache import CacheEntry
 from sage_actors.messages.codec import unpack
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import UsageError
@@ -44,6 +45,7 @@ class Life:
         self.workers: dict[int, FakeWorker] = {}
         self.operations: dict[int, OperationSpec] = {}
         self.breaker_in: deque[tuple[Any, ...]] = deque()
+        self.cache_in: list[tuple[RunCore, int]] = []
         self.breaker_out: deque[Any] = deque()
         self.volatile: deque[tuple[RunCore, Any]] = deque()
         self.ticks: list[float] = []
@@ -124,6 +126,7 @@ class Life:
             listening=True,
             patience_s=script.patience_s,
             timeout=script.timeout if script.openings == 1 else None,
+            cache=True,
         )
         return RunCore(
             number=self.world.next_number(),
@@ -207,6 +210,25 @@ class Life:
         elif core.status is None:
             core.status, core.paused = "paused", f"storage: {payload[0]}"
             self.ended(core)
+        self.after()
+
+    def ask_cache(self, run: RunCore, node: int, question: Any, *, stale: bool) -> None:
+        self.cache_in.append((run, node))
+
+    def keep_result(self, run: RunCore, node: int, value: bytes, micros: int, usage: dict[str, Any]) -> None:
+        self.world.cache[run.run_id, run.id_of(node)] = value
+
+    def keep_whole(self, run: RunCore, node: int, value: bytes) -> None:
+        raise AssertionError("nothing is digested here")
+
+    def answer_cache(self) -> None:
+        """Hits are what a life before kept, and the journal lost."""
+        run, node = self.cache_in.pop(0)
+        value = self.world.cache.get((run.run_id, run.id_of(node)))
+        self.trace.append(("cache", run.run_id, run.id_of(node), "hit" if value else "miss"))
+        entry = CacheEntry("", value, 0.0, 1e12) if value and self.rng.random() < 0.8 else None
+        run.cache_answered(node, entry)
+        self.engine.dispatch()
         self.after()
 
     def ended(self, run: RunCore) -> None:
@@ -496,11 +518,13 @@ class Life:
 
 
 def _with_mcp_nodes(plan: Plan) -> Plan:
-    """Every third async operation goes to the one worker that MCP sessions live in."""
+    """Every third async operation goes to the one worker that MCP sessions live in; some ask the cache."""
     for at, operation in enumerate(plan.ops):
         if operation.is_async and at % 3 == 0:
-            plan.ops[at] = replace(operation, lane=2)
+            plan.ops[at] = operation = replace(operation, lane=2)
+        if at % 4 == 1:
+            plan.ops[at] = replace(operation, cache={"enabled": True})
     for node, op in enumerate(plan.op_of):
         if plan.simple[node]:
-            plan.simple[node] = plan.ops[op].lane + 1
+            plan.simple[node] = 0 if plan.ops[op].cache else plan.ops[op].lane + 1
     return plan

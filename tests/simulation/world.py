@@ -77,6 +77,7 @@ class World:
             self.scripts[1].spec = self.scripts[0].spec  # the same flow, twice at once
         self.life: Life | None = None
         self.lives = 0
+        self.cache: dict[tuple[str, str], bytes] = {}  # outlives supervisors
 
     def next_number(self) -> int:
         return next(self._numbers)
@@ -192,6 +193,8 @@ class World:
                 add((5.0, disk.step, (rng,)))
         if life.breaker_in:
             add((6.0, life.breaker_reads, ()))
+        if life.cache_in:
+            add((5.0, life.answer_cache, ()))
         if life.breaker_out:
             add((6.0, life.breaker_speaks, ()))
         for worker in life.workers.values():
