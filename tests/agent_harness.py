@@ -21,8 +21,8 @@ def agents_on_path(folder: Path, *names: str) -> str:
     for name in names or AGENTS:
         script = folder / name
         script.write_text(
-            f"#!{sys.executable}\nimport runpy, sys\nsys.argv[0] = {str(script)!r}\n"
-            f"runpy.run_path({str(FAKE)!r}, run_name='__main__')\n"
+            f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(FAKE.parent)!r})\n"
+            "import fake_agent\nsys.exit(fake_agent.main())\n"
         )
         script.chmod(0o755)
     return f"{folder}{os.pathsep}{os.environ['PATH']}"
