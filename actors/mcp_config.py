@@ -43,9 +43,9 @@ _TRANSPORTS: dict[str, Transport] = {
     "streamableHttp": "http",
     "sse": "sse",
 }
-_PROGRAMS = frozenset(
-    f".{each}"
-    for each in ["bash", "cjs", "cs", "csx", "cts", "exs", "go", "jar", "jl", "js", "jsx", "kts", "lua", "mjs", "mts", "php", "pl", "ps1", "py", "pyc", "pyz", "r", "rb", "sh", "tcl", "ts", "tsx", "wasm", "zsh"]
+_PROGRAM = re.compile(
+    r".*\.(bash|[cm]?[jt]sx?|csx?|exs|go|jar|jl|kts|lua|php|p[ly]|ps1|py[cz]|rb?|sh|tcl|wasm|zsh)",
+    re.IGNORECASE,
 )
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -356,7 +356,7 @@ def _is_program(path: Path) -> bool:
     """By its name, its mode or its first two bytes: a database that a server writes to is none."""
     if not path.is_file():
         return False
-    if path.suffix.lower() in _PROGRAMS or path.stat().st_mode & 0o111:
+    if _PROGRAM.fullmatch(path.name) or path.stat().st_mode & 0o111:
         return True
     with path.open("rb") as file:
         return file.read(2) == b"#!"

@@ -15,8 +15,6 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +72,8 @@ class ServerFinder:
         """The server `name`, not yet started.
 
         Raises:
-            UsageError: there is none of that name, or the user did not consent to it.
+            UsageError: there is none of that name, the user did not consent to it, or the backend that was chosen
+                for built-in servers cannot be used.
             DefinitionError: its entry, or the whole file, cannot be used.
         """
         entry = self._entry(name, hear)
@@ -127,10 +126,9 @@ def _unknown(name: str, entries: dict[str, ServerEntry]) -> UsageError:
 
 
 def _load_backend(project: Path) -> Backend | None:
-    if find_spec("sage_actors.actors.backends") is None:
-        return None
-    backend: Backend | None = import_module("sage_actors.actors.backends").load_backend(os.environ, project)
-    return backend
+    from sage_actors.actors.backends import load_backend  # only where a built-in server starts
+
+    return load_backend(os.environ, project)
 
 
 def _client(server: Any, hear: Hear) -> Client:

@@ -19,7 +19,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from mcp import MCPError
-from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND, REQUEST_TIMEOUT, URL_ELICITATION_REQUIRED, Tool
+from mcp_types import (
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    REQUEST_TIMEOUT,
+    URL_ELICITATION_REQUIRED,
+    Tool,
+)
 from pydantic import ValidationError
 
 from sage_actors.actors.mcp_stdio import MAX_MESSAGE_BYTES, TOO_LARGE
@@ -39,6 +46,7 @@ __all__ = [
 ]
 
 _TEXT_CHARS = 4000
+_ASKING = frozenset({MISSING_REQUIRED_CLIENT_CAPABILITY, URL_ELICITATION_REQUIRED})
 # How the SDK's client answers a server that asks, where nobody has told it who could
 _QUESTIONS = frozenset({"Elicitation not supported", "Sampling not supported", "List roots not supported"})
 LIMIT_TEXT = f"exceeded the {MAX_MESSAGE_BYTES} byte limit"  # the words of httpx2 for an event
@@ -122,7 +130,7 @@ def _explain_code(error: MCPError, where: str) -> SageError:
     text = _cut(error.message)
     if error.data == TOO_LARGE or LIMIT_TEXT in text:
         return _too_large(where, text)
-    if error.code == URL_ELICITATION_REQUIRED or text in _QUESTIONS:
+    if error.code in _ASKING or text in _QUESTIONS:
         return InputNeeded(f"{where} asks its user something ({text}); a workflow has nobody to ask")
     if error.code == REQUEST_TIMEOUT:
         return TimeoutExceeded(f"{where} did not answer in time: {text}")

@@ -285,7 +285,7 @@ class _Connection:
             error = unwrap(cause)
             retryable = not isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError)
             told = explain(error, "the handshake")
-            said = f"{told or error!r}" if retryable else f"{error}"
+            said = str(told) if told is not None else f"{type(error).__name__}: {error}"
             said += "" if not retryable else f"; {self._opened.epitaph()}"
         else:
             said = cause

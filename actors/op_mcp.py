@@ -34,7 +34,7 @@ class McpRunner:
 
     def __init__(self, spec: Mapping[str, Any], settings: RunnerSettings) -> None:
         self._project = Path(settings.project)
-        self._may_repeat = spec.get("effect") in ("pure", "idempotent")
+        self._may_repeat = spec.get("effect", "idempotent") != "once"
 
     async def run(self, task: Task) -> Any:
         said = unpack(task.packed)

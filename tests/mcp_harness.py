@@ -54,7 +54,7 @@ class McpProject:
         self._runner = McpRunner({"type": "mcp", "effect": effect}, RunnerSettings(str(project)))
         self._next = 0
 
-    def configure(self, *, trust: bool = True, **servers: dict[str, Any]) -> None:
+    def configure(self, servers: dict[str, Any], *, trust: bool = True) -> None:
         """Writes `.mcp.json`; with `trust` the user consents to all of it."""
         path = self.project / ".mcp.json"
         path.write_text(json.dumps({"mcpServers": servers}))
@@ -64,7 +64,7 @@ class McpProject:
 
     def add_raw(self, *arguments: str, **fields: Any) -> None:
         """A server `raw` of tests/mcp_servers/raw.py."""
-        self.configure(raw={"command": sys.executable, "args": [*RAW, *arguments], **fields})
+        self.configure({"raw": {"command": sys.executable, "args": [*RAW, *arguments], **fields}})
 
     def task(self, server: str, tool: str, *, timeout: float | None = None, **arguments: Any) -> Task:
         self._next += 1

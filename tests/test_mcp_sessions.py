@@ -112,7 +112,7 @@ def test_a_server_that_does_not_greet_is_given_up_and_ended(mcp: McpProject, mod
 
 
 def test_a_command_that_is_not_there_is_not_tried_again(mcp: McpProject) -> None:
-    mcp.configure(raw={"command": "no-such-program-here"})
+    mcp.configure({"raw": {"command": "no-such-program-here"}})
     error = with_sessions(mcp.project, lambda: mcp.error("raw", "echo", text="x"))
     assert not error.retryable
     assert "no-such-program-here" in str(error)
@@ -132,7 +132,7 @@ def test_who_gives_up_while_a_server_starts_does_not_take_the_start_along(mcp: M
 
 
 def test_a_failed_start_names_variables_that_are_not_set(mcp: McpProject) -> None:
-    mcp.configure(raw={"command": sys.executable, "args": [*RAW, "die", "${NOBODY_SET_THIS}"]})
+    mcp.configure({"raw": {"command": sys.executable, "args": [*RAW, "die", "${NOBODY_SET_THIS}"]}})
     error = with_sessions(mcp.project, lambda: mcp.error("raw", "echo", text="x"))
     assert "variables that are not set: NOBODY_SET_THIS" in str(error)
 
@@ -328,7 +328,8 @@ def test_progress_that_goes_backwards_is_passed_on_as_it_increases(mcp: McpProje
 
 
 def test_a_flood_of_notifications_delays_nobody_for_long(mcp: McpProject) -> None:
-    mcp.configure(raw={"command": sys.executable, "args": RAW}, calm={"command": sys.executable, "args": RAW})
+    one = {"command": sys.executable, "args": RAW}
+    mcp.configure({"raw": one, "calm": one})
 
     async def body() -> str:
         await mcp.call("calm", "echo", text="warm")

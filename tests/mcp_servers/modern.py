@@ -1,7 +1,5 @@
 """A server as the SDK makes it: protocol 2026-07-28 on stdio, HTTP or in this process."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +7,7 @@ from typing import Annotated, Any
 import anyio
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context, Elicit, Resolve
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, TextContent
 from pydantic import BaseModel
 
@@ -34,7 +33,7 @@ def create(folder: Path) -> MCPServer:
     @server.tool()
     def broken(text: str) -> str:
         """Always fails."""
-        raise ValueError(f"cannot do {text}")
+        raise ToolError(f"cannot do {text}")
 
     @server.tool()
     async def steps(context: Context[Any, Any]) -> str:
