@@ -45,7 +45,7 @@ _MAX_FILES = 1_000
 _MAX_COMMITS = 100
 _MAX_NAMES = 100
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_IGNORE_ALL = "# Made by sage-actors: worktrees of agents, each there while its agent works.\n*\n"
+_IGNORE_ALL = "# Made by sage-actors: what agents do belongs to one machine.\n*\n"
 _GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "commit.gpgSign=false")
 _DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames")
 _AUTHOR = {
@@ -94,8 +94,7 @@ def attempt_worktree(
     """
     repository = _Repository.of(project, environ)
     parts = (*safe_parts(run_id), *safe_parts(node_id))
-    path = _plain_directory(project / ".sage", "worktrees", *parts[:-1]) / parts[-1]
-    _write_ignore(project / ".sage" / "worktrees" / ".gitignore")
+    path = _own_directory(project, "worktrees", *parts[:-1]) / parts[-1]
     repository.forget(path)
     base = repository.snapshot() if uncommitted else repository.head
     try:
@@ -245,7 +244,7 @@ class Worktree:
 
     def _commit_rest(self, message: str, leaves: tuple[str, ...]) -> str:
         """The commit that holds all there is; nothing is committed where nothing changed."""
-        excluded = [f":(exclude,top,glob)**/{each}" for each in leaves]
+        excluded = [f":(exclude,top,glob)**/{each}{inside}" for each in leaves for inside in ("", "/**")]
         self._git("add", "--all", "--", ":/", *excluded)
         head = self._git("rev-parse", "--verify", "HEAD^{commit}").strip()
         tree = self._git("write-tree").strip()
@@ -255,7 +254,7 @@ class Worktree:
 
     def _write_patch(self, final: str) -> Path:
         """The patch, whole under its name or not there."""
-        folder = _plain_directory(self._repository.project / ".sage", "artifacts", *self._parts[:-1])
+        folder = _own_directory(self._repository.project, "artifacts", *self._parts[:-1])
         path = folder / f"{self._parts[-1]}.patch"
         temporary = temporary_name(path)
         try:
@@ -345,30 +344,27 @@ def _git_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
 
 
-def _plain_directory(base: Path, *parts: str) -> Path:
-    """The directory base/parts, made where it is missing.
+def _own_directory(project: Path, top: str, *parts: str) -> Path:
+    """The directory `.sage/top/parts`, made where it is missing, and ignored by git.
 
     Raises:
         StorageError: a part is a link (a repository can bring one along): we would write, and remove, elsewhere.
     """
-    path = base
-    for part in ("", *parts):
-        path = path / part if part else path
+    path = project
+    for part in (".sage", top, *parts):
+        path = path / part
         try:
-            path.mkdir(mode=0o700 if part else 0o755, exist_ok=True)
+            path.mkdir(mode=0o755 if part == ".sage" else 0o700, exist_ok=True)
         except OSError as cause:
             raise StorageError(f"cannot make {path}: {cause}") from cause
         if path.is_symlink():
             raise StorageError(f"{path} is a link; it must lie in the project itself: remove the link")
-    return path
-
-
-def _write_ignore(path: Path) -> None:
     try:
-        with path.open("x", encoding="ascii") as file:  # follows no link
+        with (project / ".sage" / top / ".gitignore").open("x", encoding="ascii") as file:  # follows no link
             file.write(_IGNORE_ALL)
     except FileExistsError:
         pass
+    return path
 
 
 def remove_tree(path: Path) -> None:
