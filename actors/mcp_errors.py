@@ -15,6 +15,7 @@ an answer that is too large                LimitExceeded       no
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,11 +42,13 @@ __all__ = [
     "ToolError",
     "ToolUnusable",
     "explain",
+    "protocol_error",
     "unusable",
     "unwrap",
 ]
 
 _TEXT_CHARS = 4000
+_REPEATED = re.compile(r"MCP error (-32\d{3}): (.*)", re.DOTALL)
 _ASKING = frozenset({MISSING_REQUIRED_CLIENT_CAPABILITY, URL_ELICITATION_REQUIRED})
 # How the SDK's client answers a server that asks, where nobody has told it who could
 _QUESTIONS = frozenset({"Elicitation not supported", "Sampling not supported", "List roots not supported"})
@@ -141,6 +144,16 @@ def _too_large(where: str, text: str) -> LimitExceeded:
     error = LimitExceeded(f"the answer of {where} is too large: {text}; ask it for less")
     error.retryable = False  # type: ignore[misc]
     return error
+
+
+def protocol_error(text: str) -> MCPError | None:
+    """The error of the protocol that a result's text repeats, as servers of the TypeScript SDK answer.
+
+    >>> protocol_error("MCP error -32602: Invalid arguments").code
+    -32602
+    """
+    match = _REPEATED.match(text)
+    return MCPError(int(match.group(1)), match.group(2)) if match else None
 
 
 def unusable(

@@ -22,7 +22,15 @@ from mcp import MCPError
 from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult, PaginatedRequestParams, Tool
 
 from sage_actors.actors.mcp_connect import Hear, OpenServer
-from sage_actors.actors.mcp_errors import ServerDied, ServerStartFailed, ToolError, explain, unusable, unwrap
+from sage_actors.actors.mcp_errors import (
+    ServerDied,
+    ServerStartFailed,
+    ToolError,
+    explain,
+    protocol_error,
+    unusable,
+    unwrap,
+)
 from sage_actors.actors.output import safe_text
 from sage_actors.messages.errors import DefinitionError, OperationError, UsageError
 
@@ -121,7 +129,9 @@ class McpSessions:
         """The error for a result that says it is one: perhaps there is no such tool."""
         found = self._servers.get(server)
         tools = await found.tools_now() if found is not None else []
-        return unusable(None, tool, server, tools) or ToolError(f"{tool!r} of {server!r} failed: {text}")
+        return unusable(protocol_error(text), tool, server, tools) or ToolError(
+            f"{tool!r} of {server!r} failed: {text}"
+        )
 
     async def close(self) -> None:
         """Ends all servers."""

@@ -35,13 +35,13 @@ class Recorder:
     def progress(self, key: Any, data: dict[str, Any]) -> None:
         self.reports.append(data)
 
-    def ask_guard(self, *_: Any) -> int:
+    def ask_guard(self, key: Any, endpoint: str, answer: Any) -> int:
         raise NotImplementedError
 
-    def abandon_guard(self, *_: Any) -> bool:
+    def abandon_guard(self, token: int, endpoint: str) -> bool:
         raise NotImplementedError
 
-    def end_guard(self, *_: Any) -> None:
+    def end_guard(self, token: int, endpoint: str, ok: bool) -> None:
         raise NotImplementedError
 
 

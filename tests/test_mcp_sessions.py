@@ -27,6 +27,7 @@ def mcp(tmp_path: Path) -> McpProject:
 # One session for all
 
 
+@pytest.mark.requirement("ORCH-018")
 def test_all_calls_share_one_process_that_is_started_once(mcp: McpProject) -> None:
     mcp.add_raw("slow")
 
