@@ -19,11 +19,32 @@ from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.events import Event
 from sage_actors.supervisor.json_text import abbreviate, to_json
 
-__all__ = ["Progress", "duration", "error_text", "line_of", "one_line", "printable", "results_text"]
+__all__ = [
+    "Progress",
+    "digest_text",
+    "duration",
+    "error_text",
+    "line_of",
+    "measured_lines",
+    "one_line",
+    "printable",
+    "results_text",
+]
+    "Progress",
+    "digest_text",
+    "duration",
+    "error_text",
+    "line_of",
+    "measured_lines",
+    "one_line",
+    "printable",
+    "results_text",
+]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 _CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 _LONGEST_TEXT = 400
+_MOST_STEPS = 12  # of a phase, that the tree shows one by one
 
 
 def one_line(text: object, *, limit: int = _LONGEST_TEXT) -> str:
@@ -105,7 +126,46 @@ def _node_succeeded(event: Event) -> str:
     if data.get("fallback"):
         text += ", by its fallback"
     tokens = data.get("tokens") or 0
-    return text + (f", {_count(tokens, 'token')}" if tokens else "")
+    if tokens:
+        text += f", {_count(tokens, 'token')}"
+    digest = digest_text(data)
+    return f"{text}, {digest}" if digest else text
+
+
+def digest_text(data: Mapping[str, Any]) -> str:
+    """How much of what was found is passed on, "" if nothing was digested: `1,438 of 5,001 tokens`."""
+    raw, kept = data.get("raw_tokens"), data.get("kept_tokens")
+    if not isinstance(raw, int) or not isinstance(kept, int) or raw <= kept:
+        return ""
+    return f"{kept:,} of {raw:,} tokens passed on"
+
+
+def measured_lines(data: Mapping[str, Any]) -> list[str]:
+    """What was measured of a run that ended, as lines; a figure that was not measured has none.
+
+    data: of the event `run_finished`.
+    """
+    lines = []
+    busy, seconds, speedup = data.get("busy_seconds"), data.get("seconds"), data.get("speedup")
+    counts = data.get("counts") or {}
+    if speedup and busy and seconds and counts.get("succeeded", 0) > 1:
+        lines.append(
+            f"speedup {speedup:.1f}x: nodes took {duration(speedup * seconds)}, the run {duration(seconds)}"
+        )
+    if data.get("raw_bytes") and digest_text(data):
+        share = 1 - data["kept_tokens"] / max(1, data["raw_tokens"])
+        sizes = f"{data['raw_bytes']:,} to {data['kept_bytes']:,} bytes"
+        lines.append(f"digests {digest_text(data)} ({share:.0%} fewer, by {data.get('tokenizer')}; {sizes})")
+    if counts.get("cached"):
+        saved = f", {data['saved_tokens']:,} tokens saved" if data.get("saved_tokens") else ""
+        lines.append(f"cache {_count(counts['cached'], 'hit')}{saved}")
+    if data.get("server_starts"):
+        starts = sum(data["server_starts"].values())
+        lines.append(
+            f"servers {_count(starts, 'start')}, {_count(data.get('context_reloads', 0), 'context reload')}"
+        )
+    lines.extend(f"wrote {one_line(each)}" for each in data.get("artifacts") or ())
+    return lines
 
 
 def _node_failed(event: Event) -> str:
@@ -227,6 +287,8 @@ class Progress:
     def __init__(self, spec: WorkflowSpec | None = None) -> None:
         self.run_id = ""
         self.status = ""
+        self.measured: list[str] = []
+        self.steps: dict[str, list[str]] = {}  # by phase: what its nodes came to, while they are few
         self.total = 0
         self.kept = 0  # done before this process took the run over
         self.counts: Counter[str] = Counter()
@@ -300,6 +362,7 @@ class Progress:
                 self.status = "paused"
             case "run_finished":
                 self.status = str(event.data.get("status"))
+                self.measured = measured_lines(event.data)
 
     def _begin_at(self, event: Event) -> None:
         """Begin in the middle, from a status (`RunStatus` as a map)."""
@@ -333,4 +396,7 @@ class Progress:
         phase = node.partition("/")[0]
         if phase in self.phases and "[" not in node:
             self.phases[phase][0] += 1
+            steps = self.steps.setdefault(phase, [])
+            if len(steps) < _MOST_STEPS:
+                steps.append(str(line_of(event)).partition("/")[2])
         self.total = max(self.total, self.ended + len(self.running))

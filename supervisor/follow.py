@@ -17,7 +17,14 @@ import click
 
 from sage_actors.messages.events import Event
 from sage_actors.supervisor.cli_options import command_line, drop_stdout
-from sage_actors.supervisor.display import Progress, error_text, line_of, one_line, results_text
+from sage_actors.supervisor.display import (
+    Progress,
+    error_text,
+    line_of,
+    measured_lines,
+    one_line,
+    results_text,
+)
 from sage_actors.supervisor.json_text import to_line
 
 if TYPE_CHECKING:
@@ -93,6 +100,8 @@ class _PlainLines(_Nothing):
         text = None if said_by_a_notice else line_of(event)
         if text is not None:
             sys.stdout.write(f"{time.strftime('%H:%M:%S', time.localtime(event.time))}  {text}\n")
+        for line in measured_lines(event.data) if event.event == "run_finished" else ():
+            sys.stdout.write(f"          {line}\n")
 
     def note(self, text: str) -> None:
         sys.stdout.write(f"{text}\n")

@@ -81,8 +81,8 @@ class Outcome:
     tokens: {"input_tokens", "output_tokens", "cost"}, earlier parts included.
     speedup: node times of this process's part over its wall time; None where nothing executed in it.
     measured: what was measured besides, earlier parts included: raw_bytes, kept_bytes, raw_tokens, kept_tokens
-        (before and after digests, by the named tokenizer), saved_tokens (by cache hits), server_starts and
-        context_reloads (starts of a server after its first).
+        (before and after digests, by the named tokenizer), saved_tokens (by cache hits), artifacts (files that
+        were written, relative to the project), server_starts, context_reloads (starts of a server after its first).
     """
 
     run_id: str

@@ -19,6 +19,7 @@ __all__ = ["LiveDisplay", "picture"]
 
 _MOST_ROWS = 12
 _PER_SECOND = 8
+_MOST_TREE_ROWS = 12  # nodes of a phase that are listed under it
 
 
 class LiveDisplay:
@@ -69,11 +70,13 @@ def picture(
     now: Callable[[], float] = time.time,
 ) -> RenderableType:
     """The progress as something Rich can draw, in at most `height` lines."""
-    room = max(3, min(_MOST_ROWS, height - 8 - len(progress.phases)))
+    shown = sum(map(len, progress.steps.values()))
+    room = max(3, min(_MOST_ROWS, height - 8 - len(progress.phases) - shown))
     parts: list[RenderableType] = [_head(progress, now())]
     if progress.phases:
         parts.append(_phases(progress))
     parts.extend(_rows(progress, spinner, room, now()))
+    parts.extend(Text(f"   {line}") for line in progress.measured)
     return Group(*parts)
 
 
@@ -118,6 +121,9 @@ def _phases(progress: Progress) -> RenderableType:
         mark = "✓" if ended >= total else "▸" if style == "" else "·"
         title = Text(one_line(progress.titles[phase], limit=60), style=style)
         table.add_row(Text(f" {mark}", style=style), title, _count(ended, total))
+        if total <= _MOST_TREE_ROWS:
+            for step in progress.steps.get(phase, ()):
+                table.add_row(Text(""), Text(f"  {one_line(step, limit=110)}", style="dim"), Text(""))
     return table
 
 

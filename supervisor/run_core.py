@@ -49,6 +49,7 @@ _TOLD = (
     "tokenizer",
     "saved_tokens",
     "server_starts",
+    "artifacts",
     "stale",
 )
 

@@ -103,7 +103,7 @@ class RunState:
         self.usage: dict[str, float] = {"input_tokens": 0, "output_tokens": 0, "cost": 0.0}
         self.measured: dict[
             str, Any
-        ] = {}  # bytes and tokens before and after digests, tokens that hits saved
+        ] = {}  # sizes before and after digests, tokens that hits saved, artifacts
         self.server_starts: dict[str, int] = {}
         self.counts = {"succeeded": 0, "failed": 0, "skipped": 0, "cached": 0, "retries": 0}
         self.stopping: str | None = None  # reason; no further dispatch
@@ -393,12 +393,7 @@ class RunState:
             amount = usage.get(name)
             if isinstance(amount, (int, float)):
                 self.usage[name] += amount
-        if (
-            len(usage) > len(self.usage)
-            or "cached" in usage
-            or "raw_bytes" in usage
-            or "server_starts" in usage
-        ):
+        if not usage.keys() <= self.usage.keys():
             self._add_measured(usage)
 
     def _add_measured(self, usage: dict[str, Any]) -> None:
@@ -411,6 +406,10 @@ class RunState:
                 self.measured[name] = self.measured.get(name, 0) + amount
         if type(usage.get("tokenizer")) is str:
             self.measured["tokenizer"] = usage["tokenizer"]
+        paths = usage.get("artifacts")
+        if type(paths) is list:
+            known = self.measured.setdefault("artifacts", [])
+            known.extend(each for each in paths if type(each) is str and each not in known)
         starts = usage.get("server_starts")
         if type(starts) is dict:
             for server, times in starts.items():
