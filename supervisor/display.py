@@ -30,16 +30,6 @@ __all__ = [
     "printable",
     "results_text",
 ]
-    "Progress",
-    "digest_text",
-    "duration",
-    "error_text",
-    "line_of",
-    "measured_lines",
-    "one_line",
-    "printable",
-    "results_text",
-]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 _CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
