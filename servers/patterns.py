@@ -42,8 +42,10 @@ _INSTRUCTIONS = (
     "has its count and places as file:line. Nothing is guessed and no code is run. relevant_patterns is what to ask "
     "before writing code; code_quality finds what to change with care."
 )
-_BYTES_SHOWN_SKIPPED = 20
+_SHOWN_SKIPPED = 20
 _MAX_FILES = 1000
+_ENOUGH_FILES = 400
+"""Of a share that is counted in so many files the interval is narrow; more would cost seconds and change nothing."""
 
 Level = Literal["critical", "core", "extended"]
 Percentage = Annotated[float, Field(gt=0, le=100)]
@@ -198,10 +200,10 @@ class _Tools:
 
     def _present(self) -> tuple[PatternSet, bool, list[str]]:
         """The patterns of the sources as they are now, whether they were saved, and what went wrong in saving."""
-        saved = find_saved(self.project, ".", self.sources.state(self.project, max_files=_MAX_FILES))
+        saved = find_saved(self.project, ".", self.sources.state(self.project, max_files=_ENOUGH_FILES))
         if saved is not None:
             return saved, True, []
-        found = extract(self.sources, self.project, sample_percentage=100, max_files=_MAX_FILES)
+        found = extract(self.sources, self.project, sample_percentage=100, max_files=_ENOUGH_FILES)
         try:
             save(self.project, DEFAULT_FOLDER, found)
         except (OSError, OutsideProjectError) as error:
@@ -242,7 +244,7 @@ def _extracted(found: PatternSet, saved: str) -> ExtractResult:
         rustPatterns=of["rust"],
         projectPatterns=of["project"],
         filesFound=found.files_found,
-        skipped=found.skipped[:_BYTES_SHOWN_SKIPPED],
+        skipped=found.skipped[:_SHOWN_SKIPPED],
         citations=_cited(found.patterns, of_each=1),
         evidence_level="measured" if found.patterns else "none",
         tokens=_tokens("".join(each.model_dump_json() for each in found.patterns), kept),

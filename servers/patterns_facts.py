@@ -13,6 +13,7 @@ __all__ = [
     "FileFacts",
     "FunctionFacts",
     "Tally",
+    "is_side_path",
     "is_test_path",
     "name_style",
     "see_file_name",
@@ -37,8 +38,29 @@ LANGUAGES = {
 _EXAMPLES_PER_FILE = 2
 _EXAMPLE_CHARS = 160
 _TEST_FOLDERS = frozenset({"test", "tests", "testing", "__tests__", "spec", "specs", "e2e"})
+_SIDE_FOLDERS = frozenset(
+    (
+        "example",
+        "examples",
+        "sample",
+        "samples",
+        "demo",
+        "demos",
+        "bench",
+        "benches",
+        "benchmarks",
+        "doc",
+        "docs",
+    )
+)
 _TEST_NAMES = re.compile(
     r"^(test_.*|.*_test|conftest)\.py$|_test\.go$|\.(test|spec)\.[cm]?[jt]sx?$|^tests?\.(py|rs|[jt]s)$"
+)
+_WORDS = re.compile(r"[^\W\d_]{2,}")
+_BOILERPLATE = re.compile(
+    r"copyright|licen[cs]e|spdx|all rights reserved|applicable law|warrant|permission|redistribut|^#!|coding[:=]|"
+    r"use strict|^\s*(from|import|use|pub use|package|extern)\b|\brequire\(|@ts-|eslint",
+    re.IGNORECASE,
 )
 _TODO = re.compile(r"(?:#|//|/\*|\*|--)\s*\W{0,3}(TODO|FIXME|XXX|HACK)\b")
 
@@ -97,8 +119,8 @@ class FileFacts:
     tallies: dict[tuple[str, str], Tally] = field(default_factory=dict)
     functions: list[FunctionFacts] = field(default_factory=list)
     todos: list[Place] = field(default_factory=list)
-    opening: Place = Place(1, "")
-    """The first line that is not blank."""
+    opening: Place = field(default_factory=lambda: Place(1, ""))
+    """The first line that says something: no blank one, no licence."""
     top_level_complexity: int = 0
     """Branches outside all functions."""
 
@@ -119,11 +141,12 @@ class FileFacts:
     def finish(self) -> FileFacts:
         """Counts what needs no syntax, and lets go of the text."""
         self.line_count = len(self.lines)
-        first = next((number for number, text in enumerate(self.lines, 1) if text.strip()), 1)
+        first = next((number for number, text in enumerate(self.lines[:60], 1) if _says_something(text)), 1)
         self.opening = Place(first, self._text(first))
         for number, text in enumerate(self.lines, 1):
             if "TODO" in text or "FIXME" in text or "XXX" in text or "HACK" in text:
                 self._see_todo(number, text)
+        self.functions.sort(key=lambda each: (each.line, -each.end_line))
         for function in self.functions:
             body = [text.strip() for text in self.lines[function.line : function.end_line]]
             function.fingerprint = hash(tuple(text for text in body if text))
@@ -138,6 +161,11 @@ class FileFacts:
         return summary_line(self.lines[line - 1]) if 0 < line <= len(self.lines) else ""
 
 
+def _says_something(text: str) -> bool:
+    """A line with words that is neither of a licence nor for a tool."""
+    return len(_WORDS.findall(text)) > 1 and not _BOILERPLATE.search(text)
+
+
 def summary_line(text: str) -> str:
     """A line as an example: without its indentation, of bounded length."""
     text = text.strip()
@@ -150,6 +178,11 @@ def is_test_path(path: str) -> bool:
     if _TEST_NAMES.search(parts[-1]):
         return True
     return any(part.lower() in _TEST_FOLDERS for part in parts[:-1])
+
+
+def is_side_path(path: str) -> bool:
+    """Whether it is an example, a benchmark or documentation: code that shows, not code that is the project."""
+    return any(part.lower() in _SIDE_FOLDERS for part in PurePosixPath(path).parts[:-1])
 
 
 def name_style(name: str) -> str | None:
@@ -204,5 +237,5 @@ def _test_name_form(path: PurePosixPath, *, has_tests: bool) -> str | None:
 def _test_location(path: PurePosixPath) -> str:
     for depth, part in enumerate(path.parts[:-1]):
         if part.lower() in _TEST_FOLDERS:
-            return f"{part}/ at the root" if depth == 0 else f"{part}/ below the code's folders"
+            return f"in {part}/ at the root" if depth == 0 else f"in {part}/ below the code's folders"
     return "beside the code"

@@ -163,7 +163,7 @@ def _on_call(reading: Reading, node: Node) -> None:
     elif name in _PRINTS:
         reading.see("logging.calls", "fmt.Print*", node)
     elif name in ("errors.New", "fmt.Errorf"):
-        reading.see("errors.raised", name, node)
+        reading.see("errors.created", name, node)
     elif name in ("errors.Is", "errors.As"):
         reading.see("errors.compared", name, node)
     elif _LOG_CALL.search(name):
@@ -181,7 +181,7 @@ def _on_test_call(reading: Reading, node: Node, name: str) -> None:
 
 
 def _on_panic(reading: Reading, node: Node) -> None:
-    reading.see("errors.panics", "panic", node)
+    reading.see("errors.panics", "calls of panic", node)
 
 
 def _on_package(reading: Reading, node: Node) -> None:
@@ -217,8 +217,8 @@ GO = Grammar(
     parameters_of=_parameters,
     is_test_function=_is_test,
     direct={
-        "goroutine": ("async.constructs", "go statement"),
-        "channel": ("async.constructs", "channel"),
+        "goroutine": ("async.constructs", "go statements"),
+        "channel": ("async.constructs", "channels"),
     },
     handlers={
         "declaration": _on_declaration,

@@ -14,7 +14,10 @@ from sage_actors.servers.patterns_facts import FileFacts, FunctionFacts, name_st
 __all__ = ["UnreadableError", "parse_python", "read_python"]
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
-_LEAVES = (ast.Name, ast.expr_context, ast.operator, ast.cmpop, ast.unaryop, ast.boolop, ast.alias)
+_LEAVES = frozenset({str, int, bool, type(None), ast.Name, ast.alias, ast.Pass, ast.Break, ast.Continue})
+_NO_CODE = frozenset(
+    ["ctx", "op", "ops", "name", "id", "attr", "arg", "kind", "names", "module", "level", "type_comment"]
+)
 _NESTING = (
     ast.If,
     ast.For,
@@ -124,31 +127,28 @@ class _Reader:
     stack: list[tuple[ast.AST, _Where]] = field(default_factory=list)
 
     def walk(self, tree: ast.Module) -> None:
-        """All nodes, in the order of the file, on a stack of its own: depth costs no recursion."""
+        """All nodes, on a stack of its own: depth costs no recursion. Statements of the module in their order."""
         if not self.facts.is_test:
             self.facts.see("documentation.modules", _yes(ast.get_docstring(tree, clean=False)), 1)
             self._see_future(tree)
-        self._push(tree, _Where())
-        stack, handlers = self.stack, _HANDLERS
+        top = _Where()
+        stack = self.stack
+        stack.extend((node, top) for node in reversed(tree.body))
         while stack:
             node, where = stack.pop()
-            handler = handlers.get(type(node))
+            kind = type(node)
+            handler = _HANDLERS.get(kind)
             if handler is not None:
                 inner = handler(self, node, where)
                 if inner is None:
                     continue
                 where = inner
-            self._push(node, where)
-
-    def _push(self, node: ast.AST, where: _Where) -> None:
-        children: list[tuple[ast.AST, _Where]] = []
-        for name in node._fields:
-            value = getattr(node, name, None)
-            if isinstance(value, list):
-                children += [(each, where) for each in value if isinstance(each, ast.AST)]
-            elif isinstance(value, ast.AST) and not isinstance(value, _LEAVES):
-                children.append((value, where))
-        self.stack.extend(reversed(children))
+            for name in _FIELDS[kind]:
+                value = getattr(node, name, None)
+                if type(value) is list:
+                    stack.extend([(each, where) for each in value if type(each) not in _LEAVES])
+                elif isinstance(value, ast.AST) and type(value) not in _LEAVES:
+                    stack.append((value, where))
 
     def see(self, kind: str, value: str, node: Any) -> None:
         """Counts a habit of production code; tests have their own."""
@@ -191,7 +191,7 @@ class _Reader:
         style = None if node.name.startswith("__") else name_style(node.name)
         if style is not None:
             see("naming.functions", style, node)
-        if not where.in_function and not where.class_name:
+        if not where.in_function and not where.class_name and not node.name.startswith("__"):
             see("naming.private", _yes(node.name.startswith("_")), node)
         see("types.functions", _annotated(node, is_method=is_method), node)
         see("async.functions", _yes(isinstance(node, ast.AsyncFunctionDef)), node)
@@ -228,7 +228,7 @@ class _Reader:
             record = _RECORD_BASES.get(base.rpartition(".")[2])
             if record is not None:
                 self.see("types.records", record, node)
-            if _is_error_name(base) and _is_error_name(node.name):
+            if _is_error_name(base):
                 self.see("errors.bases", base.rpartition(".")[2], node)
                 self.see("errors.classes", node.name, node)
                 break
@@ -237,7 +237,7 @@ class _Reader:
         if any(_dotted(base).endswith("TestCase") for base in node.bases):
             self.facts.see("testing.framework", "unittest", node.lineno)
 
-    def on_branch(self, node: ast.AST, where: _Where) -> _Where:
+    def on_branch(self, node: ast.AST, where: _Where) -> _Where | None:
         """A statement that may branch, and nests what is in it."""
         if isinstance(node, ast.If | ast.For | ast.AsyncFor | ast.While):
             self.branch(where)
@@ -248,15 +248,15 @@ class _Reader:
             where.function.nesting = max(where.function.nesting, depth)
         inner = _Where(where.function, where.in_function, where.class_name, depth, where.caught)
         if isinstance(node, ast.If) and _has_elif(node):
-            return self._push_elif(node, where, inner)
+            self._push_elif(node, where, inner)
+            return None
         return inner
 
-    def _push_elif(self, node: ast.If, where: _Where, inner: _Where) -> Any:
+    def _push_elif(self, node: ast.If, where: _Where, inner: _Where) -> None:
         """An `elif` is no deeper than its `if`."""
         self.stack.append((node.orelse[0], where))
         self.stack.extend((each, inner) for each in reversed(node.body))
         self.stack.append((node.test, inner))
-        return None
 
     def on_handler(self, node: ast.ExceptHandler, where: _Where) -> _Where:
         self.branch(where)
@@ -508,6 +508,15 @@ def _yes(value: object) -> str:
     return "yes" if value else "no"
 
 
+class _Fields(dict[type, tuple[str, ...]]):
+    """The fields of a type of node that may hold code."""
+
+    def __missing__(self, kind: type[ast.AST]) -> tuple[str, ...]:
+        fields = self[kind] = tuple(name for name in kind._fields if name not in _NO_CODE)
+        return fields
+
+
+_FIELDS = _Fields()
 _HANDLERS: dict[type[ast.AST], Callable[[Any, Any, _Where], _Where | None]] = {
     ast.FunctionDef: _Reader.on_function,
     ast.AsyncFunctionDef: _Reader.on_function,

@@ -17,12 +17,26 @@ __all__ = ["SHOWN_EXAMPLES", "context_of", "rank", "with_examples", "within_leve
 SHOWN_EXAMPLES = 3
 
 _ESSENTIAL = {rule.name: rule.essential for rule in RULES} | {
-    "architecture.layout": 0.9,
+    "architecture.layout": 0.95,
     "tooling.checks": 0.9,
     "tooling.line_length": 0.5,
     "architecture.file_size": 0.5,
     "architecture.function_size": 0.5,
 }
+_ALWAYS = frozenset(
+    {
+        "testing.framework",
+        "testing.location",
+        "testing.placement",
+        "naming.functions",
+        "architecture.layout",
+        "errors.raised",
+        "errors.checked",
+        "errors.propagated",
+        "tooling.checks",
+    }
+)
+"""Whoever writes code here needs these, whatever it is about."""
 _LEVELS: dict[str, frozenset[Category]] = {
     "critical": frozenset({"naming", "types"}),
     "core": frozenset({"naming", "types", "errorHandling", "testing", "imports", "logging"}),
@@ -52,7 +66,7 @@ _WORD = re.compile(r"[a-z0-9]{3,}")
 
 
 def rank(patterns: PatternSet, topic: str, *, top: int, threshold: float = 0.0) -> list[Pattern]:
-    """At most `top` patterns, most relevant first.
+    """At most `top` patterns, most relevant first; those of `_ALWAYS` before others where `top` cuts.
 
     Relevance is `e + (1 - e) * t`. `e` is what the pattern is worth to whoever writes code here, whatever it is
     about (1.0 the test framework, 0.95 how functions are named), times the share of the project that is written
@@ -63,12 +77,26 @@ def rank(patterns: PatternSet, topic: str, *, top: int, threshold: float = 0.0) 
         (_relevance(_worth(patterns, each), topical.get(at, 0.0)), -at, each)
         for at, each in enumerate(patterns.patterns)
     ]
-    ranked.sort(key=lambda each: each[:2], reverse=True)
+    always = [each for each in ranked if each[2].name in _ALWAYS and _is_main(patterns, each[2])]
+    rest = [each for each in ranked if each not in always]
+    chosen = sorted(always, key=_first, reverse=True)[:top]
+    chosen += sorted(rest, key=_first, reverse=True)[: top - len(chosen)]
     return [
         with_examples(each, topic, relevance=relevance)
-        for relevance, _, each in ranked[:top]
+        for relevance, _, each in sorted(chosen, key=_first, reverse=True)
         if relevance >= threshold
     ]
+
+
+def _first(ranked: tuple[float, int, Pattern]) -> tuple[float, int]:
+    """More relevant ones first, then in their order."""
+    return ranked[:2]
+
+
+def _is_main(patterns: PatternSet, pattern: Pattern) -> bool:
+    """Whether it is of the project or of the language that most of it is written in."""
+    main = "typescript" if patterns.primary_language == "javascript" else patterns.primary_language
+    return pattern.language in ("project", main)
 
 
 def _relevance(worth: float, topical: float) -> float:

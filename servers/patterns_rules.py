@@ -16,9 +16,8 @@ from sage_actors.servers.patterns_model import CATEGORIES, Category
 
 __all__ = ["RULES", "Rule"]
 
-_CATEGORIES: dict[str, Category] = {"errors": "errorHandling", "async": "concurrency"} | {
-    each: each for each in CATEGORIES
-}
+_CATEGORIES: dict[str, Category] = {each: each for each in CATEGORIES}
+_CATEGORIES |= {"errors": "errorHandling", "async": "concurrency"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +84,14 @@ RULES: tuple[Rule, ...] = (
     _list("types.records", "Data and interfaces are modelled as {values}.", 0.6),
     _share("types.returns", "{count} of {total} functions declare their return type ({percent}).", 0.85),
     _most("types.shapes", "Shapes of objects are declared as {value} ({count} of {total}).", 0.6),
-    _list("types.any", "Escapes from the type checker: {values}."),
+    _list("types.any", "The type `any` is written {total} times."),
     _list("types.non_null", "Non-null assertions (`x!`) occur {total} times."),
     _most("types.receivers", "Methods have a {value} receiver ({count} of {total}).", 0.5),
     _list("types.derives", "Types derive {values}.", 0.5),
     _list("types.unsafe", "There are {total} unsafe blocks."),
     _most("testing.framework", "Tests use {value} ({count} of {total}).", 1.0),
     _most("testing.file_names", "Test files are named {value} ({count} of {total}).", 0.95),
-    _most("testing.location", "Test files lie in {value} ({count} of {total}).", 0.9),
+    _most("testing.location", "Test files lie {value} ({count} of {total}).", 0.9),
     _most("testing.placement", "Tests stand in {value} ({count} of {total}).", 0.95),
     _most("testing.package", "Test files belong to {value} ({count} of {total}).", 0.6),
     _most("testing.style", "Tests are written as {value} ({count} of {total}).", 0.85),
@@ -100,6 +99,7 @@ RULES: tuple[Rule, ...] = (
     _most("testing.assertions", "Tests check with {value} ({count} of {total}).", 0.85),
     _list("testing.helpers", "Tests are helped by {values}.", 0.7),
     _list("errors.raised", "Errors raised most: {values}.", 0.9),
+    _list("errors.created", "New errors are made with {values}.", 0.85),
     _share(
         "errors.own",
         "{count} of {total} errors raised are of the project's own types ({percent}).",
@@ -127,7 +127,7 @@ RULES: tuple[Rule, ...] = (
     ),
     _most(
         "errors.propagated",
-        "Outside tests a failure is passed on with `{value}` most often ({count} of {total}).",
+        "Outside tests a call that can fail most often ends in `{value}` ({count} of {total}).",
         0.95,
     ),
     _list("logging.calls", "Output and logging go through {values}.", 0.7),
@@ -142,7 +142,7 @@ RULES: tuple[Rule, ...] = (
         "documentation.modules",
         "{count} of {total} modules begin with a docstring ({percent}).",
         0.5,
-        rare="Modules have no docstrings ({count} of {total} do).",
+        rare="Few modules begin with a docstring: {count} of {total}.",
     ),
     _most(
         "documentation.style", "Docstrings that describe parameters have {value} ({count} of {total}).", 0.6
@@ -151,7 +151,6 @@ RULES: tuple[Rule, ...] = (
         "async.functions",
         "{count} of {total} functions are async ({percent}).",
         0.6,
-        rare="Code is synchronous: {count} of {total} functions are async.",
     ),
     _list("async.library", "Concurrency comes from {values} (imports).", 0.5),
     _most("async.style", "Promises are consumed with {value} ({count} of {total}).", 0.5),

@@ -159,7 +159,7 @@ def _on_macro(reading: Reading, node: Node) -> None:
     elif last in ("panic", "unreachable", "todo", "unimplemented"):
         reading.see("errors.panics", f"{last}!", node)
     elif last in ("bail", "anyhow", "ensure"):
-        reading.see("errors.raised", f"{last}! of anyhow", node)
+        reading.see("errors.created", f"{last}! of anyhow", node)
 
 
 def _on_attribute(reading: Reading, node: Node) -> None:

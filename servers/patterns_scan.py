@@ -24,7 +24,16 @@ MAX_FILE_BYTES = 512 * 1024
 _TOO_LARGE = f"larger than {MAX_FILE_BYTES // 1024} KiB"
 _MAX_LINE_CHARS = 5_000  # a longer line was written by a program
 _FOREIGN = frozenset(
-    "node_modules bower_components site-packages vendor third_party _vendor testdata .venv venv .tox .nox".split()
+    (
+        "node_modules",
+        "bower_components",
+        "site-packages",
+        "vendor",
+        "third_party",
+        "_vendor",
+        "testdata",
+        ".venv",
+    )
 )
 _NOT_WRITTEN = (".d.ts", ".d.mts", ".d.cts", ".min.js", ".bundle.js")
 _GENERATED = re.compile(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from sage_actors.servers.patterns_facts import FileFacts, Place
+from sage_actors.servers.patterns_facts import FileFacts, Place, is_side_path
 from sage_actors.servers.patterns_model import Example, Pattern, lower_bound
 from sage_actors.servers.patterns_rules import RULES, Rule
 
@@ -76,7 +76,11 @@ _Kinds = dict[str, _Sightings]
 def language_patterns(
     language: str, files: Sequence[FileFacts], manifests: Manifests, *, read_share: float
 ) -> list[Pattern]:
-    """The patterns of one of `GROUPS`. read_share: of the sources that exist, from 0 to 1."""
+    """The patterns of one of `GROUPS`. read_share: of the sources that exist, from 0 to 1.
+
+    Examples, benchmarks and documentation show no habits of the project, unless there is nothing else.
+    """
+    files = [each for each in files if not is_side_path(each.path)] or files
     kinds = _merged(files)
     _derive(language, files, manifests, kinds)
     found = [

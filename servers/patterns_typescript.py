@@ -86,9 +86,12 @@ _TEST_TOOLS = frozenset(
 )
 _LOGGERS = re.compile(r"(^|\.)_?(logger|log|winston|pino)\.(trace|debug|info|warn|error|fatal)$")
 _NODE_MODULES = frozenset(
-    "assert async_hooks buffer child_process cluster console crypto dns events fs http http2 https module net os path "
-    "perf_hooks process querystring readline stream string_decoder timers tls tty url util v8 vm worker_threads "
-    "zlib".split()
+    re.findall(
+        r"\w+",
+        "assert async_hooks buffer child_process cluster console crypto dns events fs http http2 https module net os "
+        "path perf_hooks process querystring readline stream string_decoder timers tls tty url util v8 vm "
+        "worker_threads zlib",
+    )
 )
 
 
@@ -287,9 +290,8 @@ def _on_statement(reading: Reading, node: Node) -> None:
 
 
 def _on_predefined(reading: Reading, node: Node) -> None:
-    text = reading.text(node)
-    if text in ("any", "unknown"):
-        reading.see("types.any", text, node)
+    if reading.text(node) == "any":
+        reading.see("types.any", "any", node)
 
 
 def _yes(value: object) -> str:

@@ -32,7 +32,7 @@ METHOD = (
     "name is the file's, or tests in the file itself; a test under another name is not seen."
 )
 _REPEATED_LINES = 6
-_MANY_FILES = 5_000
+_MAX_FILES = 1_000
 _TOPICAL_SHARE = 0.25  # of the best score: below it a file only shares a common word with the topic
 _SHOWN_TODOS = 20
 _SHOWN_SKIPPED = 20
@@ -126,8 +126,8 @@ class _Measured:
 
 def measure_quality(sources: Sources, path: Path, *, topic: str = "", top: int = 15) -> QualityResult:
     """The quality of the sources at `path`, a folder or a file in the project; about `topic` where one is given."""
-    scan = sources.scan(path, max_files=_MANY_FILES)
-    everything = scan if path == sources.project else sources.scan(sources.project, max_files=_MANY_FILES)
+    scan = sources.scan(path, max_files=_MAX_FILES)
+    everything = scan if path == sources.project else sources.scan(sources.project, max_files=_MAX_FILES)
     repository = Repository(sources.project)
     churn = read_churn(repository)
     tests = TestsNearby(everything.files)
