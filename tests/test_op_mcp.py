@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +18,9 @@ import pytest
 from mcp.server import MCPServer
 from mcp_harness import MODERN, RAW, McpProject, eventually, with_sessions
 from mcp_servers import modern
+from pool_harness import PoolHarness, pid_exists, wait_until
 
+from sage_actors import Supervisor, Workflow, load
 from sage_actors.actors.mcp_results import tokens_of, usage_of, value_of
 from sage_actors.servers import catalog
 from sage_actors.servers.settings import ServerSettings
@@ -323,3 +328,79 @@ def test_an_http_server_killed_in_a_call_ends_the_call(tmp_path: Path) -> None:
     mcp.configure({"modern": {"type": "http", "url": url}})
     error = with_sessions(tmp_path, lambda: body(lambda: context.__exit__(None, None, None)))
     assert type(error).__name__ == "ServerDied"
+
+
+# In the worker that holds the sessions
+
+
+def workflow(mcp: McpProject, nodes: list[dict[str, Any]]) -> Workflow:
+    path = mcp.project / "flow.json"
+    path.write_text(json.dumps({"name": "flow", "nodes": nodes}))
+    return load(path)
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("ORCH-018")
+def test_nodes_of_all_runs_share_a_server_that_is_started_once(mcp: McpProject) -> None:
+    mcp.add_raw()
+
+    nodes = [{"id": f"n{n}", "type": "mcp", "server": "raw", "tool": "pid"} for n in range(5)]
+    flow = workflow(mcp, nodes)
+    with Supervisor(project=mcp.project, workers=2) as supervisor:
+        first = supervisor.run(flow, run_id="first")
+        second = supervisor.run(flow, run_id="second")
+    assert (first.status, second.status) == ("succeeded", "succeeded")
+    assert len({*first.results.values(), *second.results.values()}) == 1
+    assert first.measured["server_starts"] == {"raw": 1}
+    assert not second.measured.get("server_starts")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_after_a_server_that_hangs_lies_and_dies(mcp: McpProject) -> None:
+    mcp.add_raw()
+
+    def node(name: str, tool: str, **more: Any) -> dict[str, Any]:
+        return {"id": name, "type": "mcp", "server": "raw", "tool": tool, "on_failure": "continue", **more}
+
+    nodes = [
+        node("hangs", "never", timeout=0.5),
+        node("lies", "lying"),
+        node("huge", "huge", arguments={"bytes": 100 << 20, "id": "last"}),
+        node(
+            "dies", "die_once", needs=["hangs", "lies", "huge"], arguments={"flag": str(mcp.project / "flag")}
+        ),
+        node("lives", "echo", needs=["dies"], arguments={"text": "on"}),
+    ]
+    with Supervisor(project=mcp.project, workers=2) as supervisor:
+        outcome = supervisor.run(workflow(mcp, nodes), run_id="hostile")
+    assert outcome.status == "succeeded"
+    assert {name: error["type"] for name, error in outcome.errors.items()} == {
+        "hangs": "TimeoutExceeded",
+        "lies": "BadAnswer",
+        "huge": "LimitExceeded",
+    }
+    assert (outcome["dies"], outcome["lives"]) == ("the second time", "on")
+    assert outcome.measured["server_starts"] == {"raw": 2}
+
+
+@pytest.mark.slow
+def test_a_killed_worker_leaves_no_server_and_its_output_is_in_the_log(mcp: McpProject) -> None:
+    mcp.add_raw()
+    with PoolHarness(mcp.project) as pool:
+        worker = pool.worker("mcp")
+        pool.define("mcp", {"type": "mcp"})
+        noisy = pool.submit(
+            worker, "mcp", config={"server": "raw", "tool": "noisy"}, arguments={"bytes": 5000}
+        )
+        assert pool.value(noisy) == "done"
+        wait_until(lambda: "[raw] eee" in collected(pool, noisy), what="the server's stderr is in the log")
+        server = int(pool.value(pool.submit(worker, "mcp", config={"server": "raw", "tool": "pid"})))
+        os.kill(pool.pid(worker), signal.SIGKILL)
+        pool.lost(worker)
+        wait_until(lambda: not pid_exists(server), what="the server is gone")
+
+
+def collected(pool: PoolHarness, key: Any) -> str:
+    while not pool.events.empty():
+        pool.seen.append(pool.events.get())
+    return pool.output(key)
