@@ -30,6 +30,7 @@ from sage_actors.servers.research_result import Limits
 from sage_actors.servers.research_store_tools import add_store_tools
 from sage_actors.servers.research_summary import summarised
 from sage_actors.servers.settings import ServerSettings
+from sage_actors.servers.skills_tool import add_skills_tool
 
 __all__ = ["create_server"]
 
@@ -42,7 +43,7 @@ of your own for 30 days."""
 
 _READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 
-Topic = Annotated[str, Field(min_length=1, max_length=2000, description="what to look for, in plain words or names")]
+Topic = Annotated[str, Field(min_length=1, max_length=200_000, description="what to look for, in plain words or names")]
 ErrorText = Annotated[str, Field(min_length=1, max_length=200_000, description="an error text, traceback, panic or test")]
 Top = Annotated[int, Field(ge=1, le=100, description="findings at most")]
 MaxBytes = Annotated[int, Field(ge=200, le=1_000_000, description="bytes of all findings' texts at most")]
@@ -64,6 +65,7 @@ def create_server(settings: ServerSettings) -> MCPServer:
     ):
         server.add_tool(tool, description=cleandoc(tool.__doc__ or ""), annotations=_READS)
     add_store_tools(server, settings.project)
+    add_skills_tool(server, settings.project)
     return server
 
 

@@ -79,7 +79,13 @@ class Skill:
 
     def read(self) -> str:
         """Its instructions, without the frontmatter. Raises OSError if the file is gone by now."""
-        return split_skill(_decode(read_regular_file(self.path)))[1]
+        return self.read_from()[0]
+
+    def read_from(self) -> tuple[str, int]:
+        """Its instructions, and the line of the file, from 1, at which they begin. Raises OSError as `read`."""
+        text = _decode(read_regular_file(self.path))
+        body = split_skill(text)[1]
+        return body, 1 + text.count("\n") - body.count("\n")
 
 
 def read_skill(

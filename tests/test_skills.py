@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from sage_actors.servers import skills_needs
 from sage_actors.servers.skills import Skill, discover_skills, find_skills
+from sage_actors.servers.skills_needs import KnowledgeNeed, check_knowledge, check_tools
+from sage_actors.servers.skills_search import skills_search
 
 UPSTREAM = """---
 name: Flaky test triage
@@ -250,3 +254,168 @@ def test_discovery_loads_neither_pydantic_nor_mcp() -> None:
     subprocess.run(
         [sys.executable, "-c", code], check=True, timeout=60, env={**os.environ, "PYTHONPATH": str(sources)}
     )
+
+
+# ------------------------------------------------------------------ ranked by a topic
+
+
+def found(project: Path, home: Path, topic: str, top: int = 5) -> list[tuple[str, float]]:
+    return [(skill.name, skill.score) for skill in skills_search(project, topic, top, home=home).skills]
+
+
+@pytest.mark.requirement("ORCH-020")
+def test_skills_are_ranked_by_how_much_of_the_topic_they_cover(project: Path, home: Path) -> None:
+    root = project / ".agents/skills"
+    write_skill(root, "rate-limits", "Adds rate limiting to a public API.")
+    write_skill(root, "api-docs", "Writes reference pages.", "# Steps\n\nDescribe the public API in full.\n")
+    write_skill(root, "flaky", "Finds flaky tests.")
+    assert found(project, home, "rate limiting for the public API") == [
+        ("rate-limits", 1.0),
+        ("api-docs", 0.375),
+    ]
+    assert found(project, home, "rate limiting for the public API", top=1) == [("rate-limits", 1.0)]
+    assert found(project, home, "test flakiness")[0][0] == "flaky"
+
+
+@pytest.mark.parametrize(
+    "topic", ["", "  ", "\0", "the of and", "quantum chromodynamics", "ürgendwas", '" OR *']
+)
+def test_a_topic_that_no_skill_is_on_finds_none(project: Path, home: Path, topic: str) -> None:
+    write_skill(project / ".agents/skills", "flaky", "Finds flaky tests.")
+    result = skills_search(project, topic, home=home)
+    assert (result.skills, result.evidence_level) == ([], "none")
+    assert "none of the 1 skills" in result.notes[0]
+
+
+def test_a_long_error_text_still_finds_its_skill(project: Path, home: Path) -> None:
+    write_skill(project / ".agents/skills", "deadlocks", "For a deadlock in the database pool.")
+    error = "\n".join(f'  File "app/module_{n}.py", line {n}, in call_{n}' for n in range(50))
+    assert found(project, home, f"DatabaseError: deadlock detected in pool\n{error}")[0][0] == "deadlocks"
+
+
+def test_a_found_skill_is_cited_by_file_and_line(project: Path, home: Path) -> None:
+    body = "# Steps\n\nFirst this.\n\n## Limits\n\nUse a token bucket for the rate.\n"
+    path = write_skill(project / ".agents/skills", "rate", "Limits the rate.", body)
+    result = skills_search(project, "token bucket", home=home)
+    (citation,) = result.citations
+    source, _, line = citation.rpartition(":")
+    assert (project / source) == path
+    assert "Limits" in path.read_text().splitlines()[int(line) - 1]
+    assert result.skills[0].excerpt.endswith("Use a token bucket for the rate.")
+    assert result.tokens.raw_bytes > 0
+    assert result.notes == []
+
+
+def test_skills_that_were_left_out_are_noted(project: Path, home: Path) -> None:
+    write_file(project / ".agents/skills/bad/SKILL.md", "---\nname: bad\n---\n")
+    assert "no description" in skills_search(project, "anything", home=home).notes[-1]
+
+
+def test_a_server_offers_the_search_as_a_tool(project: Path) -> None:
+    write_skill(project / ".agents/skills", "flaky", "Finds flaky tests.")
+
+    async def talk() -> object:
+        from mcp import Client
+
+        from sage_actors.servers.catalog import create_server
+        from sage_actors.servers.settings import ServerSettings
+
+        async with Client(create_server("sage-research", ServerSettings(project))) as client:
+            answer = await client.call_tool("skills_search", {"topic": "flaky tests", "top": 1})
+            blank = await client.call_tool("skills_search", {"topic": "  "})
+            assert blank.is_error
+            return answer.structured_content
+
+    content = asyncio.run(talk())
+    assert isinstance(content, dict)
+    assert content["skills"][0]["name"] == "flaky"
+
+
+# ------------------------------------------------------------------ prerequisites
+
+
+def program(folder: Path, name: str, text: str) -> Path:
+    path = write_file(folder / name, f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def state(project: Path, need: str, folder: Path) -> tuple[str, str]:
+    skill = Skill("x", "d", project / "SKILL.md", tools=(need,))
+    (checked,) = check_tools(skill, project, path=f"{folder}:/bin:/usr/bin")
+    return checked.state, checked.found
+
+
+@pytest.mark.parametrize(
+    ("need", "expected"),
+    [
+        ("tool", ("ok", "")),
+        ("tool>=2.30", ("ok", "2.30.1")),
+        ("tool>=2.30.1", ("ok", "2.30.1")),
+        ("tool >= 2.4", ("ok", "2.30.1")),
+        ("tool>=v2.31", ("too old", "2.30.1")),
+        ("tool>=3", ("too old", "2.30.1")),
+        ("tool==2.30", ("ok", "2.30.1")),
+        ("tool==2.3", ("too old", "2.30.1")),
+        ("tool>2.30.1", ("too old", "2.30.1")),
+        ("silent>=1.0", ("unknown version", "")),
+        ("gone-missing>=1.0", ("missing", "")),
+        ("../tool>=1.0", ("refused", "")),
+        ("/bin/sh", ("refused", "")),
+        ("tool>=1; touch ran", ("refused", "")),
+        ("--version", ("refused", "")),
+        ("", ("refused", "")),
+    ],
+)
+def test_a_tool_is_asked_for_its_version(
+    project: Path, tmp_path: Path, need: str, expected: tuple[str, str]
+) -> None:
+    program(tmp_path / "bin", "tool", "echo tool version v2.30.1 of 2026.1.1")
+    program(tmp_path / "bin", "silent", "exit 3")
+    assert state(project, need, tmp_path / "bin") == expected
+
+
+def test_a_tool_of_the_project_is_never_started(project: Path, tmp_path: Path) -> None:
+    own = program(project / "bin", "tool", f"touch {tmp_path}/ran; echo 9.9")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "linked").symlink_to(own)
+    assert state(project, "tool>=1.0", project / "bin")[0] == "refused"
+    assert state(project, "linked>=1.0", tmp_path / "bin")[0] == "refused"
+    (tmp_path / "alias").symlink_to(project)
+    assert state(project, "tool>=1.0", tmp_path / "alias/bin")[0] == "refused"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_relative_search_path_does_not_count(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "here", "tool", "echo 9.9")
+    monkeypatch.chdir(tmp_path / "here")
+    skill = Skill("x", "d", project / "SKILL.md", tools=("tool>=1.0",))
+    assert check_tools(skill, project, path=".::bin")[0].state == "missing"
+
+
+def test_a_tool_that_never_answers_is_ended_with_its_children(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skills_needs, "_TIMEOUT_S", 0.3)
+    program(tmp_path / "bin", "slow", "sleep 60 & sleep 60")
+    assert state(project, "slow>=1.0", tmp_path / "bin") == ("unknown version", "")
+
+
+def test_a_tool_that_says_too_much_costs_no_memory(project: Path, tmp_path: Path) -> None:
+    program(tmp_path / "bin", "loud", "echo 1.5; head -c 3000000 /dev/zero")
+    assert state(project, "loud>=1.0", tmp_path / "bin") == ("ok", "1.5")
+
+
+def test_knowledge_leads_to_the_skill_that_has_it(project: Path, home: Path) -> None:
+    write_file(project / ".sage/agent/skills/testing/flaky.md", UPSTREAM)
+    write_skill(project / ".agents/skills", "release-notes")
+    skills = discover_skills(project, home)
+    (triage,) = [skill for skill in skills if skill.knowledge]
+    assert check_knowledge(triage, skills) == [
+        KnowledgeNeed("release-notes", ".agents/skills/release-notes/SKILL.md")
+    ]
+    other = Skill("x", "d", project / "x.md", knowledge=("testing/flaky.md", "Flaky Test Triage", "algebra"))
+    places = [need.skill for need in check_knowledge(other, skills)]
+    assert places == [".sage/agent/skills/testing/flaky.md", ".sage/agent/skills/testing/flaky.md", ""]
