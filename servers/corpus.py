@@ -20,7 +20,7 @@ from sage_actors.messages.ranking import PassageIndex
 from sage_actors.servers.corpus_code import Piece, code_pieces, note_pieces
 from sage_actors.servers.corpus_files import MAX_FILE_BYTES, FileClass, classify, decoded
 from sage_actors.servers.corpus_packages import Package, package_pieces, packages
-from sage_actors.servers.relevance import Found, Query, weigh
+from sage_actors.servers.relevance import Found, Query, first_scores, weigh
 from sage_actors.servers.repository import EXCLUDED, Commit, Repository, SourceFile, shown_name
 
 __all__ = ["Corpus", "corpus_of"]
@@ -68,7 +68,7 @@ class Corpus:
         """The pieces that fit `query`, best first: by words, and by how much of the query they are about."""
         parsed = Query(query)
         ranked = self._index.search(parsed.searched, kinds=kinds, limit=limit)
-        return weigh(parsed, [Found(self._searchable[r.passage], r.score) for r in ranked])
+        return weigh(parsed, first_scores((self._searchable[each.passage], each) for each in ranked))
 
     def text(self, path: str) -> str | None:
         """The text of a file of the project, as shown by `Passage.source`; None where it is none."""
@@ -126,7 +126,9 @@ def _searchable(piece: Piece) -> Passage:
 
 
 def _left_out(files: int, taken_bytes: int) -> str:
-    return f"{files} files were left out: {taken_bytes:,} bytes of documents and sources were read before them"
+    return (
+        f"{files} files were left out: {taken_bytes:,} bytes of documents and sources were read before them"
+    )
 
 
 def _is_script(file: SourceFile, kind: FileClass, text: str) -> bool:

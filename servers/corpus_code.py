@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sage_actors.messages.passages import Passage, split_passages
+from sage_actors.messages.passages import Passage
 
 __all__ = ["Definition", "Piece", "code_pieces", "definitions", "note_pieces"]
 
@@ -46,7 +46,10 @@ _PATTERNS: dict[str, str] = {
     ),
 }
 _COMPILED = {language: re.compile(pattern) for language, pattern in _PATTERNS.items()}
-_CONTAINERS = frozenset("class interface impl trait struct enum mod namespace module defmodule object extension".split())
+_PIECE_CHARS = 900
+_CONTAINERS = frozenset(
+    "class interface impl trait struct enum mod namespace module defmodule object extension".split()
+)
 _ABOVE = re.compile(r"\s*(#(?!include|define|if|endif|!)|//|/\*|\*|--|@|///|;;|%%|\[\w)")
 _NOTE = re.compile(r"(?:#|//|/\*|^\s*\*|--|;|<!--|%)[^\n]{0,80}?\b(TODO|FIXME|XXX|HACK)\b")
 _COMMENT = re.compile(r"\s*(#|//|\*|--|;|%)")
@@ -108,12 +111,28 @@ def code_pieces(text: str, source: str, language: str, kind: str, weight: float)
         found.insert(0, Definition("", 1, 1))
     ends = [d.first_line - 1 for d in found[1:]] + [len(lines)]
     for definition, end in zip(found, ends, strict=True):
-        body = "\n".join(lines[definition.first_line - 1 : end])
-        passages = split_passages(
-            body, source, kind=kind, first_line=definition.first_line, max_chars=900, weight=weight
-        )
-        for number, passage in enumerate(passages):
-            yield Piece(passage, definition.name, defines=number == 0 and bool(definition.name))
+        defines = bool(definition.name)
+        for first, last in _cuts(lines, definition.first_line - 1, end):
+            text = "\n".join(line.rstrip()[:_PIECE_CHARS] for line in lines[first:last])
+            passage = Passage(text.rstrip(), source, first + 1, kind, weight)
+            yield Piece(passage, definition.name, defines=defines)
+            defines = False
+
+
+def _cuts(lines: list[str], first: int, end: int) -> Iterator[tuple[int, int]]:
+    """Runs of lines of at most `_PIECE_CHARS`, cut at a blank line where one is in the second half."""
+    while first < end:
+        if not lines[first].strip():
+            first += 1
+            continue
+        size, last, blank = 0, first, 0
+        while last < end and (size := size + len(lines[last]) + 1) <= _PIECE_CHARS:
+            last += 1
+            if size > _PIECE_CHARS // 2 and last < end and not lines[last].strip():
+                blank = last
+        last = max(last if last == end else blank or last, first + 1)
+        yield first, last
+        first = last
 
 
 def note_pieces(text: str, source: str, weight: float) -> Iterator[Piece]:

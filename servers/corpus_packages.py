@@ -66,11 +66,15 @@ def declared_packages(repository: Repository) -> Iterator[Package]:
     """Every dependency that a manifest of the project names, with the line where it does."""
     for file in repository.files:
         name = PurePosixPath(file.path).name
-        reader = _MANIFESTS.get(name) or (_requirements if re.fullmatch(r"requirements.*\.(txt|in)", name) else None)
+        reader = _MANIFESTS.get(name) or (
+            _requirements if re.fullmatch(r"requirements.*\.(txt|in)", name) else None
+        )
         if reader is None or file.path.count("/") > 4 or "node_modules/" in file.path:
             continue
         text = (repository.read_bytes(file.path) or b"").decode("utf-8-sig", "replace")
-        with suppress(ValueError, TypeError, AttributeError, KeyError):  # a manifest that its own tool refuses, too
+        with suppress(
+            ValueError, TypeError, AttributeError, KeyError
+        ):  # a manifest that its own tool refuses, too
             for package in reader(text):
                 yield replace(package, path=file.path, line=package.line or _line_of(text, package))
 
@@ -87,7 +91,11 @@ def package_pieces(found: list[Package], shown: Callable[[str], str]) -> Iterato
 def _sentence(package: Package) -> str:
     licence = package.licence or "licence not determined"
     version = f"installed or locked {package.version}" if package.version else "not installed here"
-    declared = f"declared {package.wanted or 'without a version'}" if package.path else "not declared: comes with another"
+    declared = (
+        f"declared {package.wanted or 'without a version'}"
+        if package.path
+        else "not declared: comes with another"
+    )
     group = f" for {package.group}" if package.group else ""
     text = f"{package.name} ({package.ecosystem}): {declared}{group}; {version}; {licence}"
     return f"{text}. {package.summary}" if package.summary else text
@@ -161,13 +169,22 @@ def _setup_cfg(text: str) -> Iterator[Package]:
         if line[:1].strip():
             option = line.split("=")[0].strip()
             line = line.partition("=")[2] if option == "install_requires" else ""
-        if option == "install_requires" and line.strip() and (package := _requirement(line.strip(), "", number)):
+        if (
+            option == "install_requires"
+            and line.strip()
+            and (package := _requirement(line.strip(), "", number))
+        ):
             yield package
 
 
 def _package_json(text: str) -> Iterator[Package]:
     data = json.loads(text)
-    groups = {"": "dependencies", "dev": "devDependencies", "peer": "peerDependencies", "optional": "optionalDependencies"}
+    groups = {
+        "": "dependencies",
+        "dev": "devDependencies",
+        "peer": "peerDependencies",
+        "optional": "optionalDependencies",
+    }
     yield from _tables({group: data.get(key) or {} for group, key in groups.items()}, "npm")
 
 
@@ -212,7 +229,10 @@ def _locked(repository: Repository) -> dict[tuple[str, str], Package]:
         with suppress(ValueError, TypeError, AttributeError):
             for entry in tomllib.loads(text).get("package", []):
                 package = Package(
-                    entry["name"], ecosystem, version=str(entry.get("version", "")), summary=entry.get("description", "")
+                    entry["name"],
+                    ecosystem,
+                    version=str(entry.get("version", "")),
+                    summary=entry.get("description", ""),
                 )
                 found[_key(package)] = package
     return found | _locked_node(repository)
@@ -226,7 +246,9 @@ def _locked_node(repository: Repository) -> dict[tuple[str, str], Package]:
             name = path.rpartition("node_modules/")[2]
             if name and path.count("node_modules/") == 1:
                 licence = entry.get("license", "")
-                package = Package(name, "npm", version=str(entry.get("version", "")), licence=_licence(licence))
+                package = Package(
+                    name, "npm", version=str(entry.get("version", "")), licence=_licence(licence)
+                )
                 found[_key(package)] = package
     return found
 
@@ -255,7 +277,9 @@ def _installed_python(
     root: Path, declared: set[tuple[str, str]]
 ) -> tuple[dict[tuple[str, str], Package], str]:
     """Of the project's own environment; else, of what it declares, what the running interpreter has."""
-    folders = [path for name in (".venv", "venv", "env") for path in root.glob(f"{name}/lib/python*/site-packages")]
+    folders = [
+        path for name in (".venv", "venv", "env") for path in root.glob(f"{name}/lib/python*/site-packages")
+    ]
     found = {}
     there = metadata.distributions(path=[str(p) for p in folders]) if folders else _running(declared)
     for distribution in islice(there, _MAX_INSTALLED):

@@ -13,16 +13,24 @@ from dataclasses import dataclass
 __all__ = ["ErrorReport", "Frame", "parse_error"]
 
 _MAX_CHARS = 200_000
-_ENDINGS = "py|pyi|js|jsx|mjs|cjs|ts|tsx|mts|cts|vue|go|rs|java|kt|rb|php|cs|swift|c|cc|cpp|h|hpp|ex|exs|lua|sh"
+_ENDINGS = (
+    "py|pyi|js|jsx|mjs|cjs|ts|tsx|mts|cts|vue|go|rs|java|kt|rb|php|cs|swift|c|cc|cpp|h|hpp|ex|exs|lua|sh"
+)
 _PYTHON_FRAME = re.compile(r'File "(?P<path>[^"\n]+)", line (?P<line>\d+)(?:, in (?P<function>[^\n]+))?')
 _NODE_FRAME = re.compile(
     r"^\s*at (?:async )?(?:(?P<function>[^\s(][^(\n]*?) \()?(?:file://)?(?P<path>[^\s()]+?):(?P<line>\d+):\d+\)?\s*$",
     re.MULTILINE,
 )
 _PLACE = re.compile(rf"(?<![\w/.-])(?P<path>[\w./@+~-]*[\w-]\.(?:{_ENDINGS})):(?P<line>\d+)")
-_GO_CALL = re.compile(r"^(?P<function>[\w./*()-]+)\([^\n]*\)\n\t(?P<path>\S+\.go):(?P<line>\d+)", re.MULTILINE)
-_RUST_CALL = re.compile(r"^\s*\d+: (?P<function>[\w:<>{}# ]+)\n\s+at (?P<path>\S+\.rs):(?P<line>\d+)", re.MULTILINE)
-_JAVA_FRAME = re.compile(r"^\s*at (?P<function>[\w.$<>]+)\((?P<path>\w+\.(?:java|kt|scala)):(?P<line>\d+)\)", re.MULTILINE)
+_GO_CALL = re.compile(
+    r"^(?P<function>[\w./*()-]+)\([^\n]*\)\n\t(?P<path>\S+\.go):(?P<line>\d+)", re.MULTILINE
+)
+_RUST_CALL = re.compile(
+    r"^\s*\d+: (?P<function>[\w:<>{}# ]+)\n\s+at (?P<path>\S+\.rs):(?P<line>\d+)", re.MULTILINE
+)
+_JAVA_FRAME = re.compile(
+    r"^\s*at (?P<function>[\w.$<>]+)\((?P<path>\w+\.(?:java|kt|scala)):(?P<line>\d+)\)", re.MULTILINE
+)
 
 _MESSAGES = (
     re.compile(r"^(?:E\s+)?(?P<type>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Warning|Exit|Interrupt|Timeout|Failed?|Iteration|Group|Fault|Panic))(?::\s*(?P<text>[^\n]*))?$", re.MULTILINE),
@@ -76,9 +84,15 @@ def _frames(text: str) -> Iterator[Frame]:
     for pattern in (_PYTHON_FRAME, _GO_CALL, _RUST_CALL, _JAVA_FRAME, _NODE_FRAME, _PLACE):
         for match in pattern.finditer(text):
             function = (match.groupdict().get("function") or "").strip()
-            places.setdefault((match["path"], int(match["line"])), (match.start(), function))
+            path = re.sub("^/{2,}", "/", match["path"])  # of file:///
+            places.setdefault((path, int(match["line"])), (match.start(), function))
     ordered = sorted(places.items(), key=lambda item: item[1][0])
-    outwards = _GO_CALL.search(text) or _RUST_CALL.search(text) or _NODE_FRAME.search(text) or _JAVA_FRAME.search(text)
+    outwards = (
+        _GO_CALL.search(text)
+        or _RUST_CALL.search(text)
+        or _NODE_FRAME.search(text)
+        or _JAVA_FRAME.search(text)
+    )
     for (path, line), (_, function) in reversed(ordered) if outwards else ordered:
         if line > 0:
             yield Frame(path, line, function)

@@ -140,7 +140,9 @@ class Repository:
         if path.startswith("/") or ".." in parts or not self._inside.holds("/".join(parts[:-1])):
             return None
         try:
-            fd = os.open(os.path.join(self.root, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(
+                os.path.join(self.root, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
         except OSError:
             return None
         with os.fdopen(fd, "rb") as stream:
@@ -250,7 +252,9 @@ def _commits(out: bytes) -> Iterator[Commit]:
         if len(fields) == 5 and _COMMIT.fullmatch(fields[0]):
             names = (name.strip("\n") for name in fields[4].split("\0"))
             subject, body = (shown_name(text).strip() for text in fields[2:4])
-            yield Commit(fields[0], fields[1], subject, body, tuple(shown_name(n) for n in names if n)[:_MAX_TOUCHED])
+            yield Commit(
+                fields[0], fields[1], subject, body, tuple(shown_name(n) for n in names if n)[:_MAX_TOUCHED]
+            )
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float, limit_bytes: int) -> tuple[bytes, bool]:

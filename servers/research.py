@@ -41,10 +41,16 @@ market_research and competitive_analysis with the feature as topic; for a fault 
 the traceback or the failing test, and similar_changes its subject. research_store and research_query keep findings
 of your own for 30 days."""
 
-_READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+_READS = ToolAnnotations(
+    read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
 
-Topic = Annotated[str, Field(min_length=1, max_length=200_000, description="what to look for, in plain words or names")]
-ErrorText = Annotated[str, Field(min_length=1, max_length=200_000, description="an error text, traceback, panic or test")]
+Topic = Annotated[
+    str, Field(min_length=1, max_length=200_000, description="what to look for, in plain words or names")
+]
+ErrorText = Annotated[
+    str, Field(min_length=1, max_length=200_000, description="an error text, traceback, panic or test")
+]
 Top = Annotated[int, Field(ge=1, le=100, description="findings at most")]
 MaxBytes = Annotated[int, Field(ge=200, le=1_000_000, description="bytes of all findings' texts at most")]
 Answer = Annotated[CallToolResult, ResearchResult]
@@ -136,4 +142,6 @@ class _Research:
 def _tool_result(result: BaseModel, meta: dict[str, Any]) -> CallToolResult:
     data = result.model_dump(mode="json")
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=data, _meta=meta or None)
+    return CallToolResult(
+        content=[TextContent(type="text", text=text)], structured_content=data, _meta=meta or None
+    )

@@ -36,7 +36,9 @@ def code_search(project: Path, topic: str, limits: Limits) -> ResearchResult:
     files = len({hit.piece.passage.source for hit in found})
     summary = f"{len(found)} pieces of source in {files} files are on the topic; {len(calls)} call sites were looked up."
     notes = [] if evidence else [looked_at(corpus, topic, ("code", "test"))]
-    return result_of("code_search", topic, evidence + calls, limits, summary=summary, notes=[*notes, *corpus.notes])
+    return result_of(
+        "code_search", topic, evidence + calls, limits, summary=summary, notes=[*notes, *corpus.notes]
+    )
 
 
 def similar_changes(project: Path, topic: str, limits: Limits) -> ResearchResult:
@@ -55,7 +57,9 @@ def similar_changes(project: Path, topic: str, limits: Limits) -> ResearchResult
     notes = [] if evidence else [looked_at(corpus, topic, ("history",))]
     if not corpus.commits:
         notes.append("there is no git history to look at")
-    return result_of("similar_changes", topic, evidence, limits, summary=summary, notes=[*notes, *corpus.notes])
+    return result_of(
+        "similar_changes", topic, evidence, limits, summary=summary, notes=[*notes, *corpus.notes]
+    )
 
 
 def _exactly_named(corpus: Corpus, topic: str) -> list[Found]:
@@ -65,7 +69,10 @@ def _exactly_named(corpus: Corpus, topic: str) -> list[Found]:
         names if len(topic.split()) == 1 else set()
     )
     hits = [p for p in corpus.pieces if p.defines and marked & {p.title, p.title.rpartition(".")[2]}]
-    return [Found(piece, (60.0 if piece.passage.kind == "code" else 30.0) * piece.passage.weight) for piece in hits[:20]]
+    return [
+        Found(piece, (60.0 if piece.passage.kind == "code" else 30.0) * piece.passage.weight)
+        for piece in hits[:20]
+    ]
 
 
 def _calls(corpus: Corpus, found: list[Found]) -> Iterator[Evidence]:
@@ -91,7 +98,9 @@ def _calls(corpus: Corpus, found: list[Found]) -> Iterator[Evidence]:
 
 def _matching_lines(text: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, str, str]]:
     for number, line in enumerate(text.split("\n"), 1):
-        if (match := pattern.search(line)) and not re.match(r"\s*(async def|def|func|fn|function|class|#|//|\*)\b", line):
+        if (match := pattern.search(line)) and not re.match(
+            r"\s*(async def|def|func|fn|function|class|#|//|\*)\b", line
+        ):
             yield number, line, match[1]
 
 
@@ -103,7 +112,9 @@ def _by_files(corpus: Corpus, topic: str, known: set[str]) -> list[Found]:
     """Commits that touch the files the topic is about, though their message does not say so."""
     files = [hit.piece.passage.source for hit in corpus.search(topic, kinds=("code",), limit=60)[:8]]
     wanted = dict.fromkeys(files)
-    pieces = {piece.passage.source: piece for piece in corpus.pieces if piece.passage.source.startswith("git:")}
+    pieces = {
+        piece.passage.source: piece for piece in corpus.pieces if piece.passage.source.startswith("git:")
+    }
     found = []
     for commit in corpus.commits:
         source = f"git:{commit.commit[:12]}"

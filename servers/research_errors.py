@@ -50,8 +50,7 @@ def error_analysis(project: Path, error: str, limits: Limits) -> ResearchResult:
         f"The text names {len(report.frames)} places, {len(report.messages)} messages and {len(report.tests)} tests;"
         f" {certain} places in the project belong to them, the rest is related by its words."
     )
-    topic = error.strip()[:_TOPIC_CHARS]
-    return result_of("error_analysis", topic, evidence, limits, summary=summary, notes=notes)
+    return result_of("error_analysis", error.strip(), evidence, limits, summary=summary, notes=notes)
 
 
 class _Places:
@@ -74,12 +73,16 @@ class _Places:
         parts = self._own_part(PurePosixPath(path.replace("\\", "/")).parts)
         if not parts:
             return None
-        scored = [(_common_end(parts, PurePosixPath(each).parts), each) for each in self._by_name.get(parts[-1], [])]
+        scored = [
+            (_common_end(parts, PurePosixPath(each).parts), each) for each in self._by_name.get(parts[-1], [])
+        ]
         scored.sort(reverse=True)
         if not scored or len(scored) > 1 and scored[0][0] == scored[1][0]:
             return None
         length, best = scored[0]
-        whole = length == len(PurePosixPath(best).parts) or length == len([p for p in parts if p not in ("/", ".")])
+        whole = length == len(PurePosixPath(best).parts) or length == len(
+            [p for p in parts if p not in ("/", ".")]
+        )
         return best if whole or len(scored) == 1 and length > 1 else None
 
     def _own_part(self, parts: tuple[str, ...]) -> tuple[str, ...]:
@@ -88,7 +91,11 @@ class _Places:
             if folder in parts:
                 at = len(parts) - 1 - parts[::-1].index(folder)
                 below = parts[at + 1 :]
-                own = "/".join(below) in self._real if folder != "node_modules" else below[:1] == (self._node_name,)
+                own = (
+                    "/".join(below) in self._real
+                    if folder != "node_modules"
+                    else below[:1] == (self._node_name,)
+                )
                 return (below if folder != "node_modules" else below[1:]) if own else ()
         return parts
 
@@ -104,7 +111,9 @@ class _Places:
             for number in range(first, last + 1)
         )
 
-    def lines(self, pattern: re.Pattern[str], kinds: tuple[str, ...] = ("code", "test")) -> Iterator[tuple[str, int, str]]:
+    def lines(
+        self, pattern: re.Pattern[str], kinds: tuple[str, ...] = ("code", "test")
+    ) -> Iterator[tuple[str, int, str]]:
         """(source, line, kind) of every line that matches, sources before tests."""
         for wanted in kinds:
             for file, kind in self.corpus.files:
@@ -121,7 +130,9 @@ class _Places:
     def notes(self, report: ErrorReport) -> list[str]:
         notes = []
         if self.outside:
-            notes.append(f"frames outside the project, or whose file is not clear: {', '.join(self.outside[:6])}")
+            notes.append(
+                f"frames outside the project, or whose file is not clear: {', '.join(self.outside[:6])}"
+            )
         if not (report.frames or report.messages or report.tests):
             notes.append("the text has no known form of an error: it was searched for by its words")
         return notes
@@ -164,7 +175,9 @@ def _tests(places: _Places, report: ErrorReport) -> Iterator[Evidence]:
 
 def _body(places: _Places, source: str, line: int) -> str:
     lines = (places.corpus.text(source) or "").split("\n")[line - 1 : line + 19]
-    return "\n".join(f"{'>' if n == 0 else ' '} {line + n:>4} {text.rstrip()[:200]}" for n, text in enumerate(lines))
+    return "\n".join(
+        f"{'>' if n == 0 else ' '} {line + n:>4} {text.rstrip()[:200]}" for n, text in enumerate(lines)
+    )
 
 
 def _origins(places: _Places, report: ErrorReport) -> Iterator[Evidence]:
@@ -223,9 +236,7 @@ def _related(
     evidence = [e for e in found_evidence(scaled(found, weights)) if (e.source, e.line) not in known]
     best = max((e.score for e in evidence), default=1.0)
     capped = partial(min, 50.0)
-    return [
-        Evidence(e.text, e.kind, e.source, e.line, capped(50.0 * e.score / best)) for e in evidence
-    ]
+    return [Evidence(e.text, e.kind, e.source, e.line, capped(50.0 * e.score / best)) for e in evidence]
 
 
 def _words(error: str, report: ErrorReport) -> str:

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from sage_actors.messages.findings import ResearchResult
-from sage_actors.messages.passages import split_passages
+from sage_actors.messages.passages import Passage, split_passages
+from sage_actors.messages.ranking import PassageIndex
 from sage_actors.servers.corpus import Corpus, corpus_of
 from sage_actors.servers.corpus_code import Piece
-from sage_actors.servers.relevance import Found, Query, weigh
+from sage_actors.servers.relevance import Found, Query, first_scores, weigh
 from sage_actors.servers.research_result import (
     Evidence,
     Limits,
@@ -24,10 +25,12 @@ from sage_actors.servers.research_result import (
     result_of,
     scaled,
 )
+from sage_actors.servers.skills import discover_skills
 
 __all__ = ["best_practices", "competitive_analysis", "market_research"]
 
 _LOCAL = "local evidence only: what this project says itself; no market, no user and no website was asked"
+_SKILL_FACTOR = 3.0  # a skill was written to be followed
 _DEMAND = re.compile(
     r"feature request|would be (nice|great|useful|helpful)|\bwish|not (yet )?(supported|implemented|possible)|unsupported"
     r"|planned|roadmap|limitation|known issue|users? (want|need|ask|report)|requested|work-?around|in the future"
@@ -45,7 +48,8 @@ _GUIDANCE = re.compile(
     re.I,
 )
 _ADVICE = re.compile(
-    r"\b(should|must|never|always|avoid|prefer|recommend\w*|do not|don't|make sure|best practice|important|note that)\b", re.I
+    r"\b(should|must|never|always|avoid|prefer|recommend\w*|do not|don't|make sure|best practice|important|note that)\b",
+    re.I,
 )
 
 
@@ -55,15 +59,30 @@ def market_research(project: Path, topic: str, limits: Limits) -> ResearchResult
     kinds = ("todo", "history", "documentation")
     found = scaled(corpus.search(topic, kinds=kinds), {"todo": 1.3, "documentation": 0.8})
     found = _raised(found, _DEMAND, 1.4)
-    what = _counted(found, {"todo": "open notes", "history": "commits and changelog entries", "documentation": "passages"})
-    return _result("market_research", topic, corpus, found, kinds, limits, f"Signs of demand in the project: {what}.", [_LOCAL])
+    what = _counted(
+        found, {"todo": "open notes", "history": "commits and changelog entries", "documentation": "passages"}
+    )
+    return _result(
+        "market_research",
+        topic,
+        corpus,
+        found,
+        kinds,
+        limits,
+        f"Signs of demand in the project: {what}.",
+        [_LOCAL],
+    )
 
 
 def competitive_analysis(project: Path, topic: str, limits: Limits) -> ResearchResult:
     """What among declared and installed dependencies is on the topic, and where documents compare."""
     corpus = corpus_of(project)
     packages = corpus.search(topic, kinds=("dependency",))
-    compared = [hit for hit in corpus.search(topic, kinds=("documentation",)) if _RIVALRY.search(hit.piece.passage.text)]
+    compared = [
+        hit
+        for hit in corpus.search(topic, kinds=("documentation",))
+        if _RIVALRY.search(hit.piece.passage.text)
+    ]
     found = packages + [replace(hit, score=hit.score * 0.7) for hit in compared]
     declared = sum(1 for package in corpus.packages if package.path)
     notes = [
@@ -72,17 +91,22 @@ def competitive_analysis(project: Path, topic: str, limits: Limits) -> ResearchR
     ]
     what = f"{len(packages)} of {len(corpus.packages)} known packages are on the topic"
     summary = f"{what}, {len(compared)} passages compare something."
-    return _result("competitive_analysis", topic, corpus, found, ("dependency", "documentation"), limits, summary, notes)
+    return _result(
+        "competitive_analysis", topic, corpus, found, ("dependency", "documentation"), limits, summary, notes
+    )
 
 
 def best_practices(project: Path, topic: str, limits: Limits) -> ResearchResult:
     """Skills that fit, and what standards, guides and documents of the project advise."""
     corpus = corpus_of(project)
-    kinds = ("documentation", "skill", "code", "configuration")
-    found = scaled(corpus.search(topic, kinds=kinds), {"skill": 1.5, "code": 0.55, "configuration": 0.4})
+    kinds = ("documentation", "code", "configuration")
+    found = scaled(corpus.search(topic, kinds=kinds), {"code": 0.55, "configuration": 0.4})
     found = _raised(found, _ADVICE, 1.25)
-    found = [replace(hit, score=hit.score * 1.3) if _GUIDANCE.search(hit.piece.passage.source) else hit for hit in found]
-    skills = _skills(project, topic)
+    found = [
+        replace(hit, score=hit.score * 1.3) if _GUIDANCE.search(hit.piece.passage.source) else hit
+        for hit in found
+    ]
+    skills = scaled(_skills(project, topic), {"skill": _SKILL_FACTOR})
     notes = [] if skills else ["no skill of the project or its user fits the topic"]
     if not any(file.path.lower().rpartition("/")[2].startswith("contributing") for file, _ in corpus.files):
         notes.append("the project has no CONTRIBUTING file")
@@ -103,12 +127,15 @@ def _result(
 ) -> ResearchResult:
     evidence = found_evidence(found)
     missing = [] if evidence else [looked_at(corpus, topic, kinds)]
-    return result_of(operation, topic, evidence, limits, summary=summary, notes=[*notes, *missing, *corpus.notes])
+    return result_of(
+        operation, topic, evidence, limits, summary=summary, notes=[*notes, *missing, *corpus.notes]
+    )
 
 
 def _raised(found: list[Found], pattern: re.Pattern[str], factor: float) -> list[Found]:
     return [
-        replace(hit, score=hit.score * factor) if pattern.search(hit.piece.passage.text) else hit for hit in found
+        replace(hit, score=hit.score * factor) if pattern.search(hit.piece.passage.text) else hit
+        for hit in found
     ]
 
 
@@ -120,8 +147,6 @@ def _counted(found: list[Found], names: dict[str, str]) -> str:
 
 def _skills(project: Path, topic: str) -> list[Found]:
     """Every skill's instructions in passages; those that fit the topic, cited by the skill's file."""
-    from sage_actors.servers.skills import discover_skills
-
     pieces: list[Piece] = []
     for skill in discover_skills(project):
         try:
@@ -135,9 +160,6 @@ def _skills(project: Path, topic: str) -> list[Found]:
 
 
 def _searched(pieces: list[Piece], topic: str) -> list[Found]:
-    from sage_actors.messages.passages import Passage
-    from sage_actors.messages.ranking import PassageIndex
-
     query = Query(topic)
     searchable = {}
     for piece in pieces:
@@ -145,7 +167,4 @@ def _searched(pieces: list[Piece], topic: str) -> list[Found]:
         text = f"{passage.text}\n{piece.title}\n{piece.extra}"
         searchable[Passage(text, passage.source, passage.line, passage.kind, passage.weight)] = piece
     ranked = PassageIndex(list(searchable)).search(query.searched, limit=200)
-    # few passages make bm25 near zero: what counts here is how much of the topic they cover
-    return weigh(query, [Found(searchable[each.passage], 4.0 + each.score) for each in ranked])
-
-
+    return weigh(query, first_scores((searchable[each.passage], each) for each in ranked))

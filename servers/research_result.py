@@ -6,14 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from sage_actors.messages.findings import Citation, Finding, ResearchResult, TokenCount
+from sage_actors.messages.passages import Passage
 from sage_actors.messages.ranking import Ranked, select
 from sage_actors.messages.tokens import count_tokens, tokenizer_name
 from sage_actors.servers.corpus import Corpus
 from sage_actors.servers.relevance import Found, Query
 
-__all__ = ["Evidence", "Limits", "found_evidence", "result_of"]
+__all__ = ["Evidence", "Limits", "found_evidence", "looked_at", "result_of", "scaled"]
 
 _TITLE_CHARS = 120
+_TOPIC_CHARS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ class _Sizes:
 def found_evidence(found: Iterable[Found]) -> list[Evidence]:
     """The passages as evidence: with the heading or the definition that they stand in, where they do not show it."""
     return [
-        Evidence(_shown(hit), hit.piece.passage.kind, hit.piece.passage.source, hit.piece.passage.line, hit.score)
+        Evidence(
+            _shown(hit), hit.piece.passage.kind, hit.piece.passage.source, hit.piece.passage.line, hit.score
+        )
         for hit in found
     ]
 
@@ -77,7 +81,7 @@ def result_of(
     findings = [_finding(each) for each in kept]
     return ResearchResult(
         operation=operation,
-        topic=topic,
+        topic=topic[:_TOPIC_CHARS],
         summary=summary if findings else "",
         findings=findings,
         citations=list(dict.fromkeys(str(finding.citation) for finding in findings)),
@@ -96,8 +100,6 @@ def looked_at(corpus: Corpus, topic: str, kinds: Sequence[str]) -> str:
 
 
 def _chosen(ordered: Sequence[Evidence], limits: Limits) -> list[Evidence]:
-    from sage_actors.messages.passages import Passage
-
     passages = [Passage(e.text, e.source, e.line, e.kind) for e in ordered]
     by_passage = dict(zip(map(id, passages), ordered, strict=True))
     ranked = [Ranked(passage, e.score) for passage, e in zip(passages, ordered, strict=True)]

@@ -77,7 +77,9 @@ class _Access:
 class ResearchStore:
     """The stored research of one project. Safe to use from several threads and processes."""
 
-    def __init__(self, project: Path, *, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+    def __init__(
+        self, project: Path, *, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    ) -> None:
         self._project = Path(os.path.realpath(project))
         self._now_ms = now_ms
 
@@ -90,7 +92,9 @@ class ResearchStore:
         count, last = self._count(path.name, entry)
         return ResearchEntry(**{**asdict(entry), "accessCount": count, "lastAccessed": last})
 
-    def put(self, topic: str, findings: str, *, source: str = "web", confidence: float = 0.8) -> ResearchEntry:
+    def put(
+        self, topic: str, findings: str, *, source: str = "web", confidence: float = 0.8
+    ) -> ResearchEntry:
         """Store findings for 30 days, in place of what was stored for the topic.
 
         Raises:
@@ -105,7 +109,7 @@ class ResearchStore:
         text = json.dumps(asdict(entry), ensure_ascii=False, indent=2)
         _write(self._folder(create=True) / _file_name(topic), text, synced=True)
         self._forget(_file_name(topic))
-        self._shrink()
+        self._shrink(_file_name(topic))
         return entry
 
     def invalidate(self, topic: str) -> bool:
@@ -166,8 +170,8 @@ class ResearchStore:
                 if path.name != "CACHE_MANIFEST.json" and (entry := _read_entry(path)) is not None:
                     yield path, entry
 
-    def _shrink(self) -> None:
-        """Over the limit, the entries that were not used for longest go. Upstream's own are left to it."""
+    def _shrink(self, kept: str) -> None:
+        """Over the limit, the entries that were not used for longest go, but not the one just `kept`. Upstream's own are left to it."""
         sizes = {path: _size(path) for path in self._folder().glob("*.json")}
         total = sum(sizes.values())
         if total <= _MAX_BYTES:
@@ -176,6 +180,8 @@ class ResearchStore:
         for path in sorted(sizes, key=lambda path: uses.get(path.name, [0, _mtime_ms(path)])[1]):
             if total <= _MAX_BYTES * _KEPT_SHARE:
                 return
+            if path.name == kept:
+                continue
             path.unlink(missing_ok=True)
             self._forget(path.name)
             total -= sizes[path]
@@ -184,7 +190,11 @@ class ResearchStore:
         path = self._folder() / _ACCESS
         try:
             data = json.loads(path.read_bytes())
-            return _Access(int(data["hits"]), int(data["misses"]), {k: [int(n) for n in v] for k, v in data["uses"].items()})
+            return _Access(
+                int(data["hits"]),
+                int(data["misses"]),
+                {k: [int(n) for n in v] for k, v in data["uses"].items()},
+            )
         except FileNotFoundError:
             return _Access()
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -233,7 +243,9 @@ def _check(topic: str, findings: str, confidence: float) -> None:
         raise UsageError(f"the confidence is {confidence}: it goes from 0 to 1")
     size = len(findings.encode("utf-8", "surrogatepass"))
     if size > MAX_FINDINGS_BYTES:
-        raise UsageError(f"the findings have {size:,} bytes: at most {MAX_FINDINGS_BYTES:,} are stored; shorten them")
+        raise UsageError(
+            f"the findings have {size:,} bytes: at most {MAX_FINDINGS_BYTES:,} are stored; shorten them"
+        )
 
 
 def _normal(topic: str) -> str:

@@ -21,8 +21,12 @@ from sage_actors.servers.research_store import ResearchStore
 __all__ = ["add_store_tools"]
 
 _LOOKS = ToolAnnotations(read_only_hint=True, destructive_hint=False, open_world_hint=False)
-_WRITES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
-_REMOVES = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
+_WRITES = ToolAnnotations(
+    read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
+_REMOVES = ToolAnnotations(
+    read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
+)
 
 StoredTopic = Annotated[str, Field(min_length=1, description="The research topic")]
 Findings = Annotated[str, Field(min_length=1, description="The research findings to cache")]
@@ -127,7 +131,9 @@ class _StoreTools:
         """Remove expired cache entries older than their TTL (30 days). Damaged ones are set aside, not removed."""
         with _refusing():
             removed = self._store.cleanup()
-        return _json(success=True, removedEntries=removed, message=f"Cleaned up {removed} expired cache entries")
+        return _json(
+            success=True, removedEntries=removed, message=f"Cleaned up {removed} expired cache entries"
+        )
 
 
 @contextmanager
@@ -176,4 +182,8 @@ def _size(size_bytes: int) -> str:
 def _iso(moment_ms: int | None) -> str | None:
     if moment_ms is None:
         return None
-    return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(moment_ms / 1000, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )

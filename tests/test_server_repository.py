@@ -62,7 +62,14 @@ def test_a_folder_of_a_repository_lists_its_own_files_only(root: Path) -> None:
 
 
 def test_without_git_the_folder_is_walked_without_what_tools_leave(tmp_path: Path) -> None:
-    for name in ("a.py", "node_modules/x/index.js", ".venv/lib/y.py", "docs/specs/f/spec.md", ".sage/state/z", "d/b.py"):
+    for name in (
+        "a.py",
+        "node_modules/x/index.js",
+        ".venv/lib/y.py",
+        "docs/specs/f/spec.md",
+        ".sage/state/z",
+        "d/b.py",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     repository = Repository(tmp_path)
@@ -175,7 +182,11 @@ def test_without_git_the_state_changes_with_a_file(tmp_path: Path) -> None:
 
 def test_history_has_messages_dates_and_files_newest_first(root: Path) -> None:
     last, first = Repository(root).history()
-    assert (last.subject, last.body, last.files) == ("Add the second", "Because one is not enough.", ("sub/b.py",))
+    assert (last.subject, last.body, last.files) == (
+        "Add the second",
+        "Because one is not enough.",
+        ("sub/b.py",),
+    )
     assert first.files == (".gitignore", "a.py")
     assert last.date[:2] == "20"
     assert last.commit == Repository(root).head
@@ -227,7 +238,9 @@ def test_variables_of_an_outer_git_lead_nowhere_else(
     assert Repository(root).head is not None
 
 
-def test_a_git_that_never_answers_is_given_up(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_git_that_never_answers_is_given_up(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = tmp_path / "bin" / "git"
     fake.parent.mkdir()
     fake.write_text("#!/bin/sh\nexec sleep 60\n")
