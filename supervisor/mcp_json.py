@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from json.decoder import scanstring
 from typing import Any
 
 from sage_actors.messages.errors import UsageError
@@ -112,7 +111,7 @@ class _Members:
         decode = json.JSONDecoder().raw_decode
         at = self._skip(text, start + 1)
         while text[at] == '"':
-            key, at = scanstring(text, at + 1, True)
+            key, at = decode(text, at)
             at = self._skip(text, self._skip(text, at) + 1)
             self.values[key] = at
             _, self.end = decode(text, at)
