@@ -10,6 +10,7 @@ Beyond", 2009. What was tried to beat it stands, measured, in `bench/retention.p
 
 from __future__ import annotations
 
+import heapq
 import math
 import re
 import sqlite3
@@ -17,6 +18,7 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 from sage_actors.messages.passages import Passage
@@ -28,10 +30,13 @@ _K1, _B = 1.2, 0.75  # as FTS5 has them
 _SHINGLE_WORDS = 5
 _SAME = 0.7  # of the shorter passage's shingles: a copy with a few words changed
 _MAX_QUERY_WORDS = 64
+_LENDERS, _LENT = 5, 0.6  # the best passages lend their neighbours this share of their score
+_NEAR_LINES = 10
 
 _WORD = re.compile(r"[^\W_]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_HUMPED = re.compile(r"\b\w*[a-z0-9][A-Z]\w*|\b[A-Z]{2,}[a-z]\w*")
+_HUMPED = re.compile(r"\b(?:[a-z0-9_]++[A-Z]|[A-Z][a-z0-9_]++[A-Z]|[A-Z]{2,}+[a-z])\w*+")
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}")  # Chinese, Japanese, Korean
 _STOP_WORDS = frozenset(
     "a an and are as at be by can do does for from has have how i if in is it its my of on or that the "
     "there this to was what when where which who why will with you your isn t s don should not we our".split()
@@ -57,24 +62,45 @@ class PassageIndex:
         self._passages = list(passages)
         texts = [_searchable(each.text) for each in self._passages]
         self._engine: _Engine = _Fts5(texts) if has_fts5() else _Bm25(texts)
+        self._beside = _neighbours(self._passages)
 
-    def search(
-        self, query: str, *, kinds: Collection[str] | None = None, limit: int = 500
-    ) -> list[Ranked]:
-        """At most `limit` passages that share a word with `query`, best first; of equal ones the earlier.
+    def search(self, query: str, *, kinds: Collection[str] | None = None, limit: int = 500) -> list[Ranked]:
+        """At most `limit` passages, best first; of equal ones the earlier.
 
-        `query` is plain text in any language, and never an error. `kinds`: of these kinds only.
+        They share a word with `query`, or stand next to one of the best: an answer rarely repeats the
+        words of its question in every paragraph. `query` is plain text in any language, and never an
+        error. `kinds`: of these kinds only.
         """
         words = query_words(query)
         if not words:
             return []
-        found = [
-            Ranked(self._passages[at], score * self._passages[at].weight)
+        scores = {
+            at: score * self._passages[at].weight
             for at, score in self._engine.scores(words)
             if kinds is None or self._passages[at].kind in kinds
-        ]
-        found.sort(key=lambda each: -each.score)
-        return found[:limit]
+        }
+        scores = self._with_neighbours(scores, kinds)
+        found = sorted(scores, key=lambda at: (-scores[at], at))[:limit]
+        return [Ranked(self._passages[at], scores[at]) for at in found]
+
+    def _with_neighbours(self, scores: dict[int, float], kinds: Collection[str] | None) -> dict[int, float]:
+        lent: dict[int, float] = {}
+        for at in heapq.nlargest(_LENDERS, scores, key=scores.__getitem__):
+            for beside in self._beside.get(at, ()):
+                if kinds is None or self._passages[beside].kind in kinds:
+                    lent[beside] = max(lent.get(beside, 0.0), _LENT * scores[at])
+        return {**scores, **{at: scores.get(at, 0.0) + lent[at] for at in lent}}
+
+
+def _neighbours(passages: Sequence[Passage]) -> dict[int, list[int]]:
+    """The passages above and below each, in the same source and only a few lines away."""
+    beside: dict[int, list[int]] = {}
+    places = sorted((each.source, each.line, at) for at, each in enumerate(passages) if each.line is not None)
+    for (source, line, at), (other, below, next_at) in pairwise(places):
+        if source == other and below - line - passages[at].text.count("\n") <= _NEAR_LINES:
+            beside.setdefault(at, []).append(next_at)
+            beside.setdefault(next_at, []).append(at)
+    return beside
 
 
 def select(
@@ -100,10 +126,9 @@ def select(
     sources: Counter[str] = Counter()
     room_bytes = math.inf if max_bytes is None else max_bytes
     room_tokens = math.inf if max_tokens is None else max_tokens
-    least = -math.inf
+    least: float | None = None
     for each in ranked:
-        if not kept and least < 0:
-            least = each.score * threshold
+        least = each.score * threshold if least is None else least
         if len(kept) == top or each.score < least:
             break
         size = len(each.passage.text.encode("utf-8", "surrogatepass"))
@@ -155,11 +180,15 @@ def _words(text: str) -> list[str]:
 
 
 def _searchable(text: str) -> str:
-    """`text`, and behind it the words of its CamelCase identifiers (snake_case is split as it stands)."""
-    humped = {each for each in _HUMPED.findall(text)}
-    if not humped:
-        return text
-    return f"{text}\n{' '.join(_HUMP.sub(' ', each) for each in sorted(humped))}"
+    """`text`, and behind it what a tokenizer by spaces does not see in it.
+
+    The words of CamelCase identifiers (snake_case is split as it stands), and the pairs of characters
+    of scripts that write no spaces.
+    """
+    more = [_HUMP.sub(" ", each) for each in sorted({*_HUMPED.findall(text)})]
+    if not text.isascii():
+        more += [run[at : at + 2] for run in _UNSPACED.findall(text) for at in range(len(run) - 1)]
+    return "\n".join([text, *more]) if more else text
 
 
 def has_fts5() -> bool:
