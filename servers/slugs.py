@@ -41,6 +41,8 @@ def headline(topic: str) -> str:
     """The line that says what a text is about: the last that names an error, else the first with a word."""
     lines = [line.strip() for line in topic.splitlines() if re.search(r"\w", line)]
     errors = [line for line in lines if _ERROR.search(line)] if len(lines) > 1 else []
+    if not errors and lines and lines[0].startswith("Traceback"):
+        errors = lines[-1:]  # the exception's class need not be called an error
     return (errors[-1:] or lines[:1] or [""])[0].removeprefix("E ").strip()
 
 

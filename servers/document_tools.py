@@ -1,0 +1,52 @@
+"""What the servers that write documents share: answers with usage, errors, and counts of what was read and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp_types import CallToolResult, TextContent, ToolAnnotations
+from pydantic import BaseModel
+
+from sage_actors.messages.backend import TokenUsage
+from sage_actors.messages.errors import SageError
+from sage_actors.messages.findings import TokenCount
+from sage_actors.messages.tokens import count_tokens, tokenizer_name
+from sage_actors.servers.drafting import usage_meta
+
+__all__ = ["WRITES", "answer", "counted", "tool_errors"]
+
+WRITES = ToolAnnotations(
+    read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
+
+
+def answer(result: BaseModel, usage: TokenUsage | None) -> CallToolResult:
+    """The result, as structured content and as text; with what a backend used in `_meta`."""
+    content = TextContent(type="text", text=result.model_dump_json())
+    structured: dict[str, Any] = result.model_dump(mode="json")
+    if usage is None:
+        return CallToolResult(content=[content], structured_content=structured)
+    return CallToolResult(content=[content], structured_content=structured, _meta=usage_meta(usage))
+
+
+@contextmanager
+def tool_errors() -> Iterator[None]:
+    """Errors of this package and wrong arguments become errors of the tool, with their own text."""
+    try:
+        yield
+    except (SageError, ValueError) as error:
+        raise ToolError(str(error)) from error
+
+
+def counted(raw: str, kept: str) -> TokenCount:
+    """What was handed over or read, and what of it is in the document."""
+    return TokenCount(
+        raw_bytes=len(raw.encode("utf-8", "replace")),
+        kept_bytes=len(kept.encode("utf-8", "replace")),
+        raw_tokens=count_tokens(raw),
+        kept_tokens=count_tokens(kept),
+        tokenizer=tokenizer_name(max(len(raw), len(kept))),
+    )

@@ -1,0 +1,105 @@
+"""What a topic asks about: its words, the phrase that names the thing, and where it is wanted."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+__all__ = ["Topic", "split_name", "stem"]
+
+_STOP_WORDS = (
+    "a an the and or of to in on for with without by from as at is are be it its this that these those "
+    "into onto over under add adds adding support supports supporting implement implementing make makes "
+    "making new use using allow allowing provide providing create creating introduce enable when while if "
+    "can could should would must better improve improving improvement our we i they them then than via "
+    "per all any some more most not no do does how what which who feature features fix fixing need needs "
+    "want wants let lets get gets so but about"
+)
+_STOP = frozenset(_STOP_WORDS.split())
+_PLACE = re.compile(
+    r"\s+(?:for|in|of|to|on|into|within|inside|when|from|during)\s+(?:the\s+|a\s+|an\s+|our\s+)?",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9+#]*|\d+")
+_PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
+_ENDINGS = (
+    "izations",
+    "ization",
+    "ations",
+    "ation",
+    "ings",
+    "ing",
+    "ers",
+    "er",
+    "ies",
+    "ied",
+    "ed",
+    "es",
+    "s",
+    "e",
+    "y",
+)
+
+
+def stem(word: str) -> str:
+    """A crude stem for comparing names with words: "limiting", "limiter" and "limits" are "limit"."""
+    word = word.lower()
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            word = word[: -len(ending)]
+            break
+    return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "sl" else word
+
+
+def split_name(name: str) -> list[str]:
+    """The words in an identifier: `RateLimiter.try_acquire` is rate, limiter, try, acquire."""
+    return [part.lower() for part in _PARTS.findall(name)]
+
+
+@dataclass(frozen=True)
+class Topic:
+    """The text as it was asked, and what is read out of it. Nothing is added to its words."""
+
+    text: str
+
+    @cached_property
+    def thing(self) -> str:
+        """What stands before the first "for", "in", "of" ...: what is wanted."""
+        return _PLACE.split(self.text.strip(), maxsplit=1)[0]
+
+    @cached_property
+    def place(self) -> str:
+        """What stands behind it: where it is wanted; "" where the topic does not say."""
+        match = _PLACE.search(self.text.strip())
+        return self.text.strip()[match.end() :].strip() if match else ""
+
+    @cached_property
+    def place_as_said(self) -> str:
+        """The place with its preposition and article: "for the public API"."""
+        match = _PLACE.search(self.text.strip())
+        return self.text.strip()[match.start() :].strip() if match else ""
+
+    @cached_property
+    def thing_stems(self) -> tuple[str, ...]:
+        """Stems of the words of `thing` that mean something."""
+        return _stems(self.thing)
+
+    @cached_property
+    def place_stems(self) -> tuple[str, ...]:
+        """Stems of the words of `place`."""
+        return _stems(self.place)
+
+    @cached_property
+    def stems(self) -> tuple[str, ...]:
+        """All of them, each once, in the order of the topic."""
+        return tuple(dict.fromkeys((*self.thing_stems, *self.place_stems)))
+
+    def word_of(self, part: str) -> str:
+        """The word of the topic that has this stem, as it was written."""
+        return next((word for word in _WORD.findall(self.text) if stem(word) == part), part)
+
+
+def _stems(text: str) -> tuple[str, ...]:
+    words = (word for word in _WORD.findall(text) if word.lower() not in _STOP and len(word) > 1)
+    return tuple(dict.fromkeys(stem(word) for word in words))
