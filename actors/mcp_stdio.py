@@ -34,10 +34,12 @@ TOO_LARGE = "sage/message-too-large"  # in the data of the error that stands for
 _CHUNK_BYTES = 64 * 1024
 _LINE_BYTES = 4 * 1024  # of the server's stderr
 _LAST_LINES = 5
+_OUTBOX = 256  # messages on their way to a server
 _GARBAGE_LINES = 5  # of stdout; more is not repeated
 _FLUSH_S = 0.5
 _GRACE_S = 1.0
 _POLL_S = 0.01
+_WATCH_S = 1.0
 
 
 class StdioServer:
@@ -105,11 +107,13 @@ class StdioServer:
         )
         try:
             to_client, read = anyio.create_memory_object_stream[Any](0)
-            write, from_client = anyio.create_memory_object_stream[Any](0)
+            # Room, so that the cancel of a call to a server that reads no more does not have to wait for it
+            write, from_client = anyio.create_memory_object_stream[Any](_OUTBOX)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._read, process, to_client)
                 tasks.start_soon(self._write, process, from_client)
                 tasks.start_soon(self._listen, process)
+                tasks.start_soon(self._watch, process)
                 try:
                     yield read, write
                 finally:
@@ -145,6 +149,13 @@ class StdioServer:
             self._fault = str(cause)
         finally:
             self.ended.set()
+
+    async def _watch(self, process: Process) -> None:
+        """Ends the session when the server has exited: what it started may hold its output open for ever."""
+        while process.returncode is None:
+            await asyncio.sleep(_WATCH_S)
+        await asyncio.sleep(_WATCH_S)  # what it answered last is still read
+        self.ended.set()
 
     async def _wait_for_exit(self, process: Process) -> None:
         """Its exit code is known a moment after its output ended."""

@@ -201,6 +201,42 @@ def test_a_server_that_ends_between_calls_is_started_again(mcp: McpProject) -> N
     assert with_sessions(mcp.project, body) == "again"
 
 
+def test_a_server_that_exits_ends_though_its_child_holds_the_output(tmp_path: Path) -> None:
+    mcp = McpProject(tmp_path, effect="once")
+    mcp.add_raw()
+    error = with_sessions(tmp_path, lambda: mcp.error("raw", "orphan"))
+    assert type(error).__name__ == "ServerDied"
+    assert "exited with code 4" in str(error)
+
+
+def test_a_server_that_closed_its_input_is_started_again(tmp_path: Path) -> None:
+    mcp = McpProject(tmp_path, effect="once")
+    mcp.add_raw()
+
+    async def body() -> tuple[Any, Any]:
+        deaf = asyncio.create_task(mcp.error("raw", "deaf"))
+        await asyncio.sleep(0.5)
+        return await mcp.error("raw", "echo", text="x"), await deaf
+
+    for error in with_sessions(tmp_path, body):
+        assert type(error).__name__ == "ServerDied"
+        assert "closed its input" in str(error)
+
+
+def test_a_server_that_reads_no_more_holds_up_nobody_for_long(mcp: McpProject) -> None:
+    mcp.add_raw()
+
+    async def body() -> str:
+        assert await mcp.call("raw", "stuck") == "stuck now"
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await mcp.call("raw", "echo", text="x" * 1_000_000)
+        return str(await mcp.call("raw", "echo", text="free"))
+
+    assert with_sessions(mcp.project, body) == "free"
+
+
 def test_a_server_that_answers_nobody_any_more_is_started_anew(mcp: McpProject) -> None:
     mcp.add_raw()
 

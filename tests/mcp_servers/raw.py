@@ -71,6 +71,25 @@ def die_later(number, arguments, meta):
     os._exit(3)
 
 
+def orphan(number, arguments, meta):
+    """Exits, and leaves a child that holds its output."""
+    if os.fork():
+        os._exit(4)
+    time.sleep(3600)
+
+
+def deaf(number, arguments, meta):
+    """Closes its input, and goes on."""
+    os.close(0)
+    time.sleep(3600)
+
+
+def stuck(number, arguments, meta):
+    """Reads no more."""
+    answer(number, "stuck now")
+    time.sleep(3600)
+
+
 def garbage(number, arguments, meta):
     with lock:
         os.write(1, b'what is this?\n\xff\xfe\x00\n{"jsonrpc": "2.0"\n[1, 2]\n\n' * 100)
@@ -151,8 +170,8 @@ def result(number, arguments, meta):
 TOOLS = {
     tool.__name__: tool
     for tool in (
-        backwards, code, die, die_later, die_once, echo, flood, garbage, huge, late, lying, malformed, never, noisy,
-        other_id, pid, result, several, was_cancelled,
+        backwards, code, deaf, die, die_later, die_once, echo, flood, garbage, huge, late, lying, malformed, never,
+        noisy, orphan, other_id, pid, result, several, stuck, was_cancelled,
     )
 }  # fmt: skip
 
