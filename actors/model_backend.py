@@ -63,7 +63,7 @@ class ModelBackend:
     """One model of one provider.
 
     Args:
-        model: `provider:model`, such as `anthropic:claude-sonnet-4-5`.
+        model: `provider:model`, such as `anthropic:claude-sonnet-5-5`.
         environ: where the provider's key and, for a server of your own, its address are.
         timeout_s: seconds for one request.
         max_tokens: the longest answer; the provider's own limit if None.

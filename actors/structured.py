@@ -14,7 +14,6 @@ from sage_actors.messages.errors import UsageError
 
 __all__ = ["check_schema", "extract_json", "is_strict", "schema_problem", "schema_request"]
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(?:json)?[ \t]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 _MAX_STARTS = (
     200  # places where an object may begin that are tried: reading each costs the length of the text
 )
@@ -67,7 +66,24 @@ def extract_json(text: str) -> dict[str, Any] | None:
 
 def _candidates(text: str) -> Iterator[str]:
     yield text
-    yield from reversed(_FENCE.findall(text))
+    yield from reversed(_fenced(text))
+
+
+def _fenced(text: str) -> list[str]:
+    """The blocks that are fenced as JSON, or as nothing in particular; by line, since a pattern would read the rest
+    of the text once for each fence that has no end."""
+    blocks: list[str] = []
+    inside: list[str] | None = None
+    for line in text.split("\n"):
+        mark = line.strip()
+        if inside is None:
+            inside = [] if mark in ("```json", "```") else None
+        elif mark == "```":
+            blocks.append("\n".join(inside))
+            inside = None
+        else:
+            inside.append(line)
+    return blocks
 
 
 def _last_object(text: str) -> dict[str, Any] | None:

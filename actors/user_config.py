@@ -1,7 +1,7 @@
 """The user's own settings: `config.toml` in the user's configuration directory, beside the key of saved state.
 
     [backend]                    # what drafts, where neither $SAGE_AGENT nor $SAGE_MODEL says
-    agent = "claude"             # or: model = "anthropic:claude-sonnet-4-5"
+    agent = "claude"             # or: model = "anthropic:claude-sonnet-5-5"
     timeout = "10m"              # of one draft
 
     [agents.mine]                # an agent of your own, or changes to a known one; see actors/agents.toml

@@ -22,7 +22,7 @@ SCHEMA = {
     "required": ["title", "size"],
     "additionalProperties": False,
 }
-MODELS = ("openai:gpt-5", "openai-chat:local-model", "anthropic:claude-sonnet-4-5")
+MODELS = ("openai:gpt-5", "openai-chat:local-model", "anthropic:claude-sonnet-5-5")
 
 
 @pytest.fixture
