@@ -1,7 +1,8 @@
 """How often runs made use of skills, read from their journals: nothing is counted twice, and nothing is kept aside.
 
     offered   a search found the skill for the run's topic (the tool `skills_search` gave it to the run)
-    used      an operation executed it or handed its instructions on, or a later step's result cites its file
+    used      an operation executed it or handed its instructions on, or the result of a later step names it
+              (a task of the plan that it helps with, or its file as evidence)
 
 The reuse rate is the share of runs that used a skill among those that were offered one or used one. Runs that were
 deleted are gone from it.
@@ -139,10 +140,28 @@ def _name(value: Any) -> str:
 
 
 def _cited(value: Any, places: Mapping[str, str]) -> set[str]:
-    """Skills whose file a result names."""
+    """Skills that a result names in a field `skill` or `skills`, or whose file it names anywhere."""
     text = json.dumps(value, default=str, ensure_ascii=False)
-    return {
+    by_file = {
         name
         for name, place in places.items()
         if place and json.dumps(place, ensure_ascii=False)[1:-1] in text
     }
+    return by_file | (_said(value) & places.keys())
+
+
+def _said(value: Any) -> set[str]:
+    """Names in fields `skill` and `skills`, wherever they stand."""
+    found: set[str] = set()
+    open_ = [value]
+    while open_:
+        each = open_.pop()
+        if isinstance(each, list):
+            open_ += each
+        elif isinstance(each, dict):
+            open_ += each.values()
+            for key in ("skill", "skills"):
+                named = each.get(key)
+                for one in named if isinstance(named, list) else [named]:
+                    found.add(_name(one.get("name") if isinstance(one, dict) else one))
+    return found - {""}
