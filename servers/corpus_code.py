@@ -15,8 +15,16 @@ from sage_actors.messages.passages import Passage
 
 __all__ = ["Definition", "Piece", "code_pieces", "definitions", "note_pieces"]
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _JS_METHOD = r"(?!(?:if|for|while|switch|catch|return|function|with|do|else|await|new|typeof|super)\b)"
-_MODIFIERS = r"(?:(?:export|default|declare|abstract|async|static|public|private|protected|internal|final|override|sealed|open|data|inline|readonly|unsafe|extern|pub(?:\([\w: ]+\))?|const|virtual|synchronized|partial|local|suspend)\s+)*"
+_MODIFIERS = (
+    r"(?:(?:export|default|declare|abstract|async|static|public|private|protected|internal|final|override|sealed|open"
+    r"|data|inline|readonly|unsafe|extern|pub(?:\([\w: ]+\))?|const|virtual|synchronized|partial|local|suspend)\s+)*"
+)
 _PATTERNS: dict[str, str] = {
     "python": r"(?P<indent>[ \t]*)(?:async\s+)?(?P<what>def|class)\s+(?P<name>\w+)",
     "javascript": (
@@ -47,9 +55,7 @@ _PATTERNS: dict[str, str] = {
 }
 _COMPILED = {language: re.compile(pattern) for language, pattern in _PATTERNS.items()}
 _PIECE_CHARS = 900
-_CONTAINERS = frozenset(
-    "class interface impl trait struct enum mod namespace module defmodule object extension".split()
-)
+_CONTAINERS = _words("class interface impl trait struct enum mod namespace module defmodule object extension")
 _ABOVE = re.compile(r"\s*(#(?!include|define|if|endif|!)|//|/\*|\*|--|@|///|;;|%%|\[\w)")
 _NOTE = re.compile(r"(?:#|//|/\*|^\s*\*|--|;|<!--|%)[^\n]{0,80}?\b(TODO|FIXME|XXX|HACK)\b")
 _COMMENT = re.compile(r"\s*(#|//|\*|--|;|%)")

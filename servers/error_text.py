@@ -33,10 +33,21 @@ _JAVA_FRAME = re.compile(
 )
 
 _MESSAGES = (
-    re.compile(r"^(?:E\s+)?(?P<type>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Warning|Exit|Interrupt|Timeout|Failed?|Iteration|Group|Fault|Panic))(?::\s*(?P<text>[^\n]*))?$", re.MULTILINE),
-    re.compile(r"^(?:Uncaught |Unhandled )?(?P<type>[A-Z]\w*(?:Error|Exception))(?: \[\w+\])?: (?P<text>[^\n]+)", re.MULTILINE),
+    re.compile(
+        r"^(?:E\s+)?(?P<type>(?:[A-Za-z_]\w*\.)*[A-Z]\w*"
+        r"(?:Error|Exception|Warning|Exit|Interrupt|Timeout|Failed?|Iteration|Group|Fault|Panic))"
+        r"(?::\s*(?P<text>[^\n]*))?$",
+        re.MULTILINE,
+    ),
+    re.compile(
+        r"^(?:Uncaught |Unhandled )?(?P<type>[A-Z]\w*(?:Error|Exception))(?: \[\w+\])?: (?P<text>[^\n]+)", re.MULTILINE
+    ),
     re.compile(r"^(?:\s*)(?P<type>panic): (?P<text>[^\n]+)", re.MULTILINE),
-    re.compile(r"^thread '[^'\n]*' (?:\(\d+\) )?(?P<type>panicked) at (?:'(?P<text>[^'\n]+)'|[^\n]+:\n(?P<below>[^\n]+))", re.MULTILINE),
+    re.compile(
+        r"^thread '[^'\n]*' (?:\(\d+\) )?(?P<type>panicked) at "
+        r"(?:'(?P<text>[^'\n]+)'|[^\n]+:\n(?P<below>[^\n]+))",
+        re.MULTILINE,
+    ),
     re.compile(r"^(?P<type>error)(?:\[E\d+\])?: (?P<text>[^\n]+)", re.MULTILINE),
     re.compile(r"^Exception in thread \"[^\"\n]*\" (?P<type>[\w.$]+)(?:: (?P<text>[^\n]+))?", re.MULTILINE),
 )  # fmt: skip

@@ -2,7 +2,8 @@
 
 A ranking by words alone prefers a passage that says one rare word often to one that is about all of them. Here its
 score is multiplied by the share of the query that it covers, and raised where the words stand in its title or
-side by side. What follows a preposition says where, not what, and counts half. Words of the trade count for each other a little: who asks for rate limiting wants the throttle.
+side by side. What follows a preposition says where, not what, and counts half. Words of the trade count for each
+other a little: who asks for rate limiting wants the throttle.
 """
 
 from __future__ import annotations
@@ -13,11 +14,17 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 from sage_actors.messages.ranking import Ranked
 from sage_actors.servers.corpus_code import Piece
 
 __all__ = ["Found", "Query", "first_scores", "stems", "weigh"]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
 
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _WORD = re.compile(r"[^\W_]+")
@@ -26,11 +33,11 @@ _JOINED = re.compile(
     r"\b(start|time|back|log|set|clean|shut|roll|set|web|fall)[-_ ](up|out|off|in|down|hook|back)(?=s?\b|_)",
     re.I,
 )
-_STOP = frozenset(
+_STOP = _words(
     "a an and are as at be by but can do does for from has have how i if in into is it its my no not of on or our so"
     " that the their then there this to too up was we were what when where which who why will with without you your"
     " add adding new use uses using make making support supports supporting implement implementing should must need"
-    " fix fixing improve improving all some more than".split()
+    " fix fixing improve improving all some more than"
 )
 _KINDRED = """
 rate limit: throttle throttling quota 429 bucket
@@ -91,7 +98,7 @@ class Query:
         self.wanted = list(dict.fromkeys(words))[:24]
         head = set(stems(_CONTEXT.split(text, maxsplit=1)[0])) or set(words)
         self.weights = {word: 1.0 if word in head else _CONTEXT_WEIGHT for word in self.wanted}
-        self.pairs = {(a, b) for a, b in zip(words, words[1:], strict=False) if a != b}
+        self.pairs = {(a, b) for a, b in pairwise(words) if a != b}
         self.kin = {word: _KIN.get(word, frozenset()) - set(self.wanted) for word in self.wanted}
         kindred = dict.fromkeys(k for word in stems(text) for k in _KIN_WORDS.get(word, ()))
         self.searched = " ".join([_joined(text), *kindred, *(_apart(text))])
@@ -114,7 +121,7 @@ def stems(text: str) -> list[str]:
 
 
 def first_scores(ranked: Iterable[tuple[Piece, Ranked]]) -> list[Found]:
-    """By words. In a small project every word is in half of the passages, and BM25 tells nothing apart: hence a base."""
+    """By words. In a small project a word is in half of the passages, where BM25 tells nothing apart: hence a base."""
     return [Found(piece, each.score + _BASE * piece.passage.weight) for piece, each in ranked]
 
 
@@ -147,7 +154,7 @@ def _weighed(
 
 
 def _neighbours(*texts: list[str]) -> set[tuple[str, str]]:
-    return {pair for words in texts for pair in zip(words, words[1:], strict=False)}
+    return {pair for words in texts for pair in pairwise(words)}
 
 
 def _about(piece: Piece) -> str:

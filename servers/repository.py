@@ -21,6 +21,11 @@ from pathlib import Path
 
 __all__ = ["EXCLUDED", "Commit", "Repository", "SourceFile", "repository_state", "shown_name"]
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 EXCLUDED = (".git/", ".sage/", "docs/specs/")
 """What a run writes itself, and git's own: no evidence, and no change of the project."""
 
@@ -41,12 +46,13 @@ _OUTPUT_BYTES = 64_000_000
 _MAX_FILES = 50_000
 _MAX_TOUCHED = 100  # files of one commit that are kept: an import of a thousand files says nothing about one
 _HASHED_BYTES = 1_000_000  # a larger file that differs counts by its size and time
-_SKIPPED_FOLDERS = frozenset(
+_SKIPPED_FOLDERS = _words(
     "node_modules bower_components __pycache__ site-packages .venv venv env .tox .nox .eggs .mypy_cache"
-    " .pytest_cache .ruff_cache .hg .svn build dist target".split()
+    " .pytest_cache .ruff_cache .hg .svn build dist target"
 )
 _ENTRY = re.compile(
-    rb"(\d{6}) ([0-9a-f]{40,64}) \d\t([^\0]+)\0  ctime: [^\n]*\n  mtime: (\d+):(\d+)\n[^\n]*\n[^\n]*\n  size: (\d+)\t[^\n]*\n"
+    rb"(\d{6}) ([0-9a-f]{40,64}) \d\t([^\0]+)\0"
+    rb"  ctime: [^\n]*\n  mtime: (\d+):(\d+)\n[^\n]*\n[^\n]*\n  size: (\d+)\t[^\n]*\n"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
@@ -260,7 +266,8 @@ def _commits(out: bytes) -> Iterator[Commit]:
 def _read(process: subprocess.Popen[bytes], deadline: float, limit_bytes: int) -> tuple[bytes, bool]:
     """What it prints until the end, the deadline or the limit; whether that was the end."""
     assert process.stdout is not None
-    fd, chunks, size = process.stdout.fileno(), [], 0
+    fd, size = process.stdout.fileno(), 0
+    chunks: list[bytes] = []
     while size < limit_bytes:
         ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
         chunk = os.read(fd, 1 << 16) if ready else None

@@ -100,11 +100,11 @@ class _Research:
         return await self._answer(competitive_analysis, topic, Limits(top, max_bytes))
 
     async def best_practices(self, topic: Topic, top: Top = 5, max_bytes: MaxBytes = 8000) -> Answer:
-        """How this project does it: fitting skills (SKILL.md), standards, guides, documents and comments on the topic."""
+        """How this project does it: skills that fit (SKILL.md), standards, guides, documents and comments."""
         return await self._answer(best_practices, topic, Limits(top, max_bytes))
 
     async def code_search(self, topic: Topic, top: Top = 10, max_bytes: MaxBytes = 8000) -> Answer:
-        """Where the code is that matters to a topic: definitions by relevance, with their names, and who calls them."""
+        """Where the code is that matters to a topic: definitions with their names, best first, and who calls them."""
         return await self._answer(code_search, topic, Limits(top, max_bytes, per_source=3))
 
     async def error_analysis(self, error: ErrorText, top: Top = 10, max_bytes: MaxBytes = 8000) -> Answer:
@@ -114,7 +114,7 @@ class _Research:
         return await self._answer(error_analysis, error, limits)
 
     async def similar_changes(self, topic: Topic, top: Top = 5, max_bytes: MaxBytes = 8000) -> Answer:
-        """Commits like the one wanted, by message and touched files: date, files, and for the best what they changed."""
+        """Commits like the one wanted, by message and files: date, files, and for the best what they changed."""
         return await self._answer(similar_changes, topic, Limits(top, max_bytes))
 
     async def _answer(self, operation: _Operation, topic: str, limits: Limits) -> CallToolResult:

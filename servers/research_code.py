@@ -34,7 +34,7 @@ def code_search(project: Path, topic: str, limits: Limits) -> ResearchResult:
     evidence = found_evidence(found)
     calls = list(_calls(corpus, found))
     files = len({hit.piece.passage.source for hit in found})
-    summary = f"{len(found)} pieces of source in {files} files are on the topic; {len(calls)} call sites were looked up."
+    summary = f"{len(found)} pieces of source in {files} files are on the topic; {len(calls)} call sites were found."
     notes = [] if evidence else [looked_at(corpus, topic, ("code", "test"))]
     return result_of(
         "code_search", topic, evidence + calls, limits, summary=summary, notes=[*notes, *corpus.notes]
@@ -53,7 +53,8 @@ def similar_changes(project: Path, topic: str, limits: Limits) -> ResearchResult
         _with_statistics(corpus, each) if number < _STATISTICS and each.source.startswith("git:") else each
         for number, each in enumerate(found_evidence(found))
     ]
-    summary = f"{len(commits)} of {len(corpus.commits)} commits and {len(found) - len(commits)} changelog entries are similar."
+    entries = len(found) - len(commits)
+    summary = f"{len(commits)} of {len(corpus.commits)} commits and {entries} changelog entries are similar."
     notes = [] if evidence else [looked_at(corpus, topic, ("history",))]
     if not corpus.commits:
         notes.append("there is no git history to look at")
@@ -92,7 +93,8 @@ def _calls(corpus: Corpus, found: list[Found]) -> Iterator[Evidence]:
     for name, hit in names.items():
         if len(sites[name]) <= _COMMON:
             for _, source, number, line in sorted(sites[name])[:_CALLS_EACH]:
-                text = f"{line.strip()[:300]}  (calls {hit.piece.title}, {hit.piece.passage.source}:{hit.piece.passage.line})"
+                where = f"{hit.piece.passage.source}:{hit.piece.passage.line}"
+                text = f"{line.strip()[:300]}  (calls {hit.piece.title}, {where})"
                 yield Evidence(text, "code", source, number, hit.score * _CALL_SHARE)
 
 

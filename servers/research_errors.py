@@ -30,7 +30,10 @@ _FIRST_WORDS = 3  # of a message, where all of it is found nowhere
 _LEAST_FRAGMENT = 9  # characters of a message that are worth looking for
 _TOPIC_CHARS = 2000
 _VARYING = re.compile(r"""'[^'\n]*'|"[^"\n]*"|`[^`\n]*`|\d[\d.,:x]*|/[\w./-]+|<[^>\n]*>|0x[0-9a-f]+""")
-_DEFINES = r"^\s*(?:export\s+)?(?:pub\s+)?(?:async\s+)?(?:def|class|func|fn|function|struct|enum|type)\s+(?:\([^)]*\)\s*)?{}\b"
+_DEFINES = (
+    r"^\s*(?:export\s+)?(?:pub\s+)?(?:async\s+)?"
+    r"(?:def|class|func|fn|function|struct|enum|type)\s+(?:\([^)]*\)\s*)?{}\b"
+)
 _RAISES = r"\b(?:raise|throw new|throw|panic!?\(|errors\.New\(|Err\()\s*.{{0,40}}\b{}\b"
 _TRACEBACK_LINE = re.compile(r'^\s*(File "|at |Traceback|\^+|~+|E\s)', re.MULTILINE)
 
@@ -77,13 +80,13 @@ class _Places:
             (_common_end(parts, PurePosixPath(each).parts), each) for each in self._by_name.get(parts[-1], [])
         ]
         scored.sort(reverse=True)
-        if not scored or len(scored) > 1 and scored[0][0] == scored[1][0]:
+        if not scored or (len(scored) > 1 and scored[0][0] == scored[1][0]):
             return None
         length, best = scored[0]
         whole = length == len(PurePosixPath(best).parts) or length == len(
             [p for p in parts if p not in ("/", ".")]
         )
-        return best if whole or len(scored) == 1 and length > 1 else None
+        return best if whole or (len(scored) == 1 and length > 1) else None
 
     def _own_part(self, parts: tuple[str, ...]) -> tuple[str, ...]:
         """Of a file of an installed package what is below its folder, if the package is this project's own."""

@@ -18,7 +18,6 @@ from sage_actors.servers.corpus import Corpus, corpus_of
 from sage_actors.servers.corpus_code import Piece
 from sage_actors.servers.relevance import Found, Query, first_scores, weigh
 from sage_actors.servers.research_result import (
-    Evidence,
     Limits,
     found_evidence,
     looked_at,
@@ -32,23 +31,23 @@ __all__ = ["best_practices", "competitive_analysis", "market_research"]
 _LOCAL = "local evidence only: what this project says itself; no market, no user and no website was asked"
 _SKILL_FACTOR = 3.0  # a skill was written to be followed
 _DEMAND = re.compile(
-    r"feature request|would be (nice|great|useful|helpful)|\bwish|not (yet )?(supported|implemented|possible)|unsupported"
-    r"|planned|roadmap|limitation|known issue|users? (want|need|ask|report)|requested|work-?around|in the future"
-    r"|proposal|closes? #\d+|fix(es|ed)? #\d+|\bissues?/\d+|\bTODO\b|\bFIXME\b",
+    r"feature request|would be (nice|great|useful|helpful)|\bwish|not (yet )?(supported|implemented|possible)"
+    r"|unsupported|planned|roadmap|limitation|known issue|users? (want|need|ask|report)|requested|work-?around"
+    r"|in the future|proposal|closes? #\d+|fix(es|ed)? #\d+|\bissues?/\d+|\bTODO\b|\bFIXME\b",
     re.I,
 )
 _RIVALRY = re.compile(
-    r"\balternatives?\b|\binstead of\b|\bcompared (to|with)\b|\bunlike\b|\bversus\b|\bvs\.?\s|\bsimilar to\b|\binspired by\b"
-    r"|\bmigrat(e|ing|ion) from\b|\breplaces?\b",
+    r"\balternatives?\b|\binstead of\b|\bcompared (to|with)\b|\bunlike\b|\bversus\b|\bvs\.?\s|\bsimilar to\b"
+    r"|\binspired by\b|\bmigrat(e|ing|ion) from\b|\breplaces?\b",
     re.I,
 )
 _GUIDANCE = re.compile(
-    r"(contributing|agents|claude|security|standards?|style|conventions?|guidelines?|guides?|best.?practices?|recommendations?"
-    r"|architecture|design|decisions?|adr|howto|how-to|testing|development)",
+    r"(contributing|agents|claude|security|standards?|style|conventions?"
+    r"|guidelines?|guides?|best.?practices?|recommendations?|architecture|design|decisions?|adr|howto|how-to|testing|development)",
     re.I,
 )
 _ADVICE = re.compile(
-    r"\b(should|must|never|always|avoid|prefer|recommend\w*|do not|don't|make sure|best practice|important|note that)\b",
+    r"\b(should|must|never|always|avoid|prefer|recommend\w*|do not|don't|make sure|best practice|important)\b",
     re.I,
 )
 

@@ -121,7 +121,7 @@ def _finding(evidence: Evidence) -> Finding:
 def _shown(hit: Found) -> str:
     piece = hit.piece
     text, title = piece.passage.text.rstrip(), piece.title[:_TITLE_CHARS]
-    if not title or piece.passage.kind in ("history", "dependency") and title in text:
+    if not title or (piece.passage.kind in ("history", "dependency") and title in text):
         return text
     if piece.passage.kind in ("code", "test"):
         return f"{title} ({'definition' if piece.defines else 'inside'}):\n{text}"

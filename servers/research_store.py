@@ -50,9 +50,9 @@ class ResearchEntry:
     findings: str
     metadata: dict[str, Any]
     timestamp: int
-    expiresAt: int  # noqa: N815 - the name in the file
-    accessCount: int = 0  # noqa: N815
-    lastAccessed: int = 0  # noqa: N815
+    expiresAt: int
+    accessCount: int = 0
+    lastAccessed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class ResearchStore:
                     yield path, entry
 
     def _shrink(self, kept: str) -> None:
-        """Over the limit, the entries that were not used for longest go, but not the one just `kept`. Upstream's own are left to it."""
+        """Over the limit, the entries not used for longest go, never the one in file `kept`, nor upstream's own."""
         sizes = {path: _size(path) for path in self._folder().glob("*.json")}
         total = sum(sizes.values())
         if total <= _MAX_BYTES:

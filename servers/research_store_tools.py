@@ -43,7 +43,7 @@ class QueryAnswer(BaseModel):
     findings: str | None = None
     age: str | None = None
     metadata: dict[str, Any] | None = None
-    accessCount: int | None = None  # noqa: N815 - upstream's name
+    accessCount: int | None = None
 
 
 class ChangeAnswer(BaseModel):
@@ -55,16 +55,16 @@ class ChangeAnswer(BaseModel):
 class StatisticsAnswer(BaseModel):
     """`hitRate` counts the queries of all processes."""
 
-    totalEntries: int  # noqa: N815
-    totalSize: str  # noqa: N815
-    hitRate: str  # noqa: N815
-    oldestEntry: str | None  # noqa: N815
-    newestEntry: str | None  # noqa: N815
+    totalEntries: int
+    totalSize: str
+    hitRate: str
+    oldestEntry: str | None
+    newestEntry: str | None
 
 
 class CleanupAnswer(BaseModel):
     success: bool
-    removedEntries: int  # noqa: N815
+    removedEntries: int
     message: str
 
 

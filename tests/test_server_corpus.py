@@ -54,12 +54,14 @@ DEFINED = [
     ),
     (
         "go",
-        "type Limiter struct {\n}\nfunc (l *Limiter) Take(n int) error {\n}\nfunc (Limiter) Free() {\n}\nfunc New() *Limiter {\n}\n",
+        "type Limiter struct {\n}\n"
+        "func (l *Limiter) Take(n int) error {\n}\nfunc (Limiter) Free() {\n}\nfunc New() *Limiter {\n}\n",
         ["Limiter", "Limiter.Take", "Limiter.Free", "New"],
     ),
     (
         "rust",
-        "pub struct Limiter<T> {}\nimpl<T> Drop for Limiter<T> {\n    pub(crate) async fn take(&self) {}\n}\nfn free() {}\n",
+        "pub struct Limiter<T> {}\n"
+        "impl<T> Drop for Limiter<T> {\n    pub(crate) async fn take(&self) {}\n}\nfn free() {}\n",
         ["Limiter", "Limiter", "Limiter.take", "free"],
     ),
     ("shell", "take() {\n}\nfunction free {\n}\n", ["take", "free"]),
@@ -213,10 +215,12 @@ def test_beyond_the_limit_documents_come_first_and_the_rest_is_named(
 
 
 MANIFESTS = {
-    "pyproject.toml": '[project]\nname = "x"\ndependencies = [\n  "httpx>=0.27",\n  "click[a]; python_version>\'3\'",\n]\n'
+    "pyproject.toml": '[project]\nname = "x"\ndependencies = [\n'
+    '  "httpx>=0.27",\n  "click[a]; python_version>\'3\'",\n]\n'
     '[dependency-groups]\ndev = ["pytest>=8"]\n',
     "requirements-dev.txt": "# a comment\n-r other.txt\nflask==3.0 \\\n    --hash=sha256:1\ngit+https://example.org/x\n",
-    "web/package.json": '{\n "name": "x",\n "dependencies": {\n  "express": "^5.0.0"\n },\n "devDependencies": {"tap": "1"}\n}\n',
+    "web/package.json": '{\n "name": "x",\n "dependencies": {\n  "express": "^5.0.0"\n },\n'
+    '  "devDependencies": {"tap": "1"}\n}\n',
     "go.mod": "module x\n\ngo 1.22\n\nrequire (\n\tgithub.com/a/b v1.2.3\n\tgithub.com/c/d v0.1.0 // indirect\n)\n",
     "Cargo.toml": '[package]\nname = "x"\n\n[dependencies]\ntokio = { version = "1", features = ["full"] }\nserde = "1.0"\n',
     "Gemfile": "gem 'rails', '~> 7.0'\n",
@@ -247,7 +251,8 @@ def test_facts_of_installed_and_locked_packages_are_joined_to_their_declarations
         {
             "pyproject.toml": '[project]\nname = "x"\ndependencies = ["Fast_Limit>=1"]\n',
             ".venv/lib/python3.11/site-packages/fast_limit-1.4.dist-info/METADATA": "Metadata-Version: 2.1\n"
-            "Name: fast-limit\nVersion: 1.4\nSummary: Token buckets\nLicense-Expression: MIT\n\nREADME about throttling\n",
+            "Name: fast-limit\nVersion: 1.4\nSummary: Token buckets\n"
+            "License-Expression: MIT\n\nREADME about throttling\n",
             ".venv/lib/python3.11/site-packages/helper-2.0.dist-info/METADATA": "Name: helper\nVersion: 2.0\n\n",
             "package.json": '{"dependencies": {"bottleneck": "^2"}}',
             "package-lock.json": '{"packages": {"node_modules/bottleneck": {"version": "2.19.5", "license": "MIT"}}}',

@@ -1,4 +1,4 @@
-"""sage-research through a real client: true citations, honest emptiness, upstream's tools, and a backend kept honest."""
+"""sage-research through a real client: true citations, honest emptiness, upstream's tools, a bound backend."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ class RateLimiter:
         return True
 '''
 FILES = {
-    "README.md": "# Shop\n\nA shop with an HTTP API.\n\n## Limits\n\nThere is no rate limiting for the public API yet.\n",
-    "CONTRIBUTING.md": "# How we work\n\nEvery endpoint of the API must have a rate limit. Never block the event loop.\n",
+    "README.md": "# Shop\n\nA shop with an HTTP API.\n\n"
+    "## Limits\n\nThere is no rate limiting for the public API yet.\n",
+    "CONTRIBUTING.md": "# How we work\n\n"
+    "Every endpoint of the API must have a rate limit. Never block the event loop.\n",
     "shop/limits.py": LIMITS,
     "shop/api.py": "from shop.limits import RateLimiter\n\n\ndef order(caller):\n"
     "    # TODO: rate limiting for orders\n    limiter = RateLimiter()\n    return limiter.allow(caller)\n",
@@ -49,8 +51,8 @@ FILES = {
     ".sage/skills/rate-limits/SKILL.md": "---\nname: rate-limits\ndescription: How to limit the rate of an API\n---\n\n"
     "# Rate limits\n\nCount in buckets; answer 429 with Retry-After.\n",
     "docs/specs/x/spec.md": "rate limiting for the public API, as a run wrote it\n",
-    ".venv/lib/python3.11/site-packages/limits-3.5.dist-info/METADATA": "Metadata-Version: 2.1\nName: limits\nVersion: 3.5\n"
-    "Summary: Rate limiting utilities\nLicense-Expression: MIT\n\n",
+    ".venv/lib/python3.11/site-packages/limits-3.5.dist-info/METADATA": "Metadata-Version: 2.1\nName: limits\n"
+    "Version: 3.5\nSummary: Rate limiting utilities\nLicense-Expression: MIT\n\n",
 }
 
 
@@ -253,7 +255,8 @@ def test_a_frame_whose_line_is_gone_is_not_cited(shop: Path) -> None:
             [],
         ),
         (
-            "panic: boom\n\ngoroutine 1 [running]:\nmain.run(0x1)\n\t/go/src/app/run.go:7 +0x1\nmain.main()\n\t/go/src/app/main.go:3 +0x2\n",
+            "panic: boom\n\ngoroutine 1 [running]:\n"
+            "main.run(0x1)\n\t/go/src/app/run.go:7 +0x1\nmain.main()\n\t/go/src/app/main.go:3 +0x2\n",
             [("/go/src/app/main.go", 3, "main.main"), ("/go/src/app/run.go", 7, "main.run")],
             [("panic", "boom")],
             [],
@@ -265,7 +268,8 @@ def test_a_frame_whose_line_is_gone_is_not_cited(shop: Path) -> None:
             [("", "TestLimit")],
         ),
         (
-            "thread 'main' panicked at src/lib.rs:4:9:\nindex out of bounds\n   2: shop::limit\n             at ./src/limit.rs:9:5\n",
+            "thread 'main' panicked at src/lib.rs:4:9:\nindex out of bounds\n"
+            "   2: shop::limit\n             at ./src/limit.rs:9:5\n",
             [("./src/limit.rs", 9, "shop::limit"), ("src/lib.rs", 4, "")],
             [("panicked", "index out of bounds")],
             [],
@@ -297,7 +301,9 @@ def test_errors_of_many_languages_are_read(
 def test_what_nobody_wrote_about_is_not_found_and_the_notes_say_where_one_looked(
     shop: Path, tool: str
 ) -> None:
-    said = {"error": "zygomorphic quasar"} if tool == "error_analysis" else {"topic": "zygomorphic quasar"}
+    said: dict[str, Any] = (
+        {"error": "zygomorphic quasar"} if tool == "error_analysis" else {"topic": "zygomorphic quasar"}
+    )
     result = research(shop, tool, **said)
     assert (result.findings, result.citations, result.evidence_level, result.summary) == ([], [], "none", "")
     assert any("nothing on the topic" in note for note in result.notes)
@@ -324,7 +330,7 @@ def test_the_budget_holds_and_what_was_left_is_counted(tmp_path: Path) -> None:
 
 
 def test_four_tools_at_once_give_what_they_give_alone(shop: Path) -> None:
-    topic = {"topic": "rate limiting for the public API"}
+    topic: dict[str, Any] = {"topic": "rate limiting for the public API"}
 
     async def together(client: Client) -> list[CallToolResult]:
         return await asyncio.gather(*(client.call_tool(tool, topic) for tool in RESEARCH))
