@@ -160,7 +160,7 @@ class _Reader:
             if _imports_annotations(node):
                 self.facts.see("types.future", "yes", node.lineno)
                 return
-        if tree.body:
+        if any(not isinstance(node, ast.Expr) for node in tree.body):  # more than a docstring
             self.facts.see("types.future", "no", 1)
 
     def branch(self, where: _Where, count: int = 1) -> None:
@@ -372,9 +372,10 @@ class _Reader:
             self.see("types.optional", "Optional[X]", node)
         return where
 
-    def on_joined(self, node: ast.JoinedStr, where: _Where) -> _Where:
+    def on_joined(self, node: ast.JoinedStr, where: _Where) -> None:
+        """Its plain parts are no texts of their own."""
         self.see("style.strings", "f-string", node)
-        return where
+        self.stack.extend((each, where) for each in node.values if isinstance(each, ast.FormattedValue))
 
     def on_constant(self, node: ast.Constant, where: _Where) -> None:
         """Which quotes short texts have, as far as the first character tells."""

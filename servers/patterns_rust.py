@@ -165,8 +165,8 @@ def _on_macro(reading: Reading, node: Node) -> None:
 def _on_attribute(reading: Reading, node: Node) -> None:
     text = reading.text(node)
     if text.startswith("#[derive("):
-        for each in re.findall(r"\w+", text[len("#[derive(") :].rpartition(")")[0]):
-            reading.see("types.derives", each, node)
+        for each in re.findall(r"[\w:]+", text[len("#[derive(") :].rpartition(")")[0]):
+            reading.see("types.derives", each.rpartition("::")[2], node)
 
 
 def _yes(value: object) -> str:

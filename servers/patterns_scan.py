@@ -157,12 +157,13 @@ def _state(sources: list[_Source]) -> str:
 
 
 def _listed(repository: Repository, root: Path) -> list[_Source]:
-    """The sources below `root`, in order of path."""
-    below = "" if root == repository.root else f"{root.relative_to(repository.root).as_posix()}/"
+    """The sources below `root`, or `root` itself where it is one, in order of path."""
+    at = root.relative_to(repository.root).as_posix()
+    below = "" if at == "." else f"{at}/"
     return [
         _Source(each.path, each.size_bytes, each.mtime_ns, each.content)
         for each in repository.files
-        if each.path.startswith(below) and _is_source(each.path)
+        if (each.path.startswith(below) or each.path == at) and _is_source(each.path)
     ]
 
 
