@@ -136,6 +136,7 @@ def check_command(name: str | None, project: Path, as_json: bool) -> int:
     from sage_actors.supervisor.templates import find_template, list_templates
     from sage_actors.supervisor.templates_check import check_thoroughly
 
+    wanted: list[tuple[str, Path, Template | None]]
     if name is None:
         wanted = [(each.name, each.path, each) for each in list_templates(project)]
     else:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sage_actors.messages.definition import WorkflowSpec
+from sage_actors.messages.definition import NodeSpec, WorkflowSpec
 from sage_actors.messages.errors import DefinitionError, StorageError, UsageError
 from sage_actors.servers.catalog import SAGE_SERVERS
 from sage_actors.supervisor.consent import required_items
@@ -43,6 +43,11 @@ def built_in(name: str, project: Path) -> WorkflowSpec:
     template = find_template(name, project)
     assert template is not None
     return load_workflow(template.path)
+
+
+def tokens_of(node: NodeSpec) -> int:
+    assert node.operation.digest is not None
+    return int(node.operation.digest["max_tokens"])
 
 
 def write(path: Path, data: Any) -> Path:
@@ -80,7 +85,7 @@ def test_research_is_cached_digested_and_may_fail(name: str, project: Path) -> N
     for node in looks:
         operation = node.operation
         assert operation.on_failure == "continue", node.id
-        assert operation.digest["max_tokens"] <= 1000, node.id
+        assert tokens_of(node) <= 1000, node.id
         assert operation.retry.max_attempts == 3, node.id
         assert operation.timeout is not None, node.id
         if operation.config["tool"] != "skills_search":
@@ -90,7 +95,7 @@ def test_research_is_cached_digested_and_may_fail(name: str, project: Path) -> N
 @pytest.mark.requirement("ORCH-004")
 def test_all_of_a_features_research_fits_into_eight_kilobytes(project: Path) -> None:
     research = [node for node in built_in("feature", project).nodes if node.phase == "research"]
-    tokens = sum(node.operation.digest["max_tokens"] for node in research)
+    tokens = sum(map(tokens_of, research))
     assert tokens * 4 <= 8000  # the usual four characters a token
     assert {"market", "competitive", "best_practices", "patterns"} <= {
         node.id.partition("/")[2] for node in research
