@@ -117,6 +117,15 @@ def _value(said: dict[str, Any], tool: dict[str, Any]) -> Any:
     return said["answer"] if "answer" in said else _smallest(tool["schema"])
 
 
+def _text(body: dict[str, Any], said: dict[str, Any]) -> str:
+    """The answer as text: an object where the request says that the text must be one."""
+    asked = body.get("response_format") or (body.get("text") or {}).get("format") or {}
+    asked = asked or (body.get("output_config") or {}).get("format") or {}
+    schema = asked.get("json_schema", asked).get("schema")
+    answer = said.get("answer", "stub" if schema is None else _smallest(schema))
+    return answer if isinstance(answer, str) else json.dumps(answer)
+
+
 def _smallest(schema: dict[str, Any]) -> Any:
     """The smallest value of a plain schema."""
     if "enum" in schema:
@@ -128,7 +137,7 @@ def _smallest(schema: dict[str, Any]) -> Any:
 
 
 def _chat(body: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": said.get("answer", "stub")}
+    message: dict[str, Any] = {"role": "assistant", "content": _text(body, said)}
     reason, tool = "stop", _tool(body)
     if tool is not None:
         function = {"name": tool["name"], "arguments": json.dumps(_value(said, tool))}
@@ -146,7 +155,7 @@ def _responses(body: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
         call = {"type": "function_call", "id": "f1", "call_id": "c1", "status": "completed"}
         item = {**call, "name": tool["name"], "arguments": json.dumps(_value(said, tool))}
     else:
-        part = {"type": "output_text", "text": said.get("answer", "stub"), "annotations": []}
+        part = {"type": "output_text", "text": _text(body, said), "annotations": []}
         item = {"type": "message", "id": "m1", "role": "assistant", "status": "completed", "content": [part]}
     usage: dict[str, Any] = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS, "total_tokens": 10}
     usage |= {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
@@ -160,7 +169,7 @@ def _messages(body: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
     if tool is not None:
         content = {"type": "tool_use", "id": "t1", "name": tool["name"], "input": _value(said, tool)}
     else:
-        content = {"type": "text", "text": said.get("answer", "stub")}
+        content = {"type": "text", "text": _text(body, said)}
     head = {"id": "m", "type": "message", "role": "assistant", "model": body["model"], "stop_sequence": None}
     reason = "end_turn" if tool is None else "tool_use"
     usage = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
