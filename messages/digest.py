@@ -12,11 +12,12 @@ the value packed as JSON in UTF-8, without spaces.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sage_actors.messages.packing import key_size as _key_size
+from sage_actors.messages.packing import packed, size_of, utf8_bytes
 from sage_actors.messages.passages import Passage, split_passages
 from sage_actors.messages.ranking import PassageIndex, Seen
 from sage_actors.messages.tokens import count_tokens, tokenizer_name
@@ -28,11 +29,15 @@ CUT = "[…]"
 
 _JOIN = f"\n{CUT}\n"
 _CUT_BYTES = 7  # of CUT as a JSON string
-_PASSAGE_CHARS = 700
-_SHARES = 4  # an element of a long list gets at least this part of the list's room before it is cut
-_DEPTH = 32  # deeper values are taken or left whole
+_SHORT_BYTES = 100  # a text up to here, such as a citation, is kept whole or not at all
+_PASSAGE_CHARS = (120, 700)
+_SHARES = 4  # elements of a list that are larger than this part of its room are cut to it,
+_WHOLE_BYTES = 1500  # but not below this: smaller ones stay whole or are left out
+_MISSES = 200  # elements in a row that do not fit, until no more are tried
+_DEPTH = 16  # deeper values are taken or left whole
 _TEXT_CHARS = 4000  # of an element, looked at when it is ranked
 _ROUNDS = 8  # attempts at finding the bytes that a number of tokens allows
+_SHINGLE_WORDS = 5  # a shorter element is never a near-duplicate
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,37 +71,37 @@ def digest_value(
     A limit that nothing can meet gives the least that says what was there: `[…]` for a text, an empty
     list, a dict of as many of its entries as fit; scalars are never changed.
     """
-    raw = _packed(value)
+    raw = packed(value)
     kept = value
     if top is not None or threshold > 0:
         kept = _Digest(query, top, threshold).filtered(value)
-    if max_bytes is not None and _size(kept) > max_bytes:
+    if max_bytes is not None and size_of(kept) > max_bytes:
         kept = _Digest(query).within(kept, max_bytes)
     if max_tokens is not None:
         kept = _within_tokens(kept, _Digest(query), max_tokens)
-    packed = raw if kept is value else _packed(kept)
+    text = raw if kept is value else packed(kept)
     raw_tokens = count_tokens(raw)
     return kept, DigestCount(
-        raw_bytes=_utf8(raw),
-        kept_bytes=_utf8(packed),
+        raw_bytes=utf8_bytes(raw),
+        kept_bytes=utf8_bytes(text),
         raw_tokens=raw_tokens,
-        kept_tokens=raw_tokens if packed is raw else count_tokens(packed),
+        kept_tokens=raw_tokens if text is raw else count_tokens(text),
         tokenizer=tokenizer_name(len(raw)),
     )
 
 
 def _within_tokens(value: Any, digest: _Digest, max_tokens: int) -> Any:
     """Tokens do not add up as bytes do: look for the largest number of bytes that holds few enough."""
-    packed = _packed(value)
-    tokens = count_tokens(packed)
+    text = packed(value)
+    tokens = count_tokens(text)
     if tokens <= max_tokens:
         return value
-    low, high = 0, _utf8(packed)
+    low, high = 0, utf8_bytes(text)
     guess = int(high * max_tokens / tokens)
     best: Any = digest.within(value, 0)
     for _ in range(_ROUNDS):
         kept = digest.within(value, guess)
-        tokens = count_tokens(_packed(kept))
+        tokens = count_tokens(packed(kept))
         if tokens <= max_tokens:
             best, low = kept, guess
             if tokens >= 0.9 * max_tokens:
@@ -111,10 +116,11 @@ def _within_tokens(value: Any, digest: _Digest, max_tokens: int) -> Any:
 
 
 class _Digest:
-    """One query, put to every part of a value."""
+    """One query, put to every part of a value; a part is ranked once, however often its room changes."""
 
     def __init__(self, query: str, top: int | None = None, threshold: float = 0.0) -> None:
         self._query, self._top, self._threshold = query, top, threshold
+        self._orders: dict[tuple[int, int], tuple[list[Passage], list[int], list[float]]] = {}
 
     def filtered(self, value: Any, depth: int = 0) -> Any:
         """`value` with its outermost lists cut to `top` and `threshold`; the same object if nothing was cut."""
@@ -126,10 +132,10 @@ class _Digest:
         return value
 
     def _best_of(self, elements: Sequence[Any]) -> Sequence[Any]:
-        if not self._threshold and (self._top is None or len(elements) <= self._top):
+        if not elements or (not self._threshold and (self._top is None or len(elements) <= self._top)):
             return elements
-        order, scores = self._ranked(elements)
-        least = scores[order[0]] * self._threshold if order else 0.0
+        _, order, scores = self._ranked(elements)
+        least = scores[order[0]] * self._threshold
         chosen = [at for at in order if scores[at] >= least][: self._top]
         if len(chosen) == len(elements):
             return elements
@@ -137,7 +143,7 @@ class _Digest:
 
     def within(self, value: Any, room: int, depth: int = 0) -> Any:
         """`value` in at most `room` bytes, or the least that it can be."""
-        if _size(value) <= room:
+        if size_of(value) <= room:
             return value
         if isinstance(value, str):
             return self._text(value, room)
@@ -150,50 +156,51 @@ class _Digest:
 
     def _text(self, text: str, room: int) -> str:
         """The best passages in the order of the text, with marks where something is missing."""
-        if room < _CUT_BYTES:
-            return CUT if _size(text) > _CUT_BYTES else text
-        room -= 2  # the quotes
-        pieces = split_passages(text, "", max_chars=max(1, min(_PASSAGE_CHARS, room // 4)))
-        order, _ = _order(pieces, self._query)
-        mark = _size(_JOIN) - 2
+        if room <= _CUT_BYTES:
+            return _least_text(text)
+        low, high = _PASSAGE_CHARS
+        pieces, order, _ = self._pieces(text, max(low, min(high, room // 8)))
+        mark = size_of(_JOIN) - 2
+        room -= 2 + mark  # the quotes, and a mark at either end
         chosen: list[int] = []
-        room -= mark
         seen = Seen()
         for at in order:
-            size = _size(pieces[at].text) - 2 + mark
+            size = size_of(pieces[at].text) - 2 + mark
             if size <= room and seen.is_new(pieces[at].text):
                 chosen.append(at)
                 room -= size
-            if room < mark + 16:
+            if room < 2 * mark:
                 break
+        if not chosen:
+            return _beginning(pieces[order[0]].text if order else "", room + mark)
         return _joined(pieces, sorted(chosen))
 
     def _mapping(self, value: Mapping[Any, Any], room: int, depth: int) -> dict[Any, Any]:
         """Every key, with its value in a fair share of the room; where the keys alone are too much, the best."""
-        sizes = {key: _size(part) for key, part in value.items()}
-        least = {key: min(sizes[key], _size(_least(part))) for key, part in value.items()}
-        costs = {key: _key_size(key) + 2 for key in value}  # a colon and a comma
         room -= 1  # two braces, and one comma fewer than entries
-        if sum(costs.values()) + sum(least.values()) > room:
-            return self._entries(value, room, depth, {key: costs[key] + least[key] for key in value})
-        room -= sum(costs.values())
-        owed = sum(least.values())
+        costs = {key: _key_size(key) + 2 for key in value}  # a colon and a comma
+        sizes = {key: size_of(part) for key, part in value.items()}
+        for least_of in (_least_kept, _least_at_all):
+            least = {key: min(sizes[key], least_of(part)) for key, part in value.items()}
+            spare = room - sum(costs.values()) - sum(least.values())
+            if spare >= 0:
+                return self._shared(value, sizes, least, spare, depth)
+        return self._entries(value, room, {key: costs[key] + least[key] for key in value})
+
+    def _shared(
+        self, value: Mapping[Any, Any], sizes: dict[Any, int], least: dict[Any, int], spare: int, depth: int
+    ) -> dict[Any, Any]:
+        """Small values first: what they leave of their share goes to the larger ones."""
         kept: dict[Any, Any] = {}
-        waiting = sorted(value, key=lambda key: sizes[key])
-        for done, key in enumerate(waiting):
-            spare = room - owed
-            allowed = least[key] + spare // (len(waiting) - done)
-            kept[key] = self.within(value[key], allowed, depth + 1)
-            room -= _size(kept[key])
-            owed -= least[key]
+        for done, key in enumerate(sorted(value, key=sizes.__getitem__)):
+            kept[key] = self.within(value[key], least[key] + spare // (len(value) - done), depth + 1)
+            spare -= size_of(kept[key]) - least[key]
         return {key: kept[key] for key in value}
 
-    def _entries(
-        self, value: Mapping[Any, Any], room: int, depth: int, costs: dict[Any, int]
-    ) -> dict[Any, Any]:
+    def _entries(self, value: Mapping[Any, Any], room: int, costs: dict[Any, int]) -> dict[Any, Any]:
         """The entries that have most to do with the query, as many as the room holds at their least."""
         keys = list(value)
-        order, _ = self._ranked([[str(key), value[key]] for key in keys])
+        _, order, _ = _order([Passage(_text_of([str(key), value[key]]), "") for key in keys], self._query)
         chosen: set[Any] = set()
         for at in order:
             if costs[keys[at]] <= room:
@@ -202,57 +209,110 @@ class _Digest:
         return {key: _least(value[key]) for key in keys if key in chosen}
 
     def _elements(self, value: Sequence[Any], room: int, depth: int) -> Sequence[Any]:
-        """The best elements, best first; one that is larger than its share is itself digested."""
-        order, _ = self._ranked(value)
+        """The best elements, best first; of the large ones a few are themselves digested."""
+        texts, order, _ = self._ranked(value)
         room -= 1  # two brackets, and one comma fewer than elements
-        share = room // min(len(value), _SHARES)
+        share = min(room, max(room // max(1, min(len(value), _SHARES)), _WHOLE_BYTES))
         kept: list[Any] = []
         seen = Seen()
+        missed = 0
         for at in order:
-            if room < 2:
+            if room < 2 or missed > _MISSES:
                 break
-            element, size = value[at], _size(value[at]) + 1
-            if size > room or size > share:
-                element = self.within(element, min(share, room) - 1, depth + 1)
-                size = _size(element) + 1
-            if size <= room and seen.is_new(_text_of(value[at])):
-                kept.append(element)
-                room -= size
+            element, size = value[at], size_of(value[at]) + 1
+            if size > share <= room and _least_kept(element) < share:
+                element = self.within(element, share - 1, depth + 1)
+                size = size_of(element) + 1
+            if size > room or not _is_new(texts[at].text, seen):
+                missed += 1
+                continue
+            kept.append(element)
+            room -= size
+            missed = 0
         return _like(value, kept)
 
-    def _ranked(self, elements: Sequence[Any]) -> tuple[list[int], list[float]]:
-        return _order([Passage(_text_of(each), "") for each in elements], self._query)
+    def _ranked(self, elements: Sequence[Any]) -> tuple[list[Passage], list[int], list[float]]:
+        """The elements' texts, their positions best first, their scores."""
+        key = (id(elements), 0)
+        if key not in self._orders:
+            self._orders[key] = _order([Passage(_text_of(each), "") for each in elements], self._query)
+        return self._orders[key]
+
+    def _pieces(self, text: str, max_chars: int) -> tuple[list[Passage], list[int], list[float]]:
+        key = (id(text), max_chars)
+        if key not in self._orders:
+            self._orders[key] = _order(split_passages(text, "", max_chars=max_chars), self._query)
+        return self._orders[key]
 
 
-def _order(passages: Sequence[Passage], query: str) -> tuple[list[int], list[float]]:
-    """Positions, best first and what matches nothing behind in its order; and the score of each position."""
+def _order(passages: list[Passage], query: str) -> tuple[list[Passage], list[int], list[float]]:
+    """The passages; their positions, best first and what matches nothing behind in its order; their scores."""
     scores = [0.0] * len(passages)
     places = {id(each): at for at, each in enumerate(passages)}
     for found in PassageIndex(passages).search(query, limit=len(passages)) if query.strip() else []:
         scores[places[id(found.passage)]] = found.score
-    return sorted(range(len(passages)), key=lambda at: -scores[at]), scores
+    return passages, sorted(range(len(passages)), key=lambda at: -scores[at]), scores
 
 
 def _joined(pieces: Sequence[Passage], chosen: Sequence[int]) -> str:
-    if not chosen:
-        return CUT
     parts = [] if chosen[0] == 0 else [f"{CUT}\n"]
-    for before, at in zip([chosen[0] - 1, *chosen], chosen, strict=False):
-        parts += ["" if at == chosen[0] else "\n" if at == before + 1 else _JOIN, pieces[at].text]
+    for at, after in zip(chosen, [*chosen[1:], None], strict=True):
+        parts.append(pieces[at].text)
+        if after is not None:
+            parts.append(_between(pieces[at], pieces[after]) if after == at + 1 else _JOIN)
     if chosen[-1] != len(pieces) - 1:
         parts.append(f"\n{CUT}")
     return "".join(parts)
 
 
+def _between(passage: Passage, following: Passage) -> str:
+    """What stood between two neighbours: a space within a line, a line end, or a blank line."""
+    lines = (following.line or 0) - (passage.line or 0) - passage.text.count("\n")
+    return " " if lines == 0 else "\n" * min(lines, 2)
+
+
+def _beginning(text: str, room: int) -> str:
+    """The first words of a passage that is itself too long, and the mark; `room` without quotes."""
+    room -= _CUT_BYTES - 1  # the mark and a space before it
+    start = text[: max(0, room)]
+    while start and size_of(start) - 2 > room:
+        start = start[: -max(1, (size_of(start) - 2 - room) // 6)]
+    words = start.rsplit(None, 1)[0] if len(start) < len(text) and len(start.split()) > 1 else start
+    return f"{words.rstrip()} {CUT}" if words.strip() else CUT
+
+
+def _is_new(text: str, seen: Seen) -> bool:
+    return len(text.split(None, _SHINGLE_WORDS)) < _SHINGLE_WORDS or seen.is_new(text)
+
+
 def _least(value: Any) -> Any:
     """The smallest thing that says what was there: `[…]`, nothing in a list, scalars as they are."""
     if isinstance(value, str):
-        return CUT if _size(value) > _CUT_BYTES else value
+        return _least_text(value)
     if isinstance(value, Mapping):
         return {}
     if isinstance(value, list | tuple):
         return _like(value, [])
     return b"" if isinstance(value, bytes | bytearray) else value
+
+
+def _least_text(text: str) -> str:
+    return CUT if size_of(text) > _CUT_BYTES else text
+
+
+def _least_at_all(value: Any) -> int:
+    return size_of(_least(value))
+
+
+def _least_kept(value: Any, depth: int = 0) -> int:
+    """Bytes of `value` with every key, scalar and short text in it (its citation among them), the rest cut."""
+    if isinstance(value, str):
+        size = size_of(value)
+        return size if size <= _SHORT_BYTES else _CUT_BYTES
+    if isinstance(value, Mapping) and depth < _DEPTH:
+        entries = sum(_key_size(key) + 2 + _least_kept(part, depth + 1) for key, part in value.items())
+        return 1 + max(1, entries)
+    return _least_at_all(value)
 
 
 def _like(value: Sequence[Any], elements: list[Any]) -> Sequence[Any]:
@@ -261,14 +321,12 @@ def _like(value: Sequence[Any], elements: list[Any]) -> Sequence[Any]:
 
 def _text_of(element: Any) -> str:
     """What an element says: its texts and figures, without its keys."""
-    if isinstance(element, str):
-        return element[:_TEXT_CHARS]
     parts: list[str] = []
-    length = 0
+    room = _TEXT_CHARS
     for leaf in _leaves(element):
-        parts.append(leaf[: _TEXT_CHARS - length])
-        length += len(parts[-1])
-        if length >= _TEXT_CHARS:
+        parts.append(leaf[:room])
+        room -= len(parts[-1])
+        if room <= 0:
             break
     return "\n".join(parts)
 
@@ -284,24 +342,4 @@ def _leaves(element: Any) -> Iterator[str]:
         elif isinstance(each, list | tuple):
             waiting += reversed(each)
         elif isinstance(each, int | float) and not isinstance(each, bool):
-            yield f"{each:.6g}" if isinstance(each, float) or abs(each) > 1e15 else str(each)
-
-
-def _packed(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_other)
-
-
-def _size(value: Any) -> int:
-    return _utf8(_packed(value))
-
-
-def _utf8(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _key_size(key: Any) -> int:
-    return _size(key if isinstance(key, str) else _packed(key))
-
-
-def _other(value: Any) -> str:
-    return str(value)
+            yield packed(each)
