@@ -10,7 +10,7 @@ __all__ = ["BUDGETS", "GROUPS", "Budget"]
 Better = Literal["lower", "higher"]
 
 # In the order in which they are run and written down.
-GROUPS = ("engine", "scale", "latency", "resume", "cli", "many")
+GROUPS = ("engine", "scale", "latency", "resume", "cli", "many", "mcp_call", "retention")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,5 +87,27 @@ BUDGETS: dict[str, Budget] = {
         1.5,
         "x",
         "many.hundred",
+    ),
+    "mcp-call": Budget(
+        "a warm MCP call through the engine, against the SDK's own call of the same server",
+        1.3,
+        "x",
+        "mcp_call.call",
+    ),
+    "mcp-memory": Budget(
+        "five built-in MCP servers: memory of the whole process that serves them",
+        150,
+        "MB",
+        "mcp_call.memory",
+    ),
+    "retention-hit": Budget(
+        "180 KB of passages cut to 8,000 bytes: questions of the Python FAQ of whose answer something is kept",
+        0.92,
+        "of 1",
+        "retention.faq",
+        "higher",
+    ),
+    "retention-kept": Budget(
+        "the same: share of the answer's text that is kept", 0.81, "of 1", "retention.faq", "higher"
     ),
 }

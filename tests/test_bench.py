@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from bench import futures_loop
+from bench import futures_loop, retention
 from bench.__main__ import main
 from bench.budgets import BUDGETS, GROUPS
 from bench.ground import ground, layers, parents, succeeded
@@ -44,6 +44,9 @@ TABLE = {
     "--help": ["help-cpu"],
     "journal bytes": ["journal-bytes"],
     "100 workflows": ["many"],
+    "a warm MCP call": ["mcp-call"],
+    "five built-in servers": ["mcp-memory"],
+    "answer retention": ["retention-hit", "retention-kept"],
 }
 
 
@@ -267,3 +270,19 @@ def test_a_group_runs_alone() -> None:
     done = run_bench("bench.latency", "--quick", "--repeat", "1", "restart")
     assert done.returncode == 0, done.stderr
     assert re.search(r"restart +[\d.]+ ms .*budget <= 50 ms", done.stdout)
+
+
+@pytest.mark.requirement("ORCH-012")
+def test_ranking_keeps_the_answers_and_the_order_of_arrival_does_not() -> None:
+    some = retention.bundles(25)
+    ours, first = (retention.measured(some, method) for method in (retention.ranked, retention.arrival))
+    assert ours.hit >= 0.85
+    assert ours.kept >= 0.75
+    assert first.hit < 0.4
+    assert all(175_000 < sum(len(each.text) for each in bundle.passages) <= 181_000 for bundle in some)
+
+
+def test_copies_cost_the_answers_little_because_they_are_left_out() -> None:
+    some = [retention.copied(bundle) for bundle in retention.bundles(15)]
+    ours, left = (retention.measured(some, method) for method in (retention.ranked, retention.with_duplicates))
+    assert ours.kept > left.kept
