@@ -117,8 +117,11 @@ def show_stats(project: Path, as_json: bool) -> None:
 
 def _cache_of(project: Path) -> ResultCache:
     from sage_actors.actors.cache import ResultCache
+    from sage_actors.actors.keys import KeyRing
 
-    return ResultCache(project.absolute() / ".sage" / "cache", reading_keys())
+    root = project.absolute() / ".sage" / "cache"
+    keys = reading_keys() if (root / "results").is_dir() else KeyRing((), "")  # nothing to open
+    return ResultCache(root, keys)
 
 
 def _rows(cache: ResultCache) -> list[dict[str, Any]]:
