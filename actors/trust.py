@@ -77,7 +77,9 @@ class Item:
     description: str
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.name}: {self.description}"
+        """One line for a person. It comes from a repository: what would drive a terminal is left out."""
+        text = f"{self.kind} {self.name}: {self.description}"
+        return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 def digest_of(data: Any) -> str:

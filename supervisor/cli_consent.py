@@ -49,6 +49,6 @@ def ensure_consent(
 
 
 def _ask(item: Item, is_needed: bool) -> bool:
-    click.echo(f"The project brings the {item.kind} {item.name!r}: {item.description}", err=True)
+    click.echo(f"The project brings {item}", err=True)
     without = "nothing starts" if is_needed else "the run goes on"
     return click.confirm(f"Trust it, until it changes? (without it {without})", err=True)

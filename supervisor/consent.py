@@ -27,8 +27,8 @@ _HARMLESS = frozenset({"mcp", "approval", "wait", "workflow"})
 
 _CHECK_TOOLS = frozenset({"implementation_execute", "validation_run"})
 _IMPLEMENTATION = "sage-implementation"
-_SHOWN = 8  # operations of a template that are described
-_SHOWN_CHARS = 100
+_SHOWN = 20  # operations of a template that are described
+_SHOWN_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,5 +184,9 @@ def _describe(operation: OperationSpec) -> str:
         (config[name] for name in ("call", "command", "url", "skill", "prompt") if name in config), ""
     )
     words = " ".join(map(str, said)) if isinstance(said, (list, tuple)) else str(said)
-    text = " ".join("".join(each if each.isprintable() else " " for each in words).split())
-    return f"{operation.type} {text}"[:_SHOWN_CHARS]
+    text = f"{operation.type} {' '.join(words.split())}"
+    return (
+        text
+        if len(text) <= _SHOWN_CHARS
+        else f"{text[:_SHOWN_CHARS]}… ({len(text) - _SHOWN_CHARS} more characters)"
+    )

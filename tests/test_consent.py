@@ -79,9 +79,18 @@ def test_a_template_of_the_project_that_executes_something_needs_consent(
 
 
 def test_what_would_run_is_shown_and_cannot_drive_a_terminal(project: Path) -> None:
-    node = {**SHELL, "command": "make\x1b[2J it\nnow"}
+    node = {**SHELL, "command": "make\x1b[2J it\nnow\u202e"}
     (item,) = required_items(flow(node), project, template(project))
-    assert item.description == "executes shell make [2J it now"
+    assert str(item) == "template flow: executes shell make [2J it now"
+
+
+def test_what_is_not_shown_of_a_template_is_said(project: Path) -> None:
+    long = {**SHELL, "command": "x" * 1000}
+    (item,) = required_items(flow(long), project, template(project))
+    assert item.description.endswith("… (706 more characters)")
+    many = [{**SHELL, "id": f"n{number}", "command": f"echo {number}"} for number in range(25)]
+    (item,) = required_items(flow(*many), project, template(project))
+    assert item.description.endswith("shell echo 19, and 5 more")
 
 
 def test_a_changed_command_is_another_item(project: Path) -> None:
