@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from sage_actors.messages.passages import Passage
 
@@ -110,7 +111,10 @@ def definitions(text: str, language: str) -> Iterator[Definition]:
 
 
 def code_pieces(text: str, source: str, language: str, kind: str, weight: float) -> Iterator[Piece]:
-    """The text cut before every definition; what stands above the first one is a piece of its own."""
+    """The text cut before every definition; what stands above the first one is a piece of its own.
+
+    Of a test only the beginning is taken: tests are half of many projects, and more alike than anything else.
+    """
     lines = text.split("\n")
     found = list(definitions(text, language))
     if not found or found[0].first_line > 1:
@@ -118,7 +122,10 @@ def code_pieces(text: str, source: str, language: str, kind: str, weight: float)
     ends = [d.first_line - 1 for d in found[1:]] + [len(lines)]
     for definition, end in zip(found, ends, strict=True):
         defines = bool(definition.name)
-        for first, last in _cuts(lines, definition.first_line - 1, end):
+        cuts = _cuts(lines, definition.first_line - 1, end)
+        for first, last in (
+            islice(cuts, 1) if kind == "test" else cuts
+        ):  # a test says at its beginning what it tests
             text = "\n".join(line.rstrip()[:_PIECE_CHARS] for line in lines[first:last])
             passage = Passage(text.rstrip(), source, first + 1, kind, weight)
             yield Piece(passage, definition.name, defines=defines)

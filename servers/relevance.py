@@ -40,39 +40,39 @@ _STOP = _words(
     " fix fixing improve improving all some more than"
 )
 _KINDRED = """
-rate limit: throttle throttling quota 429 bucket
+rate limit: throttle throttling quota 429
 throttle: rate limit quota
-retry: backoff attempt reconnect resend
-backoff: retry exponential delay jitter
-slow: performance latency slowdown speed profile bottleneck expensive
-fast: performance latency speed quick
-performance: slow latency speed benchmark profile fast
-startup: start boot bootstrap init initialize import lazy launch
-shutdown: stop close graceful terminate teardown
-upload: multipart file attachment put body
-download: fetch file stream
-cache: memoize ttl lru expire etag
-auth: login token credential session oauth permission
-authentication: auth login token credential session oauth
+retry: backoff reconnect resend
+backoff: retry exponential jitter
+slow: performance latency slowdown bottleneck expensive
+fast: performance latency speed
+performance: slow latency speed benchmark
+startup: boot bootstrap init initialize lazy launch
+shutdown: graceful terminate teardown
+upload: multipart attachment
+download: fetch stream
+cache: memoize ttl lru etag
+auth: login token credential session oauth
+authentication: auth login token credential oauth
 login: auth signin session password
-timeout: deadline expire cancel
-crash: panic exception abort segfault fatal
-leak: memory unclosed release gc
-concurrency: parallel thread async lock race pool
-deadlock: lock hang race block
-pagination: page cursor offset limit
-logging: log logger trace debug
-metrics: prometheus telemetry statistics counter trace
-config: settings option environment
-validation: validate schema check invalid
-encryption: cipher tls crypto secret
-notification: email webhook alert push
-delete: remove purge drop
+timeout: deadline expire
+crash: panic segfault fatal abort
+leak: unclosed release
+concurrency: parallel thread lock
+deadlock: lock hang
+pagination: page cursor offset
+logging: logger trace
+metrics: prometheus telemetry statistics
+configuration: settings options
+validation: schema validator invalid
+encryption: cipher tls crypto
+notification: email webhook alert
+delete: remove purge
 """.strip()
 _CONTEXT = re.compile(r"\s(?:for|of|in|on|from|when|while|during|to|at|by)\s", re.I)
 _CONTEXT_WEIGHT = 0.5  # of what stands behind it: rate limiting FOR the public API is about rate limiting
 _KIN_WEIGHT = 0.5
-_TABLE_ROW = re.compile(r"^\s*\|", re.MULTILINE)
+_LEAST_COMMON = 0.1  # share of common words in sentences
 _LEAST_COVERED = 0.34
 _BASE = 3.0
 
@@ -148,9 +148,17 @@ def _weighed(
     factor = (0.1 + covered) * (1 + 0.5 * query.covered(set(title), rarity) + named) * (1 + near)
     if hit.piece.defines:
         factor *= 1.2
-    if len(_TABLE_ROW.findall(hit.piece.passage.text)) > 3:
-        factor *= 0.5  # many names side by side are no sentence
-    return replace(hit, score=hit.score * factor)
+    return replace(hit, score=hit.score * factor * _form(hit.piece))
+
+
+def _form(piece: Piece) -> float:
+    """Less than 1 for what is about nothing in particular: lists of names in documents, the imports of a module."""
+    kind = piece.passage.kind
+    if kind in ("code", "test"):
+        return 1.0 if piece.title else 0.75
+    words = _WORD.findall(piece.passage.text.lower()) if kind == "documentation" else []
+    common = sum(word in _STOP for word in words)
+    return 0.3 if len(words) > 30 and common < _LEAST_COMMON * len(words) else 1.0
 
 
 def _neighbours(*texts: list[str]) -> set[tuple[str, str]]:

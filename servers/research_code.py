@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ _CALLED = 4  # definitions whose callers are looked for
 _CALLS_EACH = 2
 _COMMON = 60  # a name that is called more often says nothing
 _SHORT = 4
+_NAMESAKES = 2  # of a name that more things have, nobody knows which one a call means
 _STATISTICS = 3  # commits whose diff statistics are shown
 _CALL_SHARE = 0.6  # of the score of what is called
 
@@ -31,7 +33,7 @@ def code_search(project: Path, topic: str, limits: Limits) -> ResearchResult:
     named = _exactly_named(corpus, topic)
     known = {id(hit.piece) for hit in named}
     found = named + [hit for hit in found if id(hit.piece) not in known]
-    evidence = found_evidence(found)
+    evidence = found_evidence(found, topic)
     calls = list(_calls(corpus, found))
     files = len({hit.piece.passage.source for hit in found})
     summary = f"{len(found)} pieces of source in {files} files are on the topic; {len(calls)} call sites were found."
@@ -51,7 +53,7 @@ def similar_changes(project: Path, topic: str, limits: Limits) -> ResearchResult
     commits = [hit for hit in found if _is_commit(hit)]
     evidence = [
         _with_statistics(corpus, each) if number < _STATISTICS and each.source.startswith("git:") else each
-        for number, each in enumerate(found_evidence(found))
+        for number, each in enumerate(found_evidence(found, topic))
     ]
     entries = len(found) - len(commits)
     summary = f"{len(commits)} of {len(corpus.commits)} commits and {entries} changelog entries are similar."
@@ -80,7 +82,10 @@ def _calls(corpus: Corpus, found: list[Found]) -> Iterator[Evidence]:
     """Lines that call the best definitions: outside tests first, not in the definition's own lines."""
     best = [hit for hit in found if hit.piece.defines and hit.piece.passage.kind == "code"][:_CALLED]
     names = {hit.piece.title.rpartition(".")[2]: hit for hit in reversed(best)}
-    names = {name: hit for name, hit in names.items() if len(name) >= _SHORT and not name.startswith("__")}
+    defined = Counter(piece.title.rpartition(".")[2] for piece in corpus.pieces if piece.defines)
+    names = {
+        n: hit for n, hit in names.items() if len(n) >= _SHORT and defined[n] <= _NAMESAKES and n[:2] != "__"
+    }
     if not names:
         return
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\s*\(")

@@ -236,7 +236,7 @@ def _related(
     query = _words(error, report)
     found = corpus.search(query, kinds=("code", "test", "history", "todo", "documentation"))
     weights = {"test": 0.8, "history": 1.0, "documentation": 0.7, "todo": 0.9}
-    evidence = [e for e in found_evidence(scaled(found, weights)) if (e.source, e.line) not in known]
+    evidence = [e for e in found_evidence(scaled(found, weights), query) if (e.source, e.line) not in known]
     best = max((e.score for e in evidence), default=1.0)
     capped = partial(min, 50.0)
     return [Evidence(e.text, e.kind, e.source, e.line, capped(50.0 * e.score / best)) for e in evidence]

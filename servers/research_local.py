@@ -124,7 +124,7 @@ def _result(
     summary: str,
     notes: Iterable[str],
 ) -> ResearchResult:
-    evidence = found_evidence(found)
+    evidence = found_evidence(found, topic)
     missing = [] if evidence else [looked_at(corpus, topic, kinds)]
     return result_of(
         operation, topic, evidence, limits, summary=summary, notes=[*notes, *missing, *corpus.notes]

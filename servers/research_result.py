@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from sage_actors.messages.findings import Citation, Finding, ResearchResult, TokenCount
 from sage_actors.messages.passages import Passage
 from sage_actors.messages.ranking import Ranked, select
 from sage_actors.messages.tokens import count_tokens, tokenizer_name
 from sage_actors.servers.corpus import Corpus
-from sage_actors.servers.relevance import Found, Query
+from sage_actors.servers.relevance import Found, Query, stems
 
 __all__ = ["Evidence", "Limits", "found_evidence", "looked_at", "result_of", "scaled"]
 
 _TITLE_CHARS = 120
+_ITEM = re.compile(r"^\s{0,3}(?:[-*+]|\d{1,3}[.)])\s", re.MULTILINE)
 _TOPIC_CHARS = 2000
 
 
@@ -55,14 +58,33 @@ class _Sizes:
         )
 
 
-def found_evidence(found: Iterable[Found]) -> list[Evidence]:
-    """The passages as evidence: with the heading or the definition that they stand in, where they do not show it."""
-    return [
-        Evidence(
-            _shown(hit), hit.piece.passage.kind, hit.piece.passage.source, hit.piece.passage.line, hit.score
-        )
-        for hit in found
-    ]
+def found_evidence(found: Iterable[Found], topic: str) -> list[Evidence]:
+    """The passages as evidence: with the heading or the definition that they stand in, where they do not show it.
+
+    Of a list in a document only the items that are on the topic.
+    """
+    wanted = set(Query(topic).wanted)
+    return [_evidence(_focused(hit, wanted)) for hit in found]
+
+
+def _evidence(hit: Found) -> Evidence:
+    passage = hit.piece.passage
+    return Evidence(_shown(hit), passage.kind, passage.source, passage.line, hit.score)
+
+
+def _focused(hit: Found, wanted: set[str]) -> Found:
+    """The one item that covers what its whole passage covers of the topic, if there is one."""
+    passage = hit.piece.passage
+    starts = [match.start() for match in _ITEM.finditer(passage.text)]
+    if passage.kind not in ("documentation", "history") or len(starts) < 3 or passage.line is None:
+        return hit
+    items = [(at, passage.text[at:end]) for at, end in pairwise([*starts, len(passage.text)])]
+    covered = wanted & set(stems(passage.text))
+    at, best = max(items, key=lambda item: len(wanted & set(stems(item[1]))))
+    if not covered or wanted & set(stems(best)) != covered:
+        return hit
+    line = passage.line + passage.text.count("\n", 0, at)
+    return replace(hit, piece=replace(hit.piece, passage=replace(passage, text=best.rstrip(), line=line)))
 
 
 def result_of(

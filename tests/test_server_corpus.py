@@ -222,7 +222,8 @@ MANIFESTS = {
     "web/package.json": '{\n "name": "x",\n "dependencies": {\n  "express": "^5.0.0"\n },\n'
     '  "devDependencies": {"tap": "1"}\n}\n',
     "go.mod": "module x\n\ngo 1.22\n\nrequire (\n\tgithub.com/a/b v1.2.3\n\tgithub.com/c/d v0.1.0 // indirect\n)\n",
-    "Cargo.toml": '[package]\nname = "x"\n\n[dependencies]\ntokio = { version = "1", features = ["full"] }\nserde = "1.0"\n',
+    "Cargo.toml": '[package]\nname = "x"\n\n[dependencies]\ntokio = { version = "1", features = ["full"] }\n'
+    'serde = "1.0"\n',
     "Gemfile": "gem 'rails', '~> 7.0'\n",
     "broken/package.json": "{",
 }  # fmt: skip
