@@ -10,7 +10,6 @@ from sage_actors.servers.patterns_model import Pattern, PatternSet, SkippedFile
 from sage_actors.servers.patterns_project import project_manifests, project_patterns
 from sage_actors.servers.patterns_scan import Scan, Sources
 from sage_actors.servers.patterns_summary import GROUPS, language_patterns
-from sage_actors.servers.repository import Repository
 
 __all__ = ["extract"]
 
@@ -18,11 +17,10 @@ __all__ = ["extract"]
 def extract(sources: Sources, root: Path, *, sample_percentage: float, max_files: int) -> PatternSet:
     """The patterns of the sources below `root`, which is the project or a folder in it."""
     scan = sources.scan(root, sample_percentage=sample_percentage, max_files=max_files)
-    repository = Repository(sources.project)
     relative = root.relative_to(sources.project).as_posix()
     below = "" if relative == "." else f"{relative}/"
     read_share = len(scan.files) / scan.found if scan.found else 0.0
-    manifests = project_manifests(repository, below)
+    manifests = project_manifests(scan.repository, below)
     patterns: list[Pattern] = []
     languages: dict[str, int] = {}
     for group, members in GROUPS.items():
@@ -30,7 +28,7 @@ def extract(sources: Sources, root: Path, *, sample_percentage: float, max_files
         if files:
             languages[group] = len(files)
             patterns += language_patterns(group, files, manifests, read_share=read_share)
-    patterns += project_patterns(repository, below, scan.files, read_share=read_share)
+    patterns += project_patterns(scan.repository, below, scan.files, read_share=read_share)
     return PatternSet(
         repo_name=root.name or "project",
         root=relative,

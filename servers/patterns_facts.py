@@ -12,7 +12,9 @@ __all__ = [
     "LANGUAGES",
     "FileFacts",
     "FunctionFacts",
+    "Place",
     "Tally",
+    "UnreadableError",
     "is_side_path",
     "is_test_path",
     "name_style",
@@ -37,6 +39,7 @@ LANGUAGES = {
 
 _EXAMPLES_PER_FILE = 2
 _EXAMPLE_CHARS = 160
+_VALUE_CHARS = 120
 _TEST_FOLDERS = frozenset({"test", "tests", "testing", "__tests__", "spec", "specs", "e2e"})
 _SIDE_FOLDERS = frozenset(
     (
@@ -63,6 +66,10 @@ _BOILERPLATE = re.compile(
     re.IGNORECASE,
 )
 _TODO = re.compile(r"(?:#|//|/\*|\*|--)\s*\W{0,3}(TODO|FIXME|XXX|HACK)\b")
+
+
+class UnreadableError(Exception):
+    """The file cannot be parsed; the text says why."""
 
 
 class Place(NamedTuple):
@@ -126,6 +133,7 @@ class FileFacts:
 
     def see(self, kind: str, value: str, line: int) -> None:
         """Counts one sighting of `value` at `line`."""
+        value = value[:_VALUE_CHARS]
         tally = self.tallies.get((kind, value))
         if tally is None:
             tally = self.tallies[kind, value] = Tally()
@@ -167,8 +175,10 @@ def _says_something(text: str) -> bool:
 
 
 def summary_line(text: str) -> str:
-    """A line as an example: without its indentation, of bounded length."""
+    """A line as an example: without its indentation and control characters, of bounded length."""
     text = text.strip()
+    if not text.isprintable():  # what a terminal would obey
+        text = "".join(each if each.isprintable() else " " for each in text)
     return text if len(text) <= _EXAMPLE_CHARS else text[: _EXAMPLE_CHARS - 1] + "…"
 
 

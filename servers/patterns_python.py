@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import ast
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from sage_actors.servers.patterns_facts import FileFacts, FunctionFacts, name_style
+from sage_actors.servers.patterns_python_nodes import (
+    Function,
+    annotation_of,
+    caught,
+    constant_style,
+    doc_style,
+    dotted,
+    has_elif,
+    imports_annotations,
+    is_error_name,
+    is_main_guard,
+    is_none,
+    is_plain,
+    is_text,
+    parameters_of,
+    yes,
+)
+from sage_actors.servers.patterns_python_parse import parse_python
 
-__all__ = ["UnreadableError", "parse_python", "read_python"]
+__all__ = ["read_python"]
 
-_Function = ast.FunctionDef | ast.AsyncFunctionDef
 _LEAVES = frozenset({str, int, bool, type(None), ast.Name, ast.alias, ast.Pass, ast.Break, ast.Continue})
 _NO_CODE = frozenset(
     ["ctx", "op", "ops", "name", "id", "attr", "arg", "kind", "names", "module", "level", "type_comment"]
@@ -55,10 +71,6 @@ _CONCURRENCY = frozenset(
 _LOGGING_LIBRARIES = frozenset({"structlog", "loguru"})
 
 
-class UnreadableError(Exception):
-    """The file cannot be parsed; the text says why."""
-
-
 @dataclass(slots=True)
 class _Where:
     """What encloses a node. `depth`: of nesting statements in the innermost function."""
@@ -69,45 +81,6 @@ class _Where:
     depth: int = 0
     caught: bool = False
     is_public: bool = True
-
-
-def parse_python(source: bytes) -> ast.Module:
-    """The tree of a file, its declared encoding and byte order mark respected; else as UTF-8 with gaps.
-
-    Raises:
-        UnreadableError: it is not Python 3, or nested too deeply.
-    """
-    try:
-        return _parse(source)
-    except (SyntaxError, ValueError) as error:
-        try:
-            source.decode("utf-8")
-        except UnicodeDecodeError:
-            return _parse_with_gaps(source)
-        raise UnreadableError(f"not Python 3: {_reason(error)}") from error
-    except (RecursionError, MemoryError) as error:
-        raise UnreadableError("nested too deeply to be parsed") from error
-
-
-def _parse_with_gaps(source: bytes) -> ast.Module:
-    try:
-        return _parse(source.decode("utf-8", errors="replace"))
-    except (SyntaxError, ValueError) as error:
-        raise UnreadableError(f"neither UTF-8 nor Python 3: {_reason(error)}") from error
-    except (RecursionError, MemoryError) as error:
-        raise UnreadableError("nested too deeply to be parsed") from error
-
-
-def _parse(source: str | bytes) -> ast.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of invalid escapes in somebody else's code
-        return ast.parse(source)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, SyntaxError):
-        return f"{error.msg} (line {error.lineno})"
-    return str(error)
 
 
 def read_python(facts: FileFacts, source: bytes) -> None:
@@ -129,7 +102,7 @@ class _Reader:
     def walk(self, tree: ast.Module) -> None:
         """All nodes, on a stack of its own: depth costs no recursion. Statements of the module in their order."""
         if not self.facts.is_test:
-            self.facts.see("documentation.modules", _yes(ast.get_docstring(tree, clean=False)), 1)
+            self.facts.see("documentation.modules", yes(ast.get_docstring(tree, clean=False)), 1)
             self._see_future(tree)
         top = _Where()
         stack = self.stack
@@ -157,7 +130,7 @@ class _Reader:
 
     def _see_future(self, tree: ast.Module) -> None:
         for node in tree.body:
-            if _imports_annotations(node):
+            if imports_annotations(node):
                 self.facts.see("types.future", "yes", node.lineno)
                 return
         if any(not isinstance(node, ast.Expr) for node in tree.body):  # more than a docstring
@@ -169,13 +142,13 @@ class _Reader:
         else:
             where.function.complexity += count
 
-    def on_function(self, node: _Function, where: _Where) -> _Where:
+    def on_function(self, node: Function, where: _Where) -> _Where:
         is_method = bool(where.class_name) and not where.in_function
         facts = FunctionFacts(
             f"{where.class_name}.{node.name}" if where.class_name else node.name,
             node.lineno,
             node.end_lineno or node.lineno,
-            parameters=len(_parameters(node, is_method=is_method)),
+            parameters=len(parameters_of(node, is_method=is_method)),
             is_test=self.facts.is_test and node.name.startswith("test"),
         )
         self.facts.functions.append(facts)
@@ -186,22 +159,22 @@ class _Reader:
             self._see_function(node, where, is_method=is_method, is_public=is_public)
         return _Where(facts, True, where.class_name, is_public=False)
 
-    def _see_function(self, node: _Function, where: _Where, *, is_method: bool, is_public: bool) -> None:
+    def _see_function(self, node: Function, where: _Where, *, is_method: bool, is_public: bool) -> None:
         see = self.see
         style = None if node.name.startswith("__") else name_style(node.name)
         if style is not None:
             see("naming.functions", style, node)
         if not where.in_function and not where.class_name and not node.name.startswith("__"):
-            see("naming.private", _yes(node.name.startswith("_")), node)
-        see("types.functions", _annotated(node, is_method=is_method), node)
-        see("async.functions", _yes(isinstance(node, ast.AsyncFunctionDef)), node)
+            see("naming.private", yes(node.name.startswith("_")), node)
+        see("types.functions", annotation_of(node, is_method=is_method), node)
+        see("async.functions", yes(isinstance(node, ast.AsyncFunctionDef)), node)
         if is_public:
-            see("documentation.public", _yes(ast.get_docstring(node, clean=False)), node)
+            see("documentation.public", yes(ast.get_docstring(node, clean=False)), node)
             self._see_doc_style(node)
 
-    def _see_doc_style(self, node: _Function) -> None:
+    def _see_doc_style(self, node: Function) -> None:
         doc = ast.get_docstring(node, clean=False)
-        style = _doc_style(doc) if doc else None
+        style = doc_style(doc) if doc else None
         if style is not None:
             self.see("documentation.style", style, node)
 
@@ -218,36 +191,36 @@ class _Reader:
         if style is not None:
             self.see("naming.classes", style, node)
         if is_public:
-            self.see("documentation.public", _yes(ast.get_docstring(node, clean=False)), node)
-        bases = [_dotted(base) for base in node.bases]
+            self.see("documentation.public", yes(ast.get_docstring(node, clean=False)), node)
+        bases = [dotted(base) for base in node.bases]
         for decorator in node.decorator_list:
-            record = _RECORDS.get(_dotted(decorator))
+            record = _RECORDS.get(dotted(decorator))
             if record is not None:
                 self.see("types.records", record, node)
         for base in bases:
             record = _RECORD_BASES.get(base.rpartition(".")[2])
             if record is not None:
                 self.see("types.records", record, node)
-            if _is_error_name(base):
+            if is_error_name(base):
                 self.see("errors.bases", base.rpartition(".")[2], node)
                 self.see("errors.classes", node.name, node)
                 break
 
     def _see_test_class(self, node: ast.ClassDef) -> None:
-        if any(_dotted(base).endswith("TestCase") for base in node.bases):
+        if any(dotted(base).endswith("TestCase") for base in node.bases):
             self.facts.see("testing.framework", "unittest", node.lineno)
 
     def on_branch(self, node: ast.AST, where: _Where) -> _Where | None:
         """A statement that may branch, and nests what is in it."""
         if isinstance(node, ast.If | ast.For | ast.AsyncFor | ast.While):
             self.branch(where)
-        if isinstance(node, ast.If) and _is_main_guard(node):
+        if isinstance(node, ast.If) and is_main_guard(node):
             self.see("architecture.entry", 'if __name__ == "__main__"', node)
         depth = where.depth + 1
         if where.function is not None:
             where.function.nesting = max(where.function.nesting, depth)
         inner = _Where(where.function, where.in_function, where.class_name, depth, where.caught)
-        if isinstance(node, ast.If) and _has_elif(node):
+        if isinstance(node, ast.If) and has_elif(node):
             self._push_elif(node, where, inner)
             return None
         return inner
@@ -260,7 +233,7 @@ class _Reader:
 
     def on_handler(self, node: ast.ExceptHandler, where: _Where) -> _Where:
         self.branch(where)
-        self.see("errors.caught", _caught(node.type), node)
+        self.see("errors.caught", caught(node.type), node)
         return _Where(where.function, where.in_function, where.class_name, where.depth, True)
 
     def on_match_case(self, node: ast.match_case, where: _Where) -> _Where:
@@ -284,11 +257,11 @@ class _Reader:
 
     def on_raise(self, node: ast.Raise, where: _Where) -> _Where:
         if node.exc is not None:
-            name = _dotted(node.exc).rpartition(".")[2]
+            name = dotted(node.exc).rpartition(".")[2]
             if name and name[0].isupper():
                 self.see("errors.raised", name, node)
             if where.caught:
-                self.see("errors.chained", _yes(node.cause), node)
+                self.see("errors.chained", yes(node.cause), node)
         return where
 
     def on_import(self, node: ast.Import, where: _Where) -> None:
@@ -328,12 +301,12 @@ class _Reader:
         return where
 
     def _on_method_call(self, node: ast.Call, function: ast.Attribute) -> None:
-        owner = _dotted(function.value).rpartition(".")[2]
+        owner = dotted(function.value).rpartition(".")[2]
         if function.attr in _LOG_METHODS and owner in _LOGGER_NAMES:
             self.see("logging.calls", self.logging_library, node)
         elif function.attr == "getLogger" and node.args:
             self._see_logger(node)
-        elif function.attr == "format" and _is_text(function.value):
+        elif function.attr == "format" and is_text(function.value):
             self.see("style.strings", "str.format", node)
         elif self.facts.is_test and owner == "self" and function.attr.startswith("assert"):
             self.facts.see("testing.assertions", "self.assert*()", node.lineno)
@@ -356,19 +329,19 @@ class _Reader:
             return where
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         for target in targets:
-            if isinstance(target, ast.Name) and _is_plain(node.value) and not target.id.startswith("__"):
-                self.see("naming.constants", _constant_style(target.id), node)
+            if isinstance(target, ast.Name) and is_plain(node.value) and not target.id.startswith("__"):
+                self.see("naming.constants", constant_style(target.id), node)
         return where
 
     def on_union(self, node: ast.BinOp, where: _Where) -> _Where:
-        if isinstance(node.op, ast.BitOr) and _is_none(node.right):
+        if isinstance(node.op, ast.BitOr) and is_none(node.right):
             self.see("types.optional", "X | None", node)
-        elif isinstance(node.op, ast.Mod) and _is_text(node.left):
+        elif isinstance(node.op, ast.Mod) and is_text(node.left):
             self.see("style.strings", "% formatting", node)
         return where
 
     def on_subscript(self, node: ast.Subscript, where: _Where) -> _Where:
-        if _dotted(node.value).rpartition(".")[2] == "Optional":
+        if dotted(node.value).rpartition(".")[2] == "Optional":
             self.see("types.optional", "Optional[X]", node)
         return where
 
@@ -387,9 +360,9 @@ class _Reader:
             self.see("style.quotes", "double" if quote[0] == '"' else "single", node)
 
 
-def _see_test_function(facts: FileFacts, node: _Function, *, in_class: bool) -> None:
+def _see_test_function(facts: FileFacts, node: Function, *, in_class: bool) -> None:
     for decorator in node.decorator_list:
-        name = _dotted(decorator)
+        name = dotted(decorator)
         if name in ("pytest.fixture", "fixture"):
             facts.see("testing.helpers", "pytest.fixture", node.lineno)
         elif name in ("pytest.mark.parametrize", "parametrize"):
@@ -400,113 +373,9 @@ def _see_test_function(facts: FileFacts, node: _Function, *, in_class: bool) -> 
             facts.see("testing.helpers", "mock.patch", node.lineno)
     if node.name.startswith("test"):
         facts.see("testing.style", "methods of a class" if in_class else "functions", node.lineno)
-        for argument in _parameters(node, is_method=in_class):
+        for argument in parameters_of(node, is_method=in_class):
             if argument.arg in ("tmp_path", "monkeypatch", "capsys", "caplog", "mocker"):
                 facts.see("testing.helpers", argument.arg, node.lineno)
-
-
-def _parameters(node: _Function, *, is_method: bool) -> list[ast.arg]:
-    """All of them, without the `self` or `cls` of a method."""
-    given = node.args
-    positional = [*given.posonlyargs, *given.args]
-    is_static = any(_dotted(each) == "staticmethod" for each in node.decorator_list)
-    if is_method and positional and not is_static:
-        positional = positional[1:]
-    rest = [each for each in (given.vararg, given.kwarg) if each is not None]
-    return [*positional, *given.kwonlyargs, *rest]
-
-
-def _annotated(node: _Function, *, is_method: bool) -> str:
-    parameters = _parameters(node, is_method=is_method)
-    annotated = sum(each.annotation is not None for each in parameters)
-    returns = node.returns is not None
-    if annotated == len(parameters) and (returns or (annotated and node.name == "__init__")):
-        return "fully annotated"
-    return "partly annotated" if annotated or returns else "not annotated"
-
-
-def _doc_style(doc: str) -> str | None:
-    """The form of a docstring that describes parameters or results; None for one that does not."""
-    if ":param " in doc or ":return" in doc or ":rtype" in doc:
-        return "Sphinx fields (:param x:)"
-    if "\n" not in doc:
-        return None
-    if any(f"{word}\n" in doc for word in ("Args:", "Returns:", "Raises:", "Arguments:", "Yields:")):
-        return "Google sections (Args:)"
-    return "NumPy sections (underlined)" if "\n----" in doc.replace(" ", "") else None
-
-
-def _caught(type_: ast.expr | None) -> str:
-    if type_ is None:
-        return "bare except"
-    names = {_dotted(each) for each in type_.elts} if isinstance(type_, ast.Tuple) else {_dotted(type_)}
-    return "Exception" if names & {"Exception", "BaseException"} else "a specific error"
-
-
-def _imports_annotations(node: ast.stmt) -> bool:
-    if not isinstance(node, ast.ImportFrom) or node.module != "__future__":
-        return False
-    return any(each.name == "annotations" for each in node.names)
-
-
-def _is_main_guard(node: ast.If) -> bool:
-    test = node.test
-    return isinstance(test, ast.Compare) and isinstance(test.left, ast.Name) and test.left.id == "__name__"
-
-
-def _has_elif(node: ast.If) -> bool:
-    if len(node.orelse) != 1 or not isinstance(node.orelse[0], ast.If):
-        return False
-    return node.orelse[0].col_offset == node.col_offset and bool(node.body)
-
-
-def _dotted(node: ast.AST) -> str:
-    """`a.b.c` of a name, an attribute, or a call or subscript of one; empty for anything else."""
-    parts: list[str] = []
-    while True:
-        if isinstance(node, ast.Call):
-            node = node.func
-        elif isinstance(node, ast.Subscript):
-            node = node.value
-        elif isinstance(node, ast.Attribute):
-            parts.append(node.attr)
-            node = node.value
-        elif isinstance(node, ast.Name):
-            parts.append(node.id)
-            return ".".join(reversed(parts))
-        else:
-            return ".".join(reversed(parts))
-
-
-def _is_error_name(name: str) -> bool:
-    return name.endswith(("Error", "Exception", "Warning"))
-
-
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
-
-
-def _is_none(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
-
-
-def _is_plain(value: ast.expr) -> bool:
-    """A number, a text, or a literal collection that is not empty (an empty one is a variable)."""
-    if isinstance(value, ast.UnaryOp):
-        value = value.operand
-    if isinstance(value, ast.Constant):
-        return value.value is not None and not isinstance(value.value, bool)
-    return isinstance(value, ast.Tuple | ast.Set | ast.Dict) and bool(
-        value.keys if isinstance(value, ast.Dict) else value.elts
-    )
-
-
-def _constant_style(name: str) -> str:
-    return "UPPER_CASE" if name == name.upper() else name_style(name) or "lower-case word"
-
-
-def _yes(value: object) -> str:
-    return "yes" if value else "no"
 
 
 class _Fields(dict[type, tuple[str, ...]]):

@@ -5,12 +5,19 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from sage_actors.servers.patterns_facts import LANGUAGES, FileFacts, is_test_path, see_file_name
-from sage_actors.servers.patterns_python import UnreadableError, read_python
+from sage_actors.servers.patterns_facts import (
+    LANGUAGES,
+    FileFacts,
+    UnreadableError,
+    is_test_path,
+    see_file_name,
+)
+from sage_actors.servers.patterns_python import read_python
 from sage_actors.servers.repository import Repository, shown_name
 
 if TYPE_CHECKING:
@@ -58,7 +65,7 @@ class Skipped:
 class Scan:
     """What was read. `found`: sources in all, before sampling. `state`: changes when one of them changes."""
 
-    root: Path
+    repository: Repository
     found: int
     sampled: int
     files: list[FileFacts] = field(default_factory=list)
@@ -108,22 +115,37 @@ class Sources:
         listed = _listed(Repository(self.project), root)
         return _state(_sample(listed, sample_percentage, max_files))
 
-    def scan(self, root: Path, *, sample_percentage: float = 100, max_files: int = 1000) -> Scan:
-        """Reads the sources below `root`: the same ones each time, drawn by the hash of their path."""
+    def paths(self) -> list[str]:
+        """Of all sources of the project, as citations name them."""
+        repository = Repository(self.project)
+        return [shown_name(each.path) for each in _listed(repository, repository.root)]
+
+    def scan(
+        self,
+        root: Path,
+        *,
+        sample_percentage: float = 100,
+        max_files: int = 1000,
+        first: Collection[str] = frozenset(),
+    ) -> Scan:
+        """Reads the sources below `root`: the same ones each time, drawn by the hash of their path.
+
+        first: paths that are drawn before all others.
+        """
         repository = Repository(self.project)
         listed = _listed(repository, root)
-        sample = _sample(listed, sample_percentage, max_files)
-        scan = Scan(root, len(listed), len(sample), state=_state(sample))
+        sample = _sample(listed, sample_percentage, max_files, first)
+        scan = Scan(repository, len(listed), len(sample), state=_state(sample))
         with self._lock:
             self._forget(listed)
             for source in sample:
-                self._count(scan, repository, source)
+                self._count(scan, source)
         return scan
 
-    def _count(self, scan: Scan, repository: Repository, source: _Source) -> None:
+    def _count(self, scan: Scan, source: _Source) -> None:
         known = self._known.get(source)
         if known is None:
-            known = self._known[source] = _read(repository, source)
+            known = self._known[source] = _read(scan.repository, source)
         if isinstance(known, str):
             scan.skipped.append(Skipped(shown_name(source.path), known))
         else:
@@ -137,15 +159,19 @@ class Sources:
             del self._known[source]
 
 
-def _sample(listed: list[_Source], percentage: float, max_files: int) -> list[_Source]:
+def _sample(
+    listed: list[_Source], percentage: float, max_files: int, first: Collection[str] = frozenset()
+) -> list[_Source]:
     """By the hash of the path: a new file does not change which others are drawn. In order of path."""
     wanted = min(max_files, -(-len(listed) * percentage // 100))
     if wanted >= len(listed):
         return listed
-    drawn = sorted(
-        listed, key=lambda each: hashlib.sha256(each.path.encode("utf-8", "surrogateescape")).digest()
-    )
+    drawn = sorted(listed, key=lambda each: (each.path not in first, _hash(each.path)))
     return sorted(drawn[: int(wanted)], key=lambda each: each.path)
+
+
+def _hash(path: str) -> bytes:
+    return hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()
 
 
 def _state(sources: list[_Source]) -> str:

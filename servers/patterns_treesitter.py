@@ -16,8 +16,7 @@ from importlib import import_module
 
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
-from sage_actors.servers.patterns_facts import FileFacts, FunctionFacts
-from sage_actors.servers.patterns_python import UnreadableError
+from sage_actors.servers.patterns_facts import FileFacts, FunctionFacts, UnreadableError
 
 __all__ = ["Grammar", "Reading", "read_with"]
 

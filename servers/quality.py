@@ -126,11 +126,9 @@ class _Measured:
 
 def measure_quality(sources: Sources, path: Path, *, topic: str = "", top: int = 15) -> QualityResult:
     """The quality of the sources at `path`, a folder or a file in the project; about `topic` where one is given."""
-    scan = sources.scan(path, max_files=_MAX_FILES)
-    everything = scan if path == sources.project else sources.scan(sources.project, max_files=_MAX_FILES)
-    repository = Repository(sources.project)
-    churn = read_churn(repository)
-    tests = TestsNearby(everything.files)
+    churn = read_churn(Repository(sources.project))
+    scan = sources.scan(path, max_files=_MAX_FILES, first=churn.files)
+    tests = TestsNearby(sources.paths())
     measured = [_Measured(each, _file_quality(each, churn, tests)) for each in scan.files if not each.is_test]
     focus, notes = _focus(measured, topic)
     relative = path.relative_to(sources.project).as_posix()
@@ -287,7 +285,7 @@ def _citations(hot: Sequence[FileQuality], functions: Sequence[FunctionQuality])
 def _notes(scan: Scan, churn: Churn) -> list[str]:
     notes = []
     if scan.sampled < scan.found:
-        notes.append(f"{scan.sampled} of {scan.found} sources were measured, drawn by the hash of their path")
+        notes.append(f"{scan.sampled} of {scan.found} sources were measured: those that changed first")
     if scan.skipped:
         notes.append(f"{len(scan.skipped)} sources were not measured; `skipped` says which and why")
     if not churn.is_known:

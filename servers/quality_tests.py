@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from sage_actors.servers.patterns_facts import FileFacts
+from sage_actors.servers.patterns_facts import FileFacts, is_test_path
 
 __all__ = ["TestsNearby"]
 
@@ -20,11 +20,10 @@ class TestsNearby:
 
     __test__ = False  # pytest: this is no test class
 
-    def __init__(self, files: Sequence[FileFacts]) -> None:
+    def __init__(self, paths: Sequence[str]) -> None:
         self._by_subject: dict[str, list[str]] = {}
-        for file in files:
-            if file.is_test:
-                self._by_subject.setdefault(_subject(file.path), []).append(file.path)
+        for path in filter(is_test_path, paths):
+            self._by_subject.setdefault(_subject(path), []).append(path)
 
     def of(self, facts: FileFacts) -> list[str]:
         """Its test files; the file itself where its tests are in it. The same name first, else part of the name."""

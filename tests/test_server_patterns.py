@@ -272,7 +272,7 @@ def call(project: Path, tool: str, **arguments: Any) -> CallToolResult:
 def value(result: CallToolResult) -> dict[str, Any]:
     assert not result.is_error, text(result)
     assert result.structured_content is not None
-    return result.structured_content
+    return dict(result.structured_content)
 
 
 def text(result: CallToolResult) -> str:
@@ -549,7 +549,7 @@ def test_encodings_and_marks_of_byte_order_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".py", ".ts", ".tsx", ".js", ".go", ".rs"])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.one_of(st.binary(max_size=300), st.text(max_size=300).map(lambda each: each.encode())))
 def test_no_content_of_a_file_is_fatal(tmp_path: Path, ending: str, content: bytes) -> None:
     found = extracted(tmp_path, {f"a{ending}": content})
