@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from pool_harness import pid_exists, wait_until
 
 AGENTS = ("claude", "codex", "gemini", "opencode", "aider")
 FAKE = Path(__file__).parent / "agents" / "fake_agent.py"
@@ -64,3 +66,13 @@ def checkout_state(where: Path) -> tuple[str, ...]:
         branches,
         git(where, "rev-parse", "HEAD"),
     )
+
+
+def wait_until_gone(pids: Path) -> None:
+    """Until none of the processes whose ids the file lists lives any more."""
+    for pid in [int(each) for each in pids.read_text().split()]:
+        wait_until(_gone(pid), what=f"process {pid} of the agent is gone")
+
+
+def _gone(pid: int) -> Callable[[], bool]:
+    return lambda: not pid_exists(pid)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_harness import AGENTS, agent_environ
+from agent_harness import AGENTS, agent_environ, wait_until_gone
 from pool_harness import pid_exists, wait_until
 
 from sage_actors.actors.agent_answer import AgentFailed
@@ -103,8 +103,7 @@ def test_an_agent_that_takes_too_long_is_ended_with_all_its_children(tmp_path: P
     deaf = agent_of_command(f"trap '' TERM; sleep 600 & echo $$ $! > {pids}; sleep 600")
     with pytest.raises(TimeoutExceeded, match=r"more than 1\.5 s"):
         ask(tmp_path, "sh", request={"entry": deaf, "timeout_s": 1.5})
-    for pid in map(int, pids.read_text().split()):
-        wait_until(lambda pid=pid: not pid_exists(pid), what="the agent's process is gone")
+    wait_until_gone(pids)
 
 
 def test_a_cancelled_agent_is_ended_with_all_its_children(tmp_path: Path) -> None:
@@ -115,8 +114,7 @@ def test_a_cancelled_agent_is_ended_with_all_its_children(tmp_path: Path) -> Non
     with pytest.raises(OperationCancelled):
         run_agent(request, environ, stop=lambda: pids.exists() and len(pids.read_text().split()) == 2)
     assert time.monotonic() - started < 20
-    for pid in map(int, pids.read_text().split()):
-        wait_until(lambda pid=pid: not pid_exists(pid), what="the agent's process is gone")
+    wait_until_gone(pids)
 
 
 def test_what_an_agent_leaves_in_the_background_ends_with_it(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_prompt_never_becomes_a_word_of_a_known_agent(name: str) -> None:
 @pytest.mark.parametrize("name", AGENTS)
 def test_looking_and_editing_are_asked_for_in_different_words(name: str) -> None:
     entry = find_agent(name)
-    read, edit = (plan_call(entry, "x", mode=mode).words for mode in ("read", "edit"))  # type: ignore[arg-type]
+    read, edit = (plan_call(entry, "x", mode=mode).words for mode in ("read", "edit"))
     assert read != edit
     assert not {
         "--dangerously-skip-permissions",

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_harness import agent_environ, agents_on_path, checkout_state, make_repository
+from agent_harness import agent_environ, agents_on_path, checkout_state, make_repository, wait_until_gone
 from llm_stub import ModelStub
-from pool_harness import pid_exists, wait_until
 
 from sage_actors.actors.agent_answer import AgentFailed
 from sage_actors.actors.backends import load_backend
@@ -145,8 +144,7 @@ def test_a_cancelled_draft_is_ended_before_the_cancel_returns(tmp_path: Path) ->
             await task
 
     asyncio.run(cancel_it())
-    for pid in map(int, pids.read_text().split()):
-        wait_until(lambda pid=pid: not pid_exists(pid), what="the agent's process is gone")
+    wait_until_gone(pids)
 
 
 def test_many_drafts_run_at_once(tmp_path: Path) -> None:

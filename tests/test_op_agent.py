@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_harness import agents_on_path, checkout_state, git, make_repository
+from agent_harness import agents_on_path, checkout_state, git, make_repository, wait_until_gone
 from llm_stub import INPUT_TOKENS, ModelStub
 from pool_harness import PoolHarness, pid_exists, wait_until
 
@@ -255,8 +255,7 @@ def test_a_worker_that_is_told_to_end_ends_the_agent_and_removes_the_worktree(
     wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, what="the agent runs")
     there.pool.pool.kill(there.worker, "cancelled", grace_s=10.0)
     there.pool.lost(there.worker)
-    for pid in map(int, pids.read_text().split()):
-        wait_until(lambda pid=pid: not pid_exists(pid), what="the agent's process is gone")
+    wait_until_gone(pids)
     assert git(there.project, "worktree", "list").count("\n") == 1
 
 

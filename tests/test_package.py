@@ -37,7 +37,7 @@ def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
     }
     expected |= {f"sage_actors/{each.name}" for each in (ROOT / "src" / "sage_actors").glob("*.py")}
     expected |= {f"sage_actors/templates/{each.name}" for each in (ROOT / "templates").glob("*.json")}
-    assert expected | {"sage_actors/py.typed"} <= packed
+    assert expected | {"sage_actors/py.typed", "sage_actors/actors/agents.toml"} <= packed
 
 
 def test_the_folders_are_flat_and_no_bare_name_is_loaded() -> None:
