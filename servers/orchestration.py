@@ -328,20 +328,19 @@ class _Tools:
         return await _answered(act, refused, is_error=lambda _: False)
 
     async def _follow(self, run_id: str, ctx: Context[Any, Any], deadline: float | None) -> None:
-        """Until the run ends; with a deadline (monotonic), also until anything changes."""
-        runs, first, before = self._core.runs, True, None
-        while True:
-            now = await _in_thread(lambda: runs.look(run_id))
-            if now is None:
-                return
-            if not first and now != before:
+        """Until the run ends or needs a person; with a deadline (monotonic), also until anything changes."""
+        runs = self._core.runs
+        before = now = await _in_thread(lambda: runs.look(run_id))
+        while now is not None and not now.stuck:
+            if now != before:
                 if deadline is not None:
                     return
-                await ctx.report_progress(float(now[1]) if len(now) > 1 else 0.0)
-            first, before = False, now
+                await ctx.report_progress(float(now.ended))
+                before = now
             if deadline is not None and time.monotonic() >= deadline:
                 return
             await anyio.sleep(_TICK_S if runs.carries_out(run_id) else _TICK_OTHER_S)
+            now = await _in_thread(lambda: runs.look(run_id))
 
 
 _Result = TypeVar("_Result")

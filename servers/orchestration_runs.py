@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,24 @@ if TYPE_CHECKING:
     from sage_actors.supervisor.api import Run, Supervisor
     from sage_actors.supervisor.control import ControlServer
 
-__all__ = ["Runs"]
+__all__ = ["Runs", "Standing"]
 
 _ANSWER_S = 90.0  # a cancel is answered when what runs has ended
 _LOOK_S = 5.0
 _ADMITTED_S = 30.0
 _BY = "sage-orchestration"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What changes when a run gets on. ended: operations. people: operations that wait for one.
+
+    stuck: nothing goes on until a person answers.
+    """
+
+    ended: int = 0
+    people: tuple[str, ...] = ()
+    stuck: bool = False
 
 
 class Runs:
@@ -71,17 +84,17 @@ class Runs:
         """Whether this process carries the run out."""
         return run_id in self._live
 
-    def look(self, run_id: str) -> tuple[Any, ...] | None:
-        """What changes when a run gets on: cheap to ask, for comparison only. None: nobody carries it out."""
+    def look(self, run_id: str) -> Standing | None:
+        """How far a run is, cheap to ask. None: nobody carries it out."""
         live = self._live.get(run_id)
         try:
             if live is not None:
                 status = live[0].status()
-                return _signature(status.status, status.counts, status.waiting)
+                return _signature(status.counts, status.waiting, status.running)
             found = ControlClient(self.project, run_id, timeout_s=_LOOK_S).status()
-            return _signature(found.get("status"), found.get("counts") or {}, found.get("waiting") or {})
+            return _signature(*(found.get(name) or {} for name in ("counts", "waiting", "running")))
         except SageError:
-            return ("silent",) if holder(self.state, run_id) is not None else None
+            return Standing() if holder(self.state, run_id) is not None else None
 
     def cancel(self, run_id: str) -> None:
         """Stop a run, whoever carries it out; on disk when this returns.
@@ -202,10 +215,13 @@ class Runs:
         act_on_run(self.state, load_keys(create=False), run_id, {"action": "cancel"}, by=_BY)
 
 
-def _signature(status: Any, counts: Mapping[str, int], waiting: Mapping[str, str]) -> tuple[Any, ...]:
-    ended = sum(counts.get(each, 0) for each in ("succeeded", "failed", "skipped"))
-    for_people = sorted(node for node, why in waiting.items() if why in ("approval", "in_doubt"))
-    return (status, ended, *for_people)
+def _signature(counts: Mapping[str, int], waiting: Mapping[str, str], running: Collection[str]) -> Standing:
+    people = sorted(node for node, why in waiting.items() if why in ("approval", "in_doubt"))
+    return Standing(
+        ended=sum(counts.get(each, 0) for each in ("succeeded", "failed", "skipped")),
+        people=tuple(people),
+        stuck=bool(people) and len(people) == len(waiting) and not running,
+    )
 
 
 def _pid(state: StateDirectory, run_id: str) -> Any:

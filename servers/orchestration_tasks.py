@@ -48,7 +48,7 @@ class RunTasks:
         status = describe(past)
         task: dict[str, Any] = {
             "taskId": task_id,
-            "status": _STATES.get(status.status or "", "completed"),
+            "status": _STATES.get(past.status, "completed"),
             "createdAt": status.started_at,
             "lastUpdatedAt": status.last_updated_at,
             "ttlMs": None,
@@ -77,7 +77,7 @@ def _message(status: Any) -> str:
     if status.waiting:
         node, why = next(iter(status.waiting.items()))
         return f"{node} waits: {why}"
-    if status.status == "running" and status.progress is not None:
+    if status.status == "running":
         return (
             f"{status.phase or status.template}: {status.progress.completed} of {status.progress.total} done"
         )

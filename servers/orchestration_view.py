@@ -136,7 +136,8 @@ def describe(past: History) -> Status:
     """Everything that there is to say about a run."""
     nodes = past.nodes()
     phases = phases_of(past, nodes)
-    state = state_of(past)
+    people = _people(past, nodes)
+    state: RunState = "paused" if people else state_of(past)
     return Status(
         success=True,
         feature=feature_of(past),
@@ -144,8 +145,8 @@ def describe(past: History) -> Status:
         template=past.workflow,
         phase=_current(phases),
         status=state,
-        reason=past.reason or None,
-        message=_next_step(past),
+        reason=f"waiting for a person: {', '.join(people)}" if people else past.reason or None,
+        message=_next_step(past, people),
         started_at=_iso(past.started_at),
         last_updated_at=_iso(_last_update(past, nodes)),
         progress=_progress(nodes),
@@ -258,14 +259,22 @@ def _errors(past: History, nodes: list[NodeView]) -> list[WorkflowError] | None:
     return found or None
 
 
-def _next_step(past: History) -> str | None:
+def _people(past: History, nodes: list[NodeView]) -> list[str]:
+    """The operations that wait for a person, of a live run that can do nothing else meanwhile."""
+    waiting = [node for node in nodes if node.state in ("waiting", "in_doubt")]
+    if past.status != "running" or any(node.state == "running" for node in nodes):
+        return []
+    asks = [each.id for each in waiting if each.state == "in_doubt" or each.reason == "approval"]
+    return asks if len(asks) == len(waiting) else []
+
+
+def _next_step(past: History, people: list[str]) -> str | None:
+    if people:
+        return f"A person must answer: `sage-actors approve {past.run_id} {people[0]}`; the run goes on by itself."
     if past.status == "running":
         return None
     if past.status == "succeeded":
         return "Outputs are abbreviated; the artifacts are whole."
-    if past.reason.startswith("approval"):
-        nodes = past.reason.partition(": ")[2].partition(";")[0]
-        return f"A person must answer: sage-actors approve {past.run_id} {nodes.split(', ')[0]}; then resume."
     return "Continue with sage_workflow_resume; what has succeeded does not run again."
 
 

@@ -64,7 +64,8 @@ class Skills(Extension):
     identifier = IDENTIFIER
 
     def __init__(self, project: Path) -> None:
-        self._skills = {each.uri: each for each in (*_trusted_skills(project), packaged_skill())}
+        served = (*_trusted_skills(project), packaged_skill())  # the package's takes precedence
+        self._skills = {each.uri: each for each in served}
 
     def methods(self) -> list[MethodBinding]:
         return [

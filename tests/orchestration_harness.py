@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from cli_harness import CommandLine
 from mcp import Client, StdioServerParameters
@@ -60,11 +60,13 @@ class Talk:
         return str(content.text)
 
 
-def in_process(server: MCPServer[Any], say: Callable[[Talk], Awaitable[_Value]]) -> _Value:
+def in_process(
+    server: MCPServer[Any], say: Callable[[Talk], Awaitable[_Value]], *, extensions: Any = ()
+) -> _Value:
     """What `say` returns, with a client of `server`."""
 
     async def main() -> Callable[[], _Value]:
-        async with Client(server, read_timeout_seconds=60) as client:
+        async with Client(server, extensions=list(extensions), read_timeout_seconds=60) as client:
             return await _outcome(say(Talk(client)))
 
     return asyncio.run(main())()
@@ -76,7 +78,7 @@ def over_stdio(
     *,
     extensions: Any = (),
     arguments: tuple[str, ...] = (),
-    log: IO[str] = sys.stderr,
+    log: TextIO = sys.stderr,
 ) -> _Value:
     """What `say` returns, with a client of `sage-actors mcp` as a process of its own."""
     command = ["-m", "sage_actors", "mcp", *arguments]

@@ -274,9 +274,9 @@ def test_a_person_is_waited_for_by_name(core: Orchestration) -> None:
 
     async def say(client: Talk) -> None:
         begun = await client.call("execute", feature="x", template="asking")
-        while not (status := await client.call("status", feature="x", wait_seconds=20))["waiting"]:
-            pass
-        assert (status["status"], status["waiting"]) == ("running", {"p1/ask": "approval"})
+        status = await client.end_of("x")
+        assert (status["status"], status["waiting"]) == ("paused", {"p1/ask": "approval"})
+        assert f"sage-actors approve {begun['workflowId']} p1/ask" in status["message"]
         ControlClient(core.project, begun["workflowId"]).request("approve", node="p1/ask", by="me")
         assert (await client.end_of("x"))["status"] == "completed"
 

@@ -17,7 +17,9 @@ from typing import Any
 import psutil
 import pytest
 from cli_harness import CommandLine, wait_until
-from orchestration_harness import Talk, operation, over_stdio, phases, write_template
+from orchestration_harness import Talk, operation, over_stdio, phases, trusted_template, write_template
+
+from sage_actors.servers.orchestration_view import Runbook
 
 STUBBORN = "trap '' TERM INT HUP; echo once >> ran-one; while :; do sleep 0.1; done"
 _HELLO = {
@@ -35,6 +37,8 @@ _HELLO = {
 @pytest.fixture
 def sage(tmp_path: Path) -> Iterator[CommandLine]:
     command_line = CommandLine(tmp_path)
+    shared = ("XDG_CONFIG_HOME", "XDG_RUNTIME_DIR")  # this process reads the keys, and consents
+    command_line.environ |= {name: os.environ[name] for name in shared}
     yield command_line
     command_line.close()
 
@@ -86,11 +90,6 @@ def server(sage: CommandLine) -> Iterator[Server]:
     made.kill()
 
 
-def trusted(sage: CommandLine, name: str, definition: dict[str, Any]) -> None:
-    write_template(sage.project, name, definition)
-    sage("mcp", "trust", name, "--yes")
-
-
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     found = []
     for each in processes:
@@ -116,7 +115,7 @@ def test_an_agent_s_whole_session(sage: CommandLine) -> None:
         begun = await client.call("execute", feature="x", template="flow")
         assert time.monotonic() - before < 5  # the run takes a minute
         assert begun["status"] == "running"
-        while (await client.call("status", feature="x", wait_seconds=20))["progress"]["completed"] < 1:
+        while (await client.call("status", feature="x", wait_seconds=0.1))["progress"]["completed"] < 1:
             pass
         seen = json.loads((await asyncio.to_thread(sage, "status", "flow-x", "--json")).stdout)
         assert (seen["status"], seen["running"]) == ("running", ["p2/two"])
@@ -128,12 +127,16 @@ def test_an_agent_s_whole_session(sage: CommandLine) -> None:
     assert sage.count("ran-one") == 1
 
 
-@pytest.mark.parametrize("how", ["stdin", signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("how", ["stdin", signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.requirement("ORCH-017")
 def test_when_it_ends_no_process_is_left_and_its_run_can_be_continued(
     sage: CommandLine, how: str | signal.Signals
 ) -> None:
-    trusted(sage, "flow", phases([operation("zero", "echo once >> ran-zero")], [operation("one", STUBBORN)]))
+    trusted_template(
+        sage.project,
+        "flow",
+        phases([operation("zero", "echo once >> ran-zero")], [operation("one", STUBBORN)]),
+    )
     server = Server(sage)
     try:
         assert server.call("execute", feature="x", template="flow")["status"] == "running"
@@ -150,9 +153,9 @@ def test_when_it_ends_no_process_is_left_and_its_run_can_be_continued(
         )
     finally:
         server.kill() if server.process.stdin and not server.process.stdin.closed else server.process.wait(10)
-    seen = json.loads(sage("status", "flow-x", "--json").stdout)
-    assert seen["status"] in ("paused", "interrupted")
-    assert {node["id"]: node["state"] for node in seen["nodes"]}["p1/zero"] == "succeeded"
+    past = Runbook(sage.project).read("flow-x")
+    assert past.status in ("paused", "interrupted")
+    assert past.node("p1/zero").state == "succeeded"
     again = Server(sage)
     try:
         assert again.call("status", feature="x")["status"] == "paused"
@@ -165,7 +168,7 @@ def test_when_it_ends_no_process_is_left_and_its_run_can_be_continued(
 
 
 def test_two_servers_at_once_carry_a_run_out_once(sage: CommandLine, server: Server) -> None:
-    trusted(sage, "flow", phases([operation("one", "echo once >> ran-one; exec sleep 60")]))
+    trusted_template(sage.project, "flow", phases([operation("one", "echo once >> ran-one; exec sleep 60")]))
     other = Server(sage)
     try:
         assert server.call("execute", feature="x", template="flow")["status"] == "running"
@@ -189,7 +192,9 @@ def test_what_is_no_protocol_is_answered_or_ignored_and_ends_nothing(server: Ser
 
 
 def test_what_operations_print_never_reaches_the_wire(sage: CommandLine, server: Server) -> None:
-    trusted(sage, "loud", phases([operation("one", 'echo \'{"jsonrpc": "2.0"}\'; echo noise >&2')]))
+    trusted_template(
+        sage.project, "loud", phases([operation("one", 'echo \'{"jsonrpc": "2.0"}\'; echo noise >&2')])
+    )
     answer = server.call("execute", feature="x", template="loud", wait=True)
     assert (answer["status"], answer["results"]["outputs"]["p1/one"]["stderr"]) == ("completed", "noise\n")
 
