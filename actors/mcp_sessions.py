@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from mcp import MCPError
 from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult, PaginatedRequestParams, Tool
 
+from sage_actors.actors.mcp_backoff import Backoff
 from sage_actors.actors.mcp_connect import Hear, OpenServer
 from sage_actors.actors.mcp_errors import (
     ServerDied,
@@ -34,11 +35,10 @@ from sage_actors.actors.mcp_errors import (
 from sage_actors.actors.output import safe_text
 from sage_actors.messages.errors import DefinitionError, OperationError, UsageError
 
-__all__ = ["DEFAULT_CALL_S", "Backoff", "Listener", "McpSessions"]
+__all__ = ["DEFAULT_CALL_S", "Listener", "McpSessions"]
 
 DEFAULT_CALL_S = 600.0  # where neither the node nor the server's entry says how long a call may take
-_STEADY_S = 10.0  # a session that lived as long did not fail at its start
-_LONGEST_DELAY_S = 30.0
+_PATIENCE_S = 1.0  # a call waits as long for a server that failed
 _STOP_S = 10.0
 _LIST_S = 5.0
 _PAGES = 20
@@ -55,29 +55,6 @@ class Listener(Protocol):
 
 
 _caller: contextvars.ContextVar[Listener | None] = contextvars.ContextVar("sage_mcp_caller", default=None)
-
-
-class Backoff:
-    """How long to leave a server alone after failures in a row. Plain arithmetic: the clock is handed in."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._failures = 0
-        self._not_before = 0.0
-
-    @property
-    def failures(self) -> int:
-        return self._failures
-
-    @property
-    def wait_s(self) -> float:
-        return max(0.0, self._not_before - self._clock())
-
-    def failed(self, lived_s: float = 0.0) -> None:
-        """It did not start, or ended after `lived_s`."""
-        self._failures = 1 if lived_s >= _STEADY_S else self._failures + 1
-        delay = 0.0 if self._failures == 1 else min(_LONGEST_DELAY_S, 0.5 * 2 ** min(self._failures - 2, 10))
-        self._not_before = self._clock() + delay
 
 
 class McpSessions:
@@ -150,20 +127,25 @@ class _Server:
         self._clock = clock
         self._backoff = Backoff(clock)
         self._connection: _Connection | None = None
+        self._ended: _Connection | None = None
         self._starting: asyncio.Task[_Connection] | None = None
         self._last_failure = ""
 
     async def connection(self, listener: Listener) -> _Connection:
         """The live connection; who comes while it starts waits for the same start."""
         current = self._connection
-        if current is not None and not current.is_over:
-            return current
+        if current is not None:
+            if not current.is_over:
+                return current
+            self._connection, self._ended = None, current
+            self._backoff.failed(self._clock() - current.since)
+            self._last_failure = current.epitaph()
+        while self._starting is None and (wait_s := self._backoff.wait_s) > 0:
+            self._refuse_to_wait(wait_s)
+            await asyncio.sleep(wait_s)
+        if self._connection is not None:  # another one started it meanwhile
+            return self._connection
         if self._starting is None:
-            if current is not None:
-                self._connection = None
-                self._backoff.failed(self._clock() - current.since)
-                self._last_failure = current.epitaph()
-            self._check_backoff()
             # Not in the caller's context: what the server prints later is not this caller's
             self._starting = asyncio.get_running_loop().create_task(
                 self._start(listener), context=contextvars.Context()
@@ -171,9 +153,9 @@ class _Server:
             self._starting.add_done_callback(self._started)
         return await asyncio.shield(self._starting)  # one who gives up does not take the others' start along
 
-    def _check_backoff(self) -> None:
-        wait_s = self._backoff.wait_s
-        if wait_s > 0:
+    def _refuse_to_wait(self, wait_s: float) -> None:
+        """A short while is waited out; for longer the node is told, and may be retried."""
+        if wait_s > _PATIENCE_S:
             raise ServerStartFailed(
                 f"the MCP server {self._name!r} ended or failed {self._backoff.failures} times in a row and is left "
                 f"alone for {wait_s:.1f} s more; the last time: {self._last_failure}",
@@ -192,6 +174,9 @@ class _Server:
             self._last_failure = str(error)
 
     async def _start(self, listener: Listener) -> _Connection:
+        if self._ended is not None:  # what it holds, such as a lock, is free before the next one starts
+            await self._ended.close()
+            self._ended = None
         hear: list[Hear] = [listener.hear]
         opened = self._find(self._name, lambda level, text: hear[0](level, text))
         connection = _Connection(self._name, opened, self._clock())
@@ -206,8 +191,9 @@ class _Server:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait({self._starting}, timeout=_STOP_S)
-        if self._connection is not None:
-            await self._connection.close()
+        for each in (self._connection, self._ended):
+            if each is not None:
+                await each.close()
 
 
 class _Connection:

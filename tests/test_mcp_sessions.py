@@ -15,7 +15,7 @@ import psutil
 import pytest
 from mcp_harness import RAW, McpProject, eventually, with_sessions
 
-from sage_actors.actors.mcp_sessions import Backoff
+from sage_actors.actors.mcp_backoff import Backoff
 from sage_actors.actors.op_mcp import sessions_of
 
 
@@ -96,12 +96,13 @@ def test_a_server_that_always_ends_at_once_is_left_alone_for_a_while(mcp: McpPro
     mcp.add_raw("die")
 
     async def body() -> list[Any]:
-        return [await mcp.error("raw", "echo", text="x") for _ in range(6)]
+        return [await mcp.error("raw", "echo", text="x") for _ in range(5)]
 
-    *_, last = with_sessions(mcp.project, body)
-    assert "times in a row" in str(last)
+    *starts, last = with_sessions(mcp.project, body)
+    assert all("times in a row" not in str(error) for error in starts)
+    assert "4 times in a row" in str(last)
     assert "no licence" in str(last)
-    assert 0 < last.retry_after <= 0.5
+    assert 1 < last.retry_after <= 2
 
 
 @pytest.mark.parametrize("mode", ["silent", "garbage"])
@@ -364,16 +365,16 @@ def test_progress_that_goes_backwards_is_passed_on_as_it_increases(mcp: McpProje
     assert {0.1, 0.5} <= set(fractions)
 
 
-def test_a_flood_of_notifications_delays_nobody_for_long(mcp: McpProject) -> None:
+def test_a_flood_of_notifications_does_not_keep_other_servers_waiting(mcp: McpProject) -> None:
     one = {"command": sys.executable, "args": RAW}
     mcp.configure({"raw": one, "calm": one})
 
     async def body() -> str:
         await mcp.call("calm", "echo", text="warm")
-        flood = asyncio.create_task(mcp.call("raw", "flood", messages=5000))
+        flood = asyncio.create_task(mcp.call("raw", "flood", messages=3000))
         await eventually(lambda: mcp.services.logged)
-        async with asyncio.timeout(2.0):
-            assert await mcp.call("calm", "echo", text="me too") == "me too"
+        assert await mcp.call("calm", "echo", text="me too") == "me too"
+        assert not flood.done()
         return str(await flood)
 
     assert with_sessions(mcp.project, body) == "done"
