@@ -137,7 +137,7 @@ class Sources:
         sample = _sample(listed, sample_percentage, max_files, first)
         scan = Scan(repository, len(listed), len(sample), state=_state(sample))
         with self._lock:
-            self._forget(listed)
+            self._forget(listed, is_all=root == self.project)
             for source in sample:
                 self._count(scan, source)
         return scan
@@ -151,12 +151,13 @@ class Sources:
         else:
             scan.files.append(known)
 
-    def _forget(self, listed: list[_Source]) -> None:
-        """Versions that are gone; those below another root may stay."""
+    def _forget(self, listed: list[_Source], *, is_all: bool) -> None:
+        """Versions that are gone; of a part of the project only those of files that are still there."""
         present = set(listed)
         paths = {each.path for each in listed}
-        for source in [each for each in self._known if each.path in paths and each not in present]:
-            del self._known[source]
+        for source in [each for each in self._known if each not in present]:
+            if is_all or source.path in paths:
+                del self._known[source]
 
 
 def _sample(

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sage_actors.servers.patterns_model import PatternSet
-from sage_actors.servers.patterns_scan import contained
+from sage_actors.servers.patterns_scan import OutsideProjectError, contained
 
 __all__ = ["DEFAULT_FOLDER", "LEGACY_FOLDER", "Loaded", "find_saved", "load_saved", "save"]
 
@@ -62,8 +62,16 @@ def load_saved(project: Path, folder: str | None) -> Loaded:
         OutsideProjectError: `folder` leads out of the project.
     """
     loaded = Loaded()
-    for each in (DEFAULT_FOLDER, LEGACY_FOLDER) if folder is None else (folder,):
-        _load_folder(project, contained(project, each), loaded)
+    if folder is not None:
+        _load_folder(project, contained(project, folder), loaded)
+        return loaded
+    for each in (DEFAULT_FOLDER, LEGACY_FOLDER):
+        try:
+            _load_folder(project, contained(project, each), loaded)
+        except (
+            OutsideProjectError
+        ) as error:  # a link that the project brings: nothing to read, and no fault of ours
+            loaded.notes.append(str(error))
         if loaded.sets:
             break
     return loaded

@@ -735,6 +735,33 @@ def test_a_folder_that_cannot_be_written_costs_only_the_saving(tmp_path: Path) -
     assert "cannot be saved" in text(refused)
 
 
+def test_a_state_folder_that_leads_out_is_neither_read_nor_written(tmp_path: Path) -> None:
+    elsewhere = write(tmp_path / "elsewhere", {"patterns/planted.json": "{}"})
+    project = write(tmp_path / "project", PYTHON)
+    (project / ".sage").symlink_to(elsewhere, target_is_directory=True)
+    result = value(call(project, "relevant_patterns", topic="stock"))
+    assert result["patterns"]
+    assert "could not be saved" in result["notes"][0]
+    assert os.listdir(elsewhere / "patterns") == ["planted.json"]
+    assert "outside the project" in value(call(project, "load_patterns"))["notes"][0]
+
+
+def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
+    project = write(tmp_path, {"a.py": "x = 1\n", "b.py": "y = 1\n"})
+    sources = Sources(project)
+    assert len(sources.scan(sources.project).files) == 2
+    (project / "a.py").unlink()
+    assert [each.path for each in sources.scan(sources.project).files] == ["b.py"]
+
+
+def test_what_is_asked_for_first_is_drawn_first(tmp_path: Path) -> None:
+    project = write(tmp_path, {f"m{number}.py": "x = 1\n" for number in range(30)})
+    sources = Sources(project)
+    drawn = sources.scan(sources.project, max_files=2, first={"m7.py", "m21.py"})
+    assert [each.path for each in drawn.files] == ["m21.py", "m7.py"]
+    assert len(sources.paths()) == 30
+
+
 def test_a_sample_is_the_same_each_time_and_a_new_file_shifts_none(tmp_path: Path) -> None:
     files = {f"m{number}.py": f"def function_{number}(): pass\n" for number in range(40)}
     project = write(tmp_path, files)
