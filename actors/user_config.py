@@ -13,19 +13,18 @@ A project's `.sage/config.toml` is another file: what a repository brings cannot
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sage_actors.actors.keys import default_key_path
+from sage_actors.actors.toml_file import read_toml
 from sage_actors.messages.errors import DefinitionError, KeyUnusableError, Problem
 from sage_actors.messages.units import parse_duration
 
 __all__ = ["UserConfig", "default_config_path", "load_user_config"]
 
-_MOST_BYTES = 1 << 20
 _BACKEND = frozenset({"agent", "model", "timeout"})
 _DRAFT_TIMEOUT_S = 600.0
 
@@ -59,16 +58,9 @@ def load_user_config(environ: Mapping[str, str] = os.environ, *, path: Path | No
         path = path or default_config_path(environ)
     except KeyUnusableError:
         return UserConfig()
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise DefinitionError([Problem("", f"more than {_MOST_BYTES} bytes")], source=str(path))
-        said = tomllib.loads(data.decode())
-    except (FileNotFoundError, NotADirectoryError):
+    said = read_toml(path)
+    if said is None:
         return UserConfig()
-    except (OSError, ValueError) as cause:
-        raise DefinitionError([Problem("", f"cannot be read: {cause}")], source=str(path)) from cause
     problems: list[Problem] = []
     config = _checked(said, problems)
     if problems:

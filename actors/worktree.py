@@ -30,6 +30,7 @@ from typing import Any
 
 from sage_actors.actors.disk import temporary_name
 from sage_actors.messages.errors import OperationError, StorageError, UsageError
+from sage_actors.servers.repository import shown_name
 
 __all__ = ["LOCAL_VARIABLES", "Changes", "GitError", "Worktree", "attempt_worktree", "safe_parts"]
 
@@ -284,7 +285,7 @@ class Worktree:
         rows = [row.partition("\t") for row in said.split("\0") if row]
         known = self._git("rev-parse", "HEAD").strip()
         reached = rows if known == final else rows[1:]  # the first is ours
-        return [{"id": commit, "subject": shown(subject)} for commit, _, subject in reversed(reached)]
+        return [{"id": commit, "subject": shown_name(subject)} for commit, _, subject in reversed(reached)]
 
     def _keep_branch(self, final: str) -> str | None:
         """The branch that now holds the result; None where git takes no branch of that name."""
@@ -305,12 +306,7 @@ def _file_row(row: str) -> dict[str, Any]:
         "added": None if added == "-" else int(added),
         "removed": None if removed == "-" else int(removed),
     }
-    return {"path": shown(path), **counts}
-
-
-def shown(text: str) -> str:
-    r"""`text` as text that any encoder takes: bytes that are not UTF-8 become `\xNN`."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return {"path": shown_name(path), **counts}
 
 
 def _git(cwd: Path, env: Mapping[str, str], *arguments: str) -> str:

@@ -16,19 +16,18 @@ rate = 2.0                       # calls a second
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sage_actors.actors.breaker_policy import BreakerPolicy
+from sage_actors.actors.toml_file import read_toml
 from sage_actors.messages.errors import DefinitionError, Problem
 
 __all__ = ["Config", "load_config"]
 
 DURABILITIES = ("strict", "relaxed", "none")
-_MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +47,9 @@ def load_config(project: Path) -> Config:
         DefinitionError: all that is wrong with the file.
     """
     path = project / ".sage" / "config.toml"
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MOST_BYTES + 1)
-        if len(text) > _MOST_BYTES:
-            raise DefinitionError([Problem("", f"more than {_MOST_BYTES} bytes")], source=str(path))
-        data = tomllib.loads(text.decode())
-    except (FileNotFoundError, NotADirectoryError):
+    data = read_toml(path)
+    if data is None:
         return Config()
-    except (OSError, ValueError) as cause:
-        raise DefinitionError([Problem("", f"cannot be read: {cause}")], source=str(path)) from cause
     problems: list[Problem] = []
     config = _checked(data, problems)
     if problems:
