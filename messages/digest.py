@@ -36,6 +36,7 @@ _WHOLE_BYTES = 1500  # but not below this: smaller ones stay whole or are left o
 _MISSES = 200  # elements in a row that do not fit, until no more are tried
 _DEPTH = 16  # deeper values are taken or left whole
 _TEXT_CHARS = 4000  # of an element, looked at when it is ranked
+_FIGURE_BITS = 64  # larger integers are no words that anybody searches for
 _ROUNDS = 8  # attempts at finding the bytes that a number of tokens allows
 _SHINGLE_WORDS = 5  # a shorter element is never a near-duplicate
 
@@ -338,8 +339,8 @@ def _leaves(element: Any) -> Iterator[str]:
         if isinstance(each, str):
             yield each
         elif isinstance(each, Mapping):
-            waiting += reversed(each.values())
+            waiting += reversed(list(each.values()))
         elif isinstance(each, list | tuple):
             waiting += reversed(each)
-        elif isinstance(each, int | float) and not isinstance(each, bool):
-            yield packed(each)
+        elif isinstance(each, float) or (type(each) is int and each.bit_length() < _FIGURE_BITS):
+            yield str(each)

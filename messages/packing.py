@@ -17,7 +17,7 @@ __all__ = ["key_size", "packed", "size_of", "utf8_bytes"]
 def packed(value: Any) -> str:
     """`value` as compact JSON. A value that contains itself is a ValueError."""
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_other)
+        return _ENCODER.encode(value)
     except (RecursionError, TypeError, ValueError) as error:  # too deep, other keys, endless integers
         if "Circular" in str(error):
             raise
@@ -51,6 +51,9 @@ def _other(value: Any) -> Any:
     return str(value)
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_other)
+
+
 class _Text(str):
     """JSON that is ready, among values that are not."""
 
@@ -79,6 +82,6 @@ def _enclosed(opening: str, inside: list[Any], closing: str) -> list[Any]:
 
 def _scalar(value: Any) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, default=_other)
+        return _ENCODER.encode(value)
     except ValueError:  # an integer of more digits than Python writes
         return hex(value)

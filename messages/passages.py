@@ -179,10 +179,10 @@ def _cut_line(line: str, max_chars: int) -> Iterator[str]:
     at = 0
     while len(line) - at > max_chars:
         window = line[at : at + max_chars]
-        cuts = [m for m in _SENTENCE_END.finditer(window, max_chars // 2)]
+        cuts = list(_SENTENCE_END.finditer(window, max_chars // 2))
         sentences = [m for m in cuts if not m[0][0].isspace()]
-        best = (sentences or cuts or [None])[-1]
-        length = best.end() if best else max_chars
+        best = sentences or cuts
+        length = best[-1].end() if best else max_chars
         if piece := window[:length].strip():
             yield piece
         at += length

@@ -30,7 +30,7 @@ _K1, _B = 1.2, 0.75  # as FTS5 has them
 _SHINGLE_WORDS = 5
 _SAME = 0.7  # of the shorter passage's shingles: a copy with a few words changed
 _MAX_QUERY_WORDS = 64
-_LENDERS, _LENT = 5, 0.6  # the best passages lend their neighbours this share of their score
+_LENDERS, _LENT = 3, 0.4  # the best passages lend their neighbours this share of their score
 _NEAR_LINES = 10
 
 _WORD = re.compile(r"[^\W_]+")
@@ -39,7 +39,8 @@ _HUMPED = re.compile(r"\b(?:[a-z0-9_]++[A-Z]|[A-Z][a-z0-9_]++[A-Z]|[A-Z]{2,}+[a-
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}")  # Chinese, Japanese, Korean
 _STOP_WORDS = frozenset(
     "a an and are as at be by can do does for from has have how i if in is it its my of on or that the "
-    "there this to was what when where which who why will with you your isn t s don should not we our".split()
+    "there this to was what when where which who why will with you your isn t s don should not we our"
+    "".split()  # noqa: SIM905
 )
 
 

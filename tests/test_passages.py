@@ -98,7 +98,9 @@ def test_list_items_and_code_are_cut_between_and_not_inside() -> None:
         assert each.text.startswith("- item")
         assert each.text.endswith("on two lines")
     code = "```\n" + "\n\n".join(f"call({i})" for i in range(10)) + "\n```"
-    assert [each.text for each in split_passages(f"Before.\n\n{code}\n\nAfter.", "c", max_chars=100)][1] == code
+    assert [each.text for each in split_passages(f"Before.\n\n{code}\n\nAfter.", "c", max_chars=100)][
+        1
+    ] == code
 
 
 def test_a_long_line_is_cut_at_sentences_and_keeps_its_number() -> None:
@@ -144,7 +146,9 @@ def test_the_files_of_this_repository_come_back_whole(kind: str) -> None:
 
 
 TEXTS = st.lists(
-    st.sampled_from(["# a", "word ", "\n", "\n\n", "- x", "```", "===", "def f():", "  ", "é", "。", "x" * 30, ". "]),
+    st.sampled_from(
+        ["# a", "word ", "\n", "\n\n", "- x", "```", "===", "def f():", "  ", "é", "。", "x" * 30, ". "]
+    ),
     max_size=60,
 ).map("".join)
 

@@ -45,7 +45,8 @@ def texts(found: Sequence[Ranked]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "query", ["rate limit", "RATE LIMITS", "rate_limit", "RateLimiter", "limiting rates", "how is a rate limited?"]
+    "query",
+    ["rate limit", "RATE LIMITS", "rate_limit", "RateLimiter", "limiting rates", "how is a rate limited?"],
 )
 def test_a_name_is_found_by_its_words_however_it_is_written(query: str) -> None:
     assert set(texts(PassageIndex(PASSAGES).search(query))) == {CODE, SNAKE, PROSE}
@@ -76,22 +77,52 @@ def test_what_stands_next_to_the_best_is_found_too_and_the_rest_of_the_file_is_n
     text = "\n\n".join(
         ["Intro.", "The limiter refuses clients.", "They get 429, and a header.", "Far away.", "Further."]
     )
-    passages = [*split_passages(text, "guide.md", max_chars=30), *(Passage(f"cake {i}", "c") for i in range(9))]
+    passages = [
+        *split_passages(text, "guide.md", max_chars=30),
+        *(Passage(f"cake {i}", "c") for i in range(9)),
+    ]
     found = texts(PassageIndex(passages).search("limiter"))
     assert found[0] == "The limiter refuses clients."
     assert set(found[1:]) == {"Intro.", "They get 429, and a header."}
 
 
 def test_passages_without_a_line_or_far_apart_are_no_neighbours() -> None:
-    loose = [Passage("the limiter", "s"), Passage("cake", "s"), Passage("sugar", "s", 400), Passage("milk", "s", 440)]
+    loose = [
+        Passage("the limiter", "s"),
+        Passage("cake", "s"),
+        Passage("sugar", "s", 400),
+        Passage("milk", "s", 440),
+    ]
     assert texts(PassageIndex(loose).search("limiter")) == ["the limiter"]
     assert texts(PassageIndex(loose).search("sugar")) == ["sugar"]
 
 
 @pytest.mark.parametrize(
     "query",
-    ["", " ", "?!", '"', 'rate" OR "x', "AND OR NOT", "rate NEAR limit*", "text:rate", "^rate", "-rate", "(((", "\0"]
-    + ["\udcff", "é", "Größe", "हिन्दी", "速率", "e\u0301", "²", "x" * 100_000, "rate " * 50_000, "'; DROP TABLE passages"],
+    [
+        "",
+        " ",
+        "?!",
+        '"',
+        'rate" OR "x',
+        "AND OR NOT",
+        "rate NEAR limit*",
+        "text:rate",
+        "^rate",
+        "-rate",
+        "(((",
+        "\0",
+        "\udcff",
+        "é",
+        "Größe",
+        "हिन्दी",
+        "速率",
+        "e\u0301",
+        "²",
+        "x" * 100_000,
+        "rate " * 50_000,
+        "'; DROP TABLE passages",
+    ],
 )
 def test_no_query_is_an_error(query: str) -> None:
     index = PassageIndex(PASSAGES)
@@ -105,7 +136,11 @@ def test_no_query_at_all_is_an_error(query: str) -> None:
 
 
 def test_other_scripts_are_found_also_without_spaces() -> None:
-    passages = [Passage("服务器的速率限制在网关", "a"), Passage("蛋糕", "b"), Passage("Größenbeschränkung der Dateien", "c")]
+    passages = [
+        Passage("服务器的速率限制在网关", "a"),
+        Passage("蛋糕", "b"),
+        Passage("Größenbeschränkung der Dateien", "c"),
+    ]
     index = PassageIndex([*passages, Passage("ограничение скорости", "d"), Passage("cake", "e")])
     assert texts(index.search("速率限制"))[0] == passages[0].text
     assert texts(index.search("dateien größenbeschränkung")) == [passages[2].text]
@@ -137,7 +172,11 @@ def test_threads_may_search_one_index_at_once() -> None:
 
 def test_fifteen_thousand_passages_are_indexed_and_searched_at_once(engine: str) -> None:
     passages = [
-        Passage(f"def handle_request_{i}(self, request): " + f"return self.limiterOf(value_{i % 97}) " * 14, f"f{i}", 1)
+        Passage(
+            f"def handle_request_{i}(self, request): " + f"return self.limiterOf(value_{i % 97}) " * 14,
+            f"f{i}",
+            1,
+        )
         for i in range(15_000)
     ]
     assert sum(len(each.text) for each in passages) > 7_000_000
@@ -146,7 +185,9 @@ def test_fifteen_thousand_passages_are_indexed_and_searched_at_once(engine: str)
     built = time.process_time() - began
     index.search("request 4711 limiter")
     searched = time.process_time() - began - built
-    slack = 4 if engine == "fts5" else 40  # 0.5 s and 50 ms on a quiet machine; the own engine is the spare one
+    slack = (
+        4 if engine == "fts5" else 40
+    )  # 0.5 s and 50 ms on a quiet machine; the own engine is the spare one
     assert built < 0.6 * slack
     assert searched < 0.15 * slack
 
@@ -175,7 +216,11 @@ def test_a_budget_of_tokens_holds() -> None:
 
 def test_copies_with_a_word_changed_are_left_out_and_other_texts_are_not() -> None:
     text = words_of(1)
-    found = [passage(text, at=0), passage(text.replace("word1x20", "other"), at=1), passage(words_of(2), at=2)]
+    found = [
+        passage(text, at=0),
+        passage(text.replace("word1x20", "other"), at=1),
+        passage(words_of(2), at=2),
+    ]
     assert select(found) == [found[0], found[2]]
 
 
@@ -210,5 +255,3 @@ def test_many_copies_cost_no_square_of_their_number() -> None:
     began = time.process_time()
     assert len(select(found, max_bytes=None, per_source=None)) == 3000
     assert time.process_time() - began < 8
-
-

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +22,7 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def without_tokenizer(unloaded: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def without_tokenizer(unloaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def refuse(name: str, *rest: Any) -> Any:
@@ -32,7 +31,6 @@ def without_tokenizer(unloaded: None, monkeypatch: pytest.MonkeyPatch) -> Iterat
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    yield
 
 
 def exact(text: str) -> int:
