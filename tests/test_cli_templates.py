@@ -183,3 +183,44 @@ def test_consent_of_another_project_does_not_count(sage: CommandLine) -> None:
 
 def test_an_unknown_name_lists_the_templates(inside: Inside) -> None:
     assert "bugfix, enhancement, feature" in inside("run", "featur", code=2).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("ORCH-012")
+@pytest.mark.requirement("ORCH-014")
+def test_a_feature_run_whose_research_fails_in_part_still_leaves_its_documents(
+    sage: CommandLine, inside: Inside
+) -> None:
+    (sage.project / "limits.py").write_text(
+        'def limit_rate(client):\n    """Limits the rate of a client."""\n'
+    )
+    definition = json.loads(inside("templates", "show", "feature", "--json").stdout)
+    for operation in definition["phases"][0]["operations"]:
+        if operation["id"] in ("competitive", "skills"):
+            operation |= {"tool": "no_such_tool", "retry": 1}
+    definition["phases"][0]["min_success"] = 0.5
+    done = sage("run", sage.write("partly.json", definition), "rate limiting", "--json")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    failed = {event["node"] for event in events if event["event"] == "node_failed"}
+    assert failed == {"research/competitive", "research/skills"}
+    assert events[-1]["status"] == "succeeded"
+    folder = sage.project / "docs/specs/rate-limiting"
+    assert "limits.py:" in (folder / "spec.md").read_text()
+    assert (folder / "plan.md").exists()
+    assert events[-1]["results"]["implementation/execute"]["status"] == "needs_agent"
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("ORCH-012")
+@pytest.mark.parametrize("name", ["bugfix", "enhancement"])
+def test_the_other_templates_run_to_their_end_in_a_project_without_history(
+    sage: CommandLine, name: str
+) -> None:
+    (sage.project / "limits.py").write_text(
+        'def limit_rate(client):\n    raise ValueError("rate exceeded")\n'
+    )
+    topic = 'Traceback (most recent call last):\n  File "limits.py", line 2, in limit_rate\nValueError: rate exceeded'
+    done = sage("run", name, topic, "--json")
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == "succeeded"
+    (spec,) = (sage.project / "docs/specs").glob("*/spec.md")
+    assert "limits.py:" in spec.read_text()
