@@ -346,9 +346,9 @@ class _Reader:
         return where
 
     def on_joined(self, node: ast.JoinedStr, where: _Where) -> None:
-        """Its plain parts are no texts of their own."""
+        """Its plain parts and its formats are no texts of their own."""
         self.see("style.strings", "f-string", node)
-        self.stack.extend((each, where) for each in node.values if isinstance(each, ast.FormattedValue))
+        self.stack.extend((each.value, where) for each in node.values if isinstance(each, ast.FormattedValue))
 
     def on_constant(self, node: ast.Constant, where: _Where) -> None:
         """Which quotes short texts have, as far as the first character tells."""

@@ -70,7 +70,7 @@ class StockItem:
             raise SoldOut("x") from cause
 
     def badName(self, x):
-        raise ValueError(f"no {x}")
+        raise ValueError(f"no {x:>3}")
 
 
 async def fetch_all(url: str) -> bytes:
