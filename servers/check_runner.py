@@ -94,6 +94,7 @@ async def run_check(project: Path, check: Check, *, limit_s: float = DEFAULT_LIM
     if program is None:
         return result.model_copy(update={"status": "missing", "tail": f"{check.command[0]} is not installed"})
     began = time.monotonic()
+    reader, writer = os.pipe()  # asyncio's own pipes would keep `wait` waiting for whoever inherited them
     try:
         process = await asyncio.create_subprocess_exec(
             program,
@@ -101,14 +102,17 @@ async def run_check(project: Path, check: Check, *, limit_s: float = DEFAULT_LIM
             cwd=project,
             env={key: value for key, value in os.environ.items() if key in _PASSED_ON},
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=writer,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
         )
     except OSError as error:
+        os.close(reader)
         return result.model_copy(update={"status": "missing", "tail": f"{program}: {error.strerror}"})
+    finally:
+        os.close(writer)
     tail = _Tail()
-    reading = asyncio.create_task(tail.read(process.stdout))
+    reading = asyncio.create_task(tail.read(reader))
     try:
         timed_out = not await _wait(process, limit_s)
     finally:
@@ -167,12 +171,20 @@ class _Tail:
         self._data = bytearray()
         self._cut = False
 
-    async def read(self, stream: asyncio.StreamReader | None) -> None:
-        while stream is not None and (chunk := await stream.read(1 << 16)):
-            self._data += chunk
-            if len(self._data) > 2 * _TAIL_BYTES:
-                del self._data[:-_TAIL_BYTES]
-                self._cut = True
+    async def read(self, fd: int) -> None:
+        """Reads to the end, and closes."""
+        stream = asyncio.StreamReader()
+        pipe = os.fdopen(fd, "rb", buffering=0)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), pipe)
+        try:
+            while chunk := await stream.read(1 << 16):
+                self._data += chunk
+                if len(self._data) > 2 * _TAIL_BYTES:
+                    del self._data[:-_TAIL_BYTES]
+                    self._cut = True
+        finally:
+            transport.close()
 
     def text(self) -> str:
         text = bytes(self._data[-_TAIL_BYTES:]).decode("utf-8", "replace").replace("\0", "")

@@ -216,4 +216,6 @@ def _remove(folder: int, name: str) -> None:
 
 
 def _storage_error(path: str, cause: OSError) -> StorageError:
-    return StorageError(f"{path} cannot be written: {cause.strerror}; make room or set permissions, and repeat")
+    return StorageError(
+        f"{path} cannot be written: {cause.strerror}; make room or set permissions, and repeat"
+    )

@@ -10,7 +10,7 @@ from sage_actors.servers.spec_models import Requirement, Task
 from sage_actors.servers.spec_places import Spot, doc_files, spots
 from sage_actors.servers.spec_study import SkillHint, Study
 from sage_actors.servers.spec_suspects import Investigation
-from sage_actors.servers.spec_tests import narrowed, new_test_path, tests_for
+from sage_actors.servers.spec_tests import narrowed, new_test_path, find_tests
 
 __all__ = ["Plan", "check_order", "plan_tasks"]
 
@@ -136,7 +136,7 @@ def _build(plan: Plan, settle: list[str]) -> list[str]:
         f"Write a failing test for: {thing}",
         needs=settle,
         files=[test] if test else [],
-        why=plan.resting_on("offers") or "what was asked",
+        why=plan.ids("FR-1") or "what was asked",
         checked_by=f"it fails: {_run(study, test)}" if _run(study, test) else "",
     )
     read = list(dict.fromkeys(_place(spot) for spot in (*close[:3], *hooks[:2])))
@@ -170,7 +170,7 @@ def _fix(plan: Plan, settle: list[str]) -> list[str]:
     first = looked.suspects[0] if looked.suspects else None
     test = looked.failing_tests[0].path if looked.failing_tests else ""
     if not test and first is not None:
-        tests = tests_for(first.path, study.sources, study.survey.words, first.symbol)
+        tests = find_tests(first.path, study.sources, study.survey.words, first.symbol)
         test = tests[0].path if tests else new_test_path(first.path, study.sources)
     shown = [str(place) for place in looked.failing_tests[:2]] or ([test] if test else [])
     reproduced = plan.add(

@@ -216,7 +216,7 @@ def _write_tasks(tasks: list[Task], study: Study, document: Document) -> None:
                 "Files: " + ", ".join(_file(place, study, document, task.id) for place in task.files)
             )
         if task.why:
-            document.bullet(f"Why: {plain(task.why)}")
+            document.bullet(f"Why: {_with_places(task.why)}")
         if task.checked_by:
             document.bullet(f"Check: {_command(task.checked_by)}")
         if task.skill:
@@ -228,6 +228,15 @@ def _file(place: str, study: Study, document: Document, task: str) -> str:
     if path and line.isdigit() and study.sources.holds(path, int(line)):
         return document.at(path, int(line), task)
     return code(place) if study.sources.has(place) else f"{code(place)} (new)"
+
+
+def _with_places(text: str) -> str:
+    """Text whose places are code, so that underscores in them stay."""
+    parts = re.split(r"`?([\w@./+-]+\.\w+:\d+)`?", text)
+    return "".join(
+        code(part) if number % 2 else plain(part) + (" " if part.endswith(" ") else "")
+        for number, part in enumerate(parts)
+    )
 
 
 def _command(text: str) -> str:
@@ -299,7 +308,7 @@ def _drafted_tasks(drafted: Drafted, study: Study, own: list[Task]) -> tuple[lis
     for number, task in enumerate(plan.tasks, 1):
         files = [place for place in task.files if _is_place(place, study)]
         drafted.removed += len(task.files) - len(files)
-        known |= set(files)
+
         made.append(
             Task(
                 id=f"T{number}",

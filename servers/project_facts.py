@@ -172,6 +172,7 @@ def _setup_py(sources: Sources, facts: ProjectFacts) -> None:
             facts.runtime = Fact(f"Python {match[2]}", path, number)
         listing = bool(re.match(r"\s*(install_requires|requires)\s*=\s*\[", line)) or listing
         for requirement in re.findall(r"""["']([A-Za-z][\w.-]*[^"']*)["']""", line) if listing else ():
+            facts.manifest = facts.manifest or path
             name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
             facts.dependencies.append(Dependency(name, requirement, path, number))
         listing = listing and "]" not in line

@@ -9,7 +9,7 @@ from sage_actors.servers.spec_places import Spot
 from sage_actors.servers.spec_requirements import Requirements, finish_requirements
 from sage_actors.servers.spec_study import Study
 from sage_actors.servers.spec_suspects import Investigation
-from sage_actors.servers.spec_tests import TestFile, narrowed, new_test_path, tests_for
+from sage_actors.servers.spec_tests import TestFile, find_tests, narrowed, new_test_path
 
 __all__ = ["write_bugfix"]
 
@@ -22,7 +22,7 @@ def write_bugfix(study: Study, document: Document) -> tuple[Requirements, list[S
     looked = Investigation(study)
     into = Requirements(document)
     found = [
-        Spot(s.symbol, "suspect", s.reasons, tests_for(s.path, study.sources, study.survey.words, s.symbol))
+        Spot(s.symbol, "suspect", s.reasons, find_tests(s.path, study.sources, study.survey.words, s.symbol))
         for s in looked.suspects
         if s.symbol is not None
     ]
@@ -158,7 +158,7 @@ def _require(study: Study, looked: Investigation, commands: list[str], into: Req
     rests = [f"{first.path}:{first.line}"] if first else []
     path = looked.failing_tests[0].path if looked.failing_tests else ""
     if not path and first:
-        named = tests_for(first.path, study.sources, study.survey.words, first.symbol)
+        named = find_tests(first.path, study.sources, study.survey.words, first.symbol)
         path = named[0].path if named else new_test_path(first.path, study.sources)
     failing = f" in {code(path)}" if path else ""
     run = f": {code(commands[0])}" if commands else ""

@@ -11,7 +11,7 @@ from sage_actors.servers.spec_markdown import Document, code, plain, unmarked
 from sage_actors.servers.spec_places import Spot, near, spots
 from sage_actors.servers.spec_requirements import Requirements, project_requirements
 from sage_actors.servers.spec_study import Study
-from sage_actors.servers.spec_tests import narrowed, tests_for
+from sage_actors.servers.spec_tests import find_tests, narrowed
 
 __all__ = ["FileFigures", "measure", "write_enhancement"]
 
@@ -34,7 +34,7 @@ class FileFigures:
         symbols = study.sources.symbols_of(path)
         self.tests = [
             test.path
-            for test in tests_for(path, study.sources, study.survey.words, symbols[0] if symbols else None)
+            for test in find_tests(path, study.sources, study.survey.words, symbols[0] if symbols else None)
         ]
 
 

@@ -8,7 +8,8 @@ from sage_actors.servers.project_facts import Fact
 from sage_actors.servers.spec_sources import Symbol
 from sage_actors.servers.spec_study import Study
 from sage_actors.servers.spec_survey import Candidate
-from sage_actors.servers.spec_tests import TestFile, tests_for
+from sage_actors.servers.spec_tests import TestFile, find_tests
+from sage_actors.servers.spec_topic import split_name, stem
 
 __all__ = ["Spot", "doc_files", "near", "spots"]
 
@@ -41,7 +42,20 @@ def near(study: Study) -> list[Candidate]:
         same_file = sum(1 for other in kept if other.symbol.path == candidate.symbol.path)
         if candidate.score >= floor and same_file < 4:
             kept.append(candidate)
-    return kept[:_NEAR]
+    return kept[:_NEAR] + _of_the_place(study, kept)
+
+
+def _of_the_place(study: Study, kept: list[Candidate]) -> list[Candidate]:
+    """The best definitions of the place that the topic names, where the thing's words pushed them all out."""
+    place = set(study.topic.place_stems)
+
+    def is_there(candidate: Candidate) -> bool:
+        names = (*split_name(candidate.symbol.name), *split_name(candidate.symbol.path.rpartition("/")[2]))
+        return bool(place & {stem(part) for part in names})
+
+    if not place or any(is_there(candidate) for candidate in kept):
+        return []
+    return [candidate for candidate in study.survey.candidates if is_there(candidate)][:3]
 
 
 def spots(study: Study) -> list[Spot]:
@@ -49,14 +63,21 @@ def spots(study: Study) -> list[Spot]:
     found: dict[tuple[str, int], Spot] = {}
     for candidate in near(study)[:4]:
         _join(found, candidate.symbol, "near the topic", candidate.reasons)
-    for symbol in study.survey.extension_points[:_HOOKS]:
+    for symbol in study.survey.extension_points[:_HOOKS] if hooks_matter(study) else ():
         _join(found, symbol, "a way to extend the project", [_mentions(study, symbol)])
     if names_the_surface(study):
         for symbol in study.survey.surface[:_SURFACE]:
             _join(found, symbol, "public surface", [_mentions(study, symbol)])
     for spot in found.values():
-        spot.tests = tests_for(spot.symbol.path, study.sources, study.survey.words, spot.symbol)
+        spot.tests = find_tests(spot.symbol.path, study.sources, study.survey.words, spot.symbol)
     return list(found.values())
+
+
+def hooks_matter(study: Study) -> bool:
+    """Whether the ways to extend the project are of interest: not where the thing itself has definitions already."""
+    thing = set(study.topic.thing_stems)
+    own = any(thing & {stem(part) for part in split_name(c.symbol.short_name)} for c in near(study))
+    return names_the_surface(study) or not own
 
 
 def names_the_surface(study: Study) -> bool:

@@ -13,12 +13,18 @@ from dataclasses import dataclass, field
 from sage_actors.servers.spec_markdown import Document, code, plain, unmarked
 from sage_actors.servers.spec_models import Requirement
 from sage_actors.servers.spec_places import Spot, doc_files
-from sage_actors.servers.spec_study import Study
-from sage_actors.servers.spec_survey import Place
+from sage_actors.servers.spec_study import Habit, Study
+from sage_actors.servers.spec_survey import Place, is_mechanism
 from sage_actors.servers.spec_tests import narrowed, new_test_path
 from sage_actors.servers.spec_words import Hit
 
-__all__ = ["Requirements", "feature_requirements", "finish_requirements", "project_requirements"]
+__all__ = [
+    "Requirements",
+    "feature_requirements",
+    "finish_requirements",
+    "habit_with_place",
+    "project_requirements",
+]
 
 _MUST = re.compile(
     r"\b(must|shall|should|never|always|required?|not (?:yet )?supported|TODO|FIXME|missing|lack(?:s|ing)?"
@@ -56,13 +62,13 @@ def feature_requirements(study: Study, found: list[Spot], into: Requirements) ->
     topic, document = study.topic, into.document
     into.add(
         "FR",
-        f"The project offers {plain(f'{topic.thing} {topic.place_as_said}'.strip())}.",
+        f"“{plain(topic.text)}”, in the sense of the answers to the open questions.",
         "asked",
         [],
         [_new_test(study, found)],
     )
     _existing(study, into)
-    hooks = [spot for spot in found if spot.role.startswith("a way to extend")]
+    hooks = [spot for spot in found if spot.role.startswith("a way") and is_mechanism(spot.symbol)]
     if hooks:
         hook = hooks[0]
         place = document.at_place(hook.symbol)
@@ -195,18 +201,15 @@ def _roots(errors: list[tuple[str, str, Place]]) -> Counter[str]:
 
 def _habits(study: Study, found: list[Spot], into: Requirements) -> None:
     if study.habits:
-        habits = study.habits[:5]
-        said = "; ".join(
-            f"{plain(h.statement).rstrip('.')} ({into.document.at(h.path, h.line, h.category)})"
-            for h in habits
-        )
-        into.add(
-            "NFR",
-            f"It is written as the code around it: {said}.",
-            "from evidence",
-            [f"{h.path}:{h.line}" for h in habits],
-            [],
-        )
+        said = "; ".join(habit_with_place(habit, into.document) for habit in study.habits[:5])
+        rests = [f"{habit.path}:{habit.line}" for habit in study.habits[:5] if habit.path]
+        into.add("NFR", f"It is written as the code around it: {said}.", "from evidence", rests, [])
+
+
+def habit_with_place(habit: Habit, document: Document) -> str:
+    """The statement with a line that shows it, or the word that it was counted."""
+    place = document.at(habit.path, habit.line, "habit") if habit.path else "counted over its sources"
+    return f"{plain(habit.statement).rstrip('.')} ({place})"
 
 
 def _dependencies(study: Study, found: list[Spot], into: Requirements) -> None:

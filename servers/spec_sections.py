@@ -6,12 +6,13 @@ import re
 from collections import defaultdict
 
 from sage_actors.servers.slugs import headline
+from sage_actors.servers.spec_evidence import Item
 from sage_actors.servers.spec_markdown import Document, block, code, plain, shortened, unmarked
 from sage_actors.servers.spec_models import Requirement
 from sage_actors.servers.spec_places import Spot, near
 from sage_actors.servers.spec_sources import Symbol
 from sage_actors.servers.spec_study import Study
-from sage_actors.servers.spec_tests import tests_for
+from sage_actors.servers.spec_tests import find_tests
 from sage_actors.servers.spec_topic import split_name, stem
 from sage_actors.servers.spec_words import Hit
 
@@ -29,6 +30,8 @@ __all__ = [
 ]
 
 _QUOTES = 5
+_OTHERWISE = 4
+_STRONG = 0.5  # of the best score of its operation
 _COMMITS = 6
 
 
@@ -108,7 +111,7 @@ def existing(study: Study, document: Document) -> None:
     """The code that the topic touches, by file, and what the documentation says about it."""
     document.heading("What exists today")
     candidates, quotes = near(study), _quotes(study)
-    if not candidates and not quotes:
+    if not candidates and not quotes and not _found_otherwise(study, set(), []):
         words = ", ".join(f"“{plain(study.topic.word_of(part))}”" for part in study.topic.stems)
         document.undetermined(
             f"no definition is named after {words or 'the topic'}, and no documentation speaks of it."
@@ -126,12 +129,30 @@ def existing(study: Study, document: Document) -> None:
             notes = [*candidate.reasons, *_face(study, document, symbol)]
             place = document.at_place(symbol, "near the topic")
             document.bullet(f"{code(symbol.signature, 110)} {place}{said} ({'; '.join(notes)})", 1)
+    _by_research(study, document, {(c.symbol.path, c.symbol.line) for c in candidates}, quotes)
     if quotes:
         document.add("", "What is written about it:", "")
         for hit in quotes:
             document.bullet(
                 f"“{plain(unmarked(hit.text), 280)}” ({document.at(hit.path, hit.line, hit.kind)})"
             )
+
+
+def _by_research(study: Study, document: Document, shown: set[tuple[str, int]], quotes: list[Hit]) -> None:
+    """What research found under other words than the topic's: synonyms, neighbours. To be judged by the reader."""
+    items = _found_otherwise(study, shown, quotes)
+    if items:
+        document.add("", "Also found, under other words than those of the topic:", "")
+    for item in items:
+        place = document.at(item.source, item.line, item.operation)
+        document.bullet(f"{place}: {code(' '.join(item.text.split()), 150)} (by {item.operation})")
+
+
+def _found_otherwise(study: Study, shown: set[tuple[str, int]], quotes: list[Hit]) -> list[Item]:
+    known = {path for path, _ in shown} | {hit.path for hit in quotes}
+    kinds = ("code", "documentation", "history", "todo", "configuration")
+    items = [item for item in study.evidence.of(*kinds) if item.source not in known and item.line is not None]
+    return [item for item in items if item.score >= _STRONG][:_OTHERWISE]
 
 
 def _quotes(study: Study) -> list[Hit]:
@@ -167,7 +188,7 @@ def where(study: Study, document: Document, found: list[Spot]) -> None:
     if not found:
         document.undetermined(
             "no definition is named after the topic, and none is named as a way to extend the project"
-            " (middleware, hook, plugin, adapter, handler and the like)."
+            " (middleware, hook, plugin, adapter and the like)."
         )
     close = [spot for spot in found if spot.role == "near the topic"]
     if close:
@@ -200,7 +221,7 @@ def _face(study: Study, document: Document, symbol: Symbol) -> list[str]:
     """Where the package exports it and which tests it has."""
     exported = study.survey.exported_at(symbol)
     said = [f"exported at {document.at_place(exported, 'export')}"] if exported else []
-    tests = tests_for(symbol.path, study.sources, study.survey.words, symbol)[:2]
+    tests = find_tests(symbol.path, study.sources, study.survey.words, symbol)[:2]
     if tests:
         said.append("tested in " + ", ".join(document.at(test.path, test.line, "tests") for test in tests))
     return said
@@ -244,7 +265,7 @@ def constraints(study: Study, document: Document) -> None:
         (
             _CATEGORY.get(h.category, h.category or "habit"),
             plain(h.statement),
-            document.at(h.path, h.line, "habit"),
+            document.at(h.path, h.line, "habit") if h.path else "counted over its sources",
         )
         for h in study.habits
     ]

@@ -41,6 +41,7 @@ class Sources:
     def __init__(self, project: Path) -> None:
         self.repository = Repository(project)
         self._lines: dict[str, list[str]] = {}
+        self._symbols: dict[str, list[Symbol]] = {}
         self._known = {file.path: file.size_bytes for file in self.repository.files}
 
     @cached_property
@@ -116,6 +117,11 @@ class Sources:
 
     def symbols_of(self, path: str) -> list[Symbol]:
         """What one file defines, in its order."""
+        if path not in self._symbols:
+            self._symbols[path] = self._defined(path)
+        return self._symbols[path]
+
+    def _defined(self, path: str) -> list[Symbol]:
         file = self.classes.get(path)
         if file is None or not file.language:
             return []

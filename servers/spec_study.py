@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,12 +26,12 @@ _MAX_SKILLS = 5
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """A pattern of the code in one sentence, with a line that shows it."""
+    """A pattern of the code in one sentence. `path` and `line` show it; "" where a digest left the examples out."""
 
     statement: str
     category: str
-    path: str
-    line: int
+    path: str = ""
+    line: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +102,29 @@ class Study:
         return [(other, n) for other, n in counts.most_common(5) if n > 1 and self.sources.has(other)]
 
 
-def _habits(patterns: Any, sources: Sources) -> Any:
+def _habits(patterns: Any, sources: Sources) -> Iterator[Habit]:
     listed = patterns.get("patterns") if isinstance(patterns, Mapping) else patterns
     for pattern in listed if isinstance(listed, list) else []:
         if not isinstance(pattern, Mapping) or not isinstance(pattern.get("statement"), str):
             continue
-        for example in pattern.get("citations") or []:
-            if not isinstance(example, Mapping):
-                continue
-            path, line = example.get("file"), example.get("line")
-            if isinstance(path, str) and isinstance(line, int) and sources.holds(path, line):
-                yield Habit(pattern["statement"], str(pattern.get("category") or ""), path, line)
-                break
+        statement, category = pattern["statement"][:300], str(pattern.get("category") or "")
+        examples = pattern.get("citations")
+        shown = (_shown(example, sources) for example in (examples if isinstance(examples, list) else []))
+        path, line = next(filter(None, shown), ("", 0))
+        if path or isinstance(pattern.get("total"), int):
+            yield Habit(statement, category, path, line)
 
 
-def _skills(skills: Any) -> Any:
+def _shown(example: Any, sources: Sources) -> tuple[str, int] | None:
+    if not isinstance(example, Mapping):
+        return None
+    path, line = example.get("file"), example.get("line")
+    if isinstance(path, str) and isinstance(line, int) and sources.holds(path, line):
+        return path, line
+    return None
+
+
+def _skills(skills: Any) -> Iterator[SkillHint]:
     listed: Any = skills
     if isinstance(skills, Mapping):
         listed = next(

@@ -16,7 +16,7 @@ from sage_actors.servers.spec_sources import Sources, Symbol
 from sage_actors.servers.spec_topic import Topic, split_name, stem
 from sage_actors.servers.spec_words import Hit, WordIndex
 
-__all__ = ["Candidate", "Place", "Survey"]
+__all__ = ["Candidate", "Place", "Survey", "is_mechanism"]
 
 _STRONG = (
     "middleware middlewares hook hooks plugin plugins adapter adapters interceptor interceptors extension extensions"
@@ -149,7 +149,8 @@ class Survey:
 
     @cached_property
     def extension_points(self) -> list[Symbol]:
-        """Public definitions named as what others hook into, the most mentioned first."""
+        """Public definitions named as what others hook into, the most mentioned first; none where only weak names,
+        such as a handler or a signal, are there: those mean something else as often."""
         found: dict[str, tuple[float, Symbol]] = {}
         for symbol in self.sources.symbols:
             words = split_name(symbol.short_name)
@@ -162,7 +163,8 @@ class Survey:
             score = weight * math.log1p(mentions) / len(words)
             if score > found.get(symbol.short_name, (0.0, symbol))[0]:
                 found[symbol.short_name] = (score, symbol)
-        return [symbol for _, symbol in sorted(found.values(), key=lambda pair: -pair[0])]
+        ranked = [symbol for _, symbol in sorted(found.values(), key=lambda pair: -pair[0])]
+        return ranked if any(is_mechanism(symbol) for symbol in ranked) else []
 
     def _is_called_in_docs(self, name: str) -> bool:
         """A method that a factory function makes is nested, and public all the same: documentation calls it."""
@@ -246,6 +248,11 @@ class Survey:
             for number, line in enumerate(self.sources.lines(path), 1)
             if _ENVIRONMENT.search(line)
         ]
+
+
+def is_mechanism(symbol: Symbol) -> bool:
+    """Whether its name alone says that others hook in there: a middleware, a plugin, a mount."""
+    return any(_EXTENSION_WORDS.get(word, 0.0) > 1 for word in split_name(symbol.short_name))
 
 
 def _continues(line: str, following: str) -> bool:

@@ -9,7 +9,7 @@ from sage_actors.servers.checks import Check
 from sage_actors.servers.spec_sources import Sources, Symbol
 from sage_actors.servers.spec_words import WordIndex
 
-__all__ = ["TestFile", "is_tested", "narrowed", "new_test_path", "tests_for"]
+__all__ = ["TestFile", "find_tests", "is_tested", "narrowed", "new_test_path"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class TestFile:
     __test__ = False  # pytest: no test class
 
 
-def tests_for(source: str, sources: Sources, words: WordIndex, symbol: Symbol | None) -> list[TestFile]:
+def find_tests(source: str, sources: Sources, words: WordIndex, symbol: Symbol | None) -> list[TestFile]:
     """The test files of `source`, the surest first: by their name, then by how often they mention the symbol."""
     found = [TestFile(path, 1, "by its name") for path in _by_name(source, sources)]
     if source.endswith(".rs"):

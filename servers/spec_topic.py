@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 __all__ = ["Topic", "split_name", "stem"]
 
@@ -42,6 +42,7 @@ _ENDINGS = (
 )
 
 
+@lru_cache(maxsize=1 << 16)
 def stem(word: str) -> str:
     """A crude stem for comparing names with words: "limiting", "limiter" and "limits" are "limit"."""
     word = word.lower()
@@ -52,9 +53,10 @@ def stem(word: str) -> str:
     return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "sl" else word
 
 
-def split_name(name: str) -> list[str]:
+@lru_cache(maxsize=1 << 16)
+def split_name(name: str) -> tuple[str, ...]:
     """The words in an identifier: `RateLimiter.try_acquire` is rate, limiter, try, acquire."""
-    return [part.lower() for part in _PARTS.findall(name)]
+    return tuple(part.lower() for part in _PARTS.findall(name))
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,6 @@ class Topic:
         """What stands behind it: where it is wanted; "" where the topic does not say."""
         match = _PLACE.search(self.text.strip())
         return self.text.strip()[match.end() :].strip() if match else ""
-
-    @cached_property
-    def place_as_said(self) -> str:
-        """The place with its preposition and article: "for the public API"."""
-        match = _PLACE.search(self.text.strip())
-        return self.text.strip()[match.start() :].strip() if match else ""
 
     @cached_property
     def thing_stems(self) -> tuple[str, ...]:

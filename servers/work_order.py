@@ -11,6 +11,7 @@ from sage_actors.servers.slugs import headline
 from sage_actors.servers.spec_markdown import Document, block, code, plain
 from sage_actors.servers.spec_models import Task
 from sage_actors.servers.spec_places import spots
+from sage_actors.servers.spec_requirements import habit_with_place
 from sage_actors.servers.spec_study import Study
 from sage_actors.servers.spec_suspects import Investigation
 
@@ -94,7 +95,7 @@ def _read_first(study: Study, order: WorkOrder, document: Document) -> None:
 def _rules(study: Study, document: Document) -> None:
     document.heading("Follow")
     for habit in study.habits:
-        document.bullet(f"{plain(habit.statement)} ({document.at(habit.path, habit.line, 'habit')})")
+        document.bullet(habit_with_place(habit, document))
     for skill in study.skills:
         where = f" ({code(skill.place)})" if skill.place else ""
         document.bullet(f"Skill {code(skill.name)}{where}: {plain(skill.description, 200)}")

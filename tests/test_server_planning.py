@@ -1,0 +1,190 @@
+"""Plans: tasks in an order that holds, resting on the specification as it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client
+from spec_projects import (
+    assert_citations_exist,
+    commit_all,
+    go_project,
+    python_project,
+    rust_project,
+    ts_project,
+)
+from test_server_specification import TOPIC, TRACEBACK, Drafter
+
+from sage_actors.servers.plan_tasks import check_order
+from sage_actors.servers.planning import create_server
+from sage_actors.servers.settings import ServerSettings
+from sage_actors.servers.spec_models import Task
+from sage_actors.servers.specification import create_specification
+
+
+def specify(project: Path, topic: str = TOPIC, kind: Any = "feature") -> dict[str, Any]:
+    async def run() -> dict[str, Any]:
+        result, _ = await create_specification(ServerSettings(project), topic, kind=kind)
+        return result.model_dump(mode="json")
+
+    return anyio.run(run)
+
+
+def plan(project: Path, backend: Drafter | None = None, **arguments: Any) -> tuple[dict[str, Any], str]:
+    async def run() -> dict[str, Any]:
+        async with Client(create_server(ServerSettings(project, backend))) as client:
+            result = await client.call_tool("planning_generate", {"topic": TOPIC, **arguments})
+        assert not result.is_error, result.content
+        assert result.structured_content is not None
+        return result.structured_content
+
+    result = anyio.run(run)
+    return result, (project / result["path"]).read_text(encoding="utf-8")
+
+
+def assert_ordered(tasks: list[dict[str, Any]]) -> None:
+    done: set[str] = set()
+    for task in tasks:
+        assert set(task["needs"]) <= done, task
+        done.add(task["id"])
+
+
+@pytest.mark.requirement("ORCH-018")
+@pytest.mark.parametrize("make", [python_project, ts_project, go_project, rust_project])
+@pytest.mark.parametrize("kind", ["feature", "bugfix", "enhancement"])
+def test_tasks_are_ordered_and_every_citation_leads_to_a_line(
+    tmp_path: Path, make: Callable[[Path], Path], kind: str
+) -> None:
+    project = make(tmp_path)
+    result, text = plan(project, specification=specify(project, kind=kind), kind=kind)
+    assert_ordered(result["tasks"])
+    assert len(result["tasks"]) >= 3
+    assert_citations_exist(project, text)
+    assert result["path"] == "docs/specs/rate-limiting-for-the-public-api/plan.md"
+
+
+def test_a_feature_begins_with_a_failing_test_and_ends_with_all_checks(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    result, _ = plan(project, specification=specify(project))
+    titles = [task["title"] for task in result["tasks"]]
+    assert titles[0].startswith("Answer the open questions")
+    assert titles[1].startswith("Write a failing test")
+    assert titles[-1] == "Run all checks"
+    test = result["tasks"][1]
+    assert test["files"] == ["tests/test_client.py"]
+    assert test["checked_by"] == "it fails: python -m pytest -q tests/test_client.py"
+    assert result["commands"] == ["python -m pytest -q", "ruff check ."]
+    assert "FR-1" in result["tasks"][2]["why"]
+
+
+def test_a_bugfix_reproduces_before_it_mends(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    result, _ = plan(
+        project, topic=TRACEBACK, specification=specify(project, TRACEBACK, "bugfix"), kind="bugfix"
+    )
+    titles = [task["title"] for task in result["tasks"]]
+    assert titles.index("Reproduce the error with a test that fails") < titles.index("Mend the cause")
+    assert next(t for t in result["tasks"] if t["title"] == "Mend the cause")["files"] == [
+        "src/shop/client.py:13"
+    ]
+
+
+def test_what_a_person_changed_in_the_specification_counts(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    specification = specify(project)
+    path = project / specification["path"]
+    text = path.read_text()
+    head, _, _ = text.partition("## Open questions")
+    path.write_text(
+        head.replace(
+            "- **NFR-1** (from evidence)", "- **FR-9** (asked) Ten a second.\n- **NFR-1** (from evidence)"
+        )
+    )
+    result, text = plan(project, specification={**specification, "open_questions": []})
+    assert "FR-9" in text
+    assert not any(task["title"].startswith("Answer") for task in result["tasks"])
+
+
+@pytest.mark.parametrize(
+    "specification",
+    [None, {}, "text", {"path": "../x.md", "requirements": [1, {}]}, {"slug": 3, "open_questions": "?"}],
+)
+def test_a_specification_that_is_missing_or_garbage_still_gives_a_plan(
+    tmp_path: Path, specification: Any
+) -> None:
+    project = python_project(tmp_path)
+    result, text = plan(project, specification=specification)
+    assert_ordered(result["tasks"])
+    assert "no specification yet" in text
+    assert any("is not there" in note for note in result["notes"])
+
+
+def test_an_empty_project_gets_a_plan_without_claims(tmp_path: Path) -> None:
+    result, text = plan(tmp_path)
+    assert result["citations"] == []
+    assert "Not determined: no test, lint or type check is declared" in text
+
+
+def test_files_that_change_often_and_together_are_risks(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    for number in range(10):
+        for path in ("src/shop/client.py", "src/shop/errors.py"):
+            (project / path).write_text((project / path).read_text() + f"\n# {number}\n")
+        commit_all(project, f"Change {number}")
+    result, _ = plan(project, specification=specify(project))
+    said = " ".join(result["risks"])
+    assert "`src/shop/client.py:1` changes often: in 12 of the 12 commits" in said
+    assert "changed with it: `src/shop/errors.py` (11 times)" in said
+
+
+def test_tasks_in_a_circle_or_with_unknown_needs_are_refused() -> None:
+    def task(id: str, *needs: str) -> Task:
+        return Task(id=id, title=id, needs=list(needs))
+
+    assert [t.id for t in check_order([task("T2", "T1"), task("T1"), task("T3")])] == ["T1", "T2", "T3"]
+    with pytest.raises(ValueError, match="need each other: "):
+        check_order([task("T1", "T2"), task("T2", "T1")])
+    with pytest.raises(ValueError, match="not in the plan: T9"):
+        check_order([task("T1", "T9")])
+    with pytest.raises(ValueError, match="stands twice"):
+        check_order([task("T1"), task("T1")])
+
+
+def test_a_drafted_plan_is_held_to_the_project(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    tasks = [
+        {
+            "title": "Limit",
+            "files": [
+                "src/shop/client.py:10",
+                "src/shop/none.py:3",
+                "/etc/passwd",
+                "../x.py",
+                "src/shop/limits.py",
+            ],
+        },
+        {"title": "Export", "needs": [1], "why": "as src/shop/none.py:9 says", "checked_by": "pytest"},
+    ]
+    result, text = plan(project, Drafter({"tasks": tasks}), specification=specify(project))
+    assert [task["files"] for task in result["tasks"]] == [
+        ["src/shop/client.py:10", "src/shop/limits.py"],
+        [],
+    ]
+    assert result["provenance"] == "llm:test"
+    assert "none.py" not in text
+    assert any(note.startswith("4 places of the draft were removed") for note in result["notes"])
+
+
+def test_a_drafted_plan_that_goes_in_circles_is_left_aside(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    specification = specify(project)
+    own, _ = plan(project, specification=specification)
+    circle = [{"title": "a", "needs": [2]}, {"title": "b", "needs": [1]}]
+    result, _ = plan(project, Drafter({"tasks": circle}), specification=specification)
+    assert result["tasks"] == own["tasks"]
+    assert result["provenance"] == "local"
+    assert any("left aside" in note for note in result["notes"])

@@ -1,0 +1,358 @@
+"""Specifications: every claim has its place, nothing is invented, and any input gives a document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client
+from spec_projects import (
+    FINDING,
+    assert_citations_exist,
+    go_project,
+    python_project,
+    rust_project,
+    ts_project,
+    write,
+)
+
+from sage_actors.messages.backend import Completion, TokenUsage
+from sage_actors.messages.errors import OperationError
+from sage_actors.servers.settings import ServerSettings
+from sage_actors.servers.spec_markdown import Document, block, code, plain
+from sage_actors.servers.spec_sources import Sources
+from sage_actors.servers.spec_topic import Topic, stem
+from sage_actors.servers.specification import create_server
+
+TOPIC = "rate limiting for the public API"
+
+
+class Drafter:
+    """A backend that answers what it is given, or raises it."""
+
+    name = "llm:test"
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.prompts: list[str] = []
+
+    async def complete(self, prompt: str, schema: Mapping[str, Any] | None = None) -> Completion:
+        self.prompts.append(prompt)
+        if isinstance(self.value, Exception):
+            raise self.value
+        return Completion(self.value, TokenUsage(100, 20, 0.5))
+
+
+def create(
+    project: Path, backend: Drafter | None = None, **arguments: Any
+) -> tuple[dict[str, Any], str, Any]:
+    """The result, the document and the result's meta, through a client."""
+
+    async def run() -> tuple[dict[str, Any], Any]:
+        async with Client(create_server(ServerSettings(project, backend))) as client:
+            result = await client.call_tool("specification_create", {"topic": TOPIC, **arguments})
+        assert not result.is_error, result.content
+        assert result.structured_content is not None
+        return result.structured_content, result.meta
+
+    result, meta = anyio.run(run)
+    return result, (project / result["path"]).read_text(encoding="utf-8"), meta
+
+
+def refuse(project: Path, **arguments: Any) -> str:
+    """The text of the error that the tool answers with."""
+
+    async def run() -> Any:
+        async with Client(create_server(ServerSettings(project))) as client:
+            return await client.call_tool("specification_create", {"topic": TOPIC, **arguments})
+
+    result = anyio.run(run)
+    assert result.is_error
+    return str(result.content[0].text)
+
+
+@pytest.mark.requirement("ORCH-018")
+@pytest.mark.parametrize("make", [python_project, ts_project, go_project, rust_project])
+@pytest.mark.parametrize("kind", ["feature", "bugfix", "enhancement"])
+def test_every_citation_of_every_kind_leads_to_a_line(
+    tmp_path: Path, make: Callable[[Path], Path], kind: str
+) -> None:
+    project = make(tmp_path)
+    result, text, _ = create(project, kind=kind)
+    assert assert_citations_exist(project, text) > 3
+    assert result["path"] == "docs/specs/rate-limiting-for-the-public-api/spec.md"
+    assert (result["provenance"], result["evidence_level"]) == ("local", "cited")
+    assert {place for r in result["requirements"] for place in r["rests_on"]} <= set(result["citations"])
+
+
+@pytest.mark.parametrize(
+    ("make", "mechanism"),
+    [
+        (python_project, "Client.add_middleware"),
+        (ts_project, "addHook"),
+        (go_project, "Engine.Use"),
+        (rust_project, "register_plugin"),
+    ],
+)
+def test_a_new_thing_goes_where_the_project_can_be_extended(
+    tmp_path: Path, make: Callable[[Path], Path], mechanism: str
+) -> None:
+    result, text, _ = create(make(tmp_path))
+    assert mechanism in [place["symbol"] for place in result["places"]]
+    (proposed,) = [r for r in result["requirements"] if "mechanism that is there" in r["text"]]
+    assert mechanism in proposed["text"]
+    assert proposed["status"] == "proposed"
+    assert "stand together in no line of its code" in text
+
+
+def test_requirements_say_what_the_project_itself_says(tmp_path: Path) -> None:
+    result, text, _ = create(python_project(tmp_path), topic="a larger retry limit")
+    texts = {r["id"]: (r["status"], r["text"]) for r in result["requirements"]}
+    said = " ".join(text for _, text in texts.values())
+    assert texts["FR-1"][0] == "asked"
+    assert "a larger retry limit" in texts["FR-1"][1]
+    assert "must never be larger than ten attempts” (`docs/usage.md:3`)" in said.replace(".” (", "” (")
+    assert "Python >=3.11 (`pyproject.toml:5`)" in said
+    assert "subclass of `ShopError` (`src/shop/errors.py:1`), as 2 of the 3" in said
+    assert "`ruff check .` (`pyproject.toml:14`)" in said
+    assert "`CHANGELOG.md:3`" in said
+    assert "python -m pytest -q tests/test_client.py" in text
+    assert re.search(r"`git:[0-9a-f]{12}` .*Bound the retry limit", text)
+
+
+def test_the_same_inputs_give_the_same_document(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    _, first, _ = create(project)
+    result, second, _ = create(project)
+    assert second == first
+    assert result["document"] == "unchanged"
+
+
+def test_a_persons_edits_are_kept_beside_the_new_document(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    result, text, _ = create(project)
+    (project / result["path"]).write_text(text.replace("## Summary", "## Summary, mine"))
+    again, new, _ = create(project)
+    assert new == text
+    assert "## Summary, mine" in (project / again["backup"]).read_text()
+
+
+def test_an_empty_project_gets_a_document_that_determines_nothing(tmp_path: Path) -> None:
+    result, text, _ = create(tmp_path)
+    assert text.count("Not determined: ") >= 5
+    assert [r["id"] for r in result["requirements"]] == ["FR-1"]
+    assert result["citations"] == []
+    assert result["evidence_level"] == "none"
+    assert "there is no git history here" in text
+
+
+@pytest.mark.parametrize(
+    "research",
+    [
+        None,
+        [],
+        [None, None],
+        ["text", 3, {}],
+        [{"findings": None}],
+        [{"findings": [{}, None, {"citation": 5}]}],
+        {"findings": "x"},
+        [
+            {
+                "operation": 7,
+                "findings": [{"text": "x", "citation": {"source": []}, "score": "high"}],
+                "notes": 4,
+            }
+        ],
+        [{"findings": [{"text": "x", "citation": {"source": "src/shop/client.py", "line": "1"}}]}],
+    ],
+)
+def test_research_that_is_absent_or_garbage_still_gives_a_document(tmp_path: Path, research: Any) -> None:
+    project = python_project(tmp_path)
+    result, text, _ = create(project, research=research, patterns=research, skills=research)
+    assert assert_citations_exist(project, text) > 3
+    if research and None in research:
+        assert any("were null" in note for note in result["notes"])
+
+
+def test_findings_of_research_are_used_and_false_places_are_counted(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    false = [
+        {**FINDING, "citation": {"source": source, "line": line}}
+        for source, line in [
+            ("src/shop/client.py", 999),
+            ("../../etc/passwd", 1),
+            ("/etc/passwd", 1),
+            ("gone.py", 2),
+            ("git:abcdef0", None),
+        ]
+    ]
+    research = [{"operation": "code_search", "findings": [FINDING, *false], "notes": ["no network"]}]
+    result, text, _ = create(project, research=research)
+    assert "found by code_search" in text
+    assert "passwd" not in text
+    assert "5 findings were left out: their places are not in the project" in result["notes"]
+    assert "research: no network" in result["notes"]
+
+
+def test_patterns_become_constraints_and_requirements(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    examples = [
+        {"file": "gone.py", "line": 1, "text": ""},
+        {"file": "src/shop/client.py", "line": 6, "text": ""},
+    ]
+    patterns = {
+        "patterns": [
+            {
+                "statement": "Functions have type hints (9 of 9).",
+                "category": "types",
+                "total": 9,
+                "citations": examples,
+            },
+            {"statement": "Tests use pytest.", "category": "testing", "total": 2, "citations": []},
+            {"statement": "From nowhere.", "category": "types", "citations": []},
+        ]
+    }
+    _, text, _ = create(project, patterns=patterns)
+    assert "| Types | Functions have type hints (9 of 9). | `src/shop/client.py:6` |" in text
+    assert "| Tests | Tests use pytest. | counted over its sources |" in text
+    assert "From nowhere" not in text
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/home/someone/app.py", line 3, in <module>
+    Client(retry_limit=11).send("/a")
+  File "/venv/lib/python3.12/site-packages/shop/client.py", line 13, in send
+    raise TooMany("the retry limit is too large")
+shop.errors.TooMany: the retry limit is too large
+FAILED tests/test_client.py::test_limit
+"""
+
+
+def test_a_bugfix_leads_from_the_traceback_to_the_line_and_its_test(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    result, text, _ = create(project, topic=TRACEBACK, kind="bugfix")
+    assert ">  13              raise TooMany" in re.sub(r"> +13", ">  13", text)
+    assert result["places"][0]["symbol"] == "Client.send"
+    assert "innermost frame" in result["places"][0]["reason"]
+    assert "python -m pytest -q tests/test_client.py::test_limit" in text
+    assert "1 of 3 frames" in text or "1 of 2 frames" in text
+    assert_citations_exist(project, text)
+
+
+def test_a_bug_without_frames_is_found_by_the_words_of_its_message(tmp_path: Path) -> None:
+    result, text, _ = create(
+        python_project(tmp_path), topic="it says: the retry limit is too large", kind="bugfix"
+    )
+    assert result["places"][0]["symbol"] == "Client.send"
+    assert any("no frame in this project" in question for question in result["open_questions"])
+    assert "`src/shop/client.py:13`" in text
+
+
+def test_an_enhancement_states_the_figures_before(tmp_path: Path) -> None:
+    _, text, _ = create(python_project(tmp_path), topic="error handling of the client", kind="enhancement")
+    row = next(line for line in text.splitlines() if line.startswith("| `src/shop/client.py:1`"))
+    assert row == "| `src/shop/client.py:1` | 21 | 4 | 2 | 2 | 0 | `tests/test_client.py:1` |"
+
+
+def test_text_of_the_repository_cannot_become_markup(tmp_path: Path) -> None:
+    project = write(
+        tmp_path,
+        {"a.py": "def rate_limit():\n    '''</td><script>x</script> `a` ```b [l](http://e) | pipe'''\n"},
+    )
+    _, text, _ = create(project, topic="rate limit\n# Heading <img src=x>")
+    assert "<script>" not in re.sub(r"`[^`\n]*`", "", text).replace("\\<", "")
+    assert "\n# Heading" not in text.partition("```")[0]
+    assert code("a``b`") == "``` a``b` ```"
+    assert block(["```"])[0] == "````"
+    assert plain("*a* <b> [c](d)") == "\\*a\\* \\<b> \\[c\\](d)"
+
+
+def test_a_place_that_is_not_there_cannot_be_cited(tmp_path: Path) -> None:
+    document = Document(Sources(write(tmp_path, {"a.py": "x = 1\n"})))
+    assert document.at("a.py", 1) == "`a.py:1`"
+    for source, line in [("a.py", 2), ("b.py", 1), ("../a.py", 1), ("git:0123456789", None)]:
+        with pytest.raises(ValueError, match="not in the project"):
+            document.at(source, line)
+
+
+def test_hostile_files_are_no_evidence(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    (project / "src/shop/rate_limit.py").symlink_to("/etc/hostname")
+    (project / b"src/shop/rate_limit_\xff.py".decode("utf-8", "surrogateescape")).write_text(
+        "def rate_limit(): pass\n"
+    )
+    (project / "src/shop/rate_limit_b.py").write_bytes(b"\0def rate_limit(): pass")
+    (project / "src/shop/broken.py").write_bytes(b"def rate_limit(:\n\xff\xfe")
+    _, text, _ = create(project)
+    assert "rate_limit_" not in text
+    assert "`src/shop/broken.py:1`" in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"output": "../out.md"}, {"output": "spec.txt"}, {"slug": "../x"}, {"slug": "A b"}]
+)
+def test_a_wrong_place_is_an_error_that_says_so(tmp_path: Path, arguments: dict[str, str]) -> None:
+    assert "is no" in refuse(tmp_path, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_draft_is_added_and_its_false_citations_are_taken_out(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    draft = {
+        "sections": [
+            {
+                "title": "Design <b>",
+                "body": "# Big\nUse `src/shop/client.py:16` and src/shop/limits.py:7 <script>.",
+            }
+        ],
+        "requirements": [
+            {
+                "kind": "FR",
+                "text": "Ten a second",
+                "acceptance": ["it is so"],
+                "citations": ["src/shop/client.py:16", "x.py:1"],
+            }
+        ],
+        "open_questions": ["Per client?"],
+    }
+    backend = Drafter(draft)
+    result, text, meta = create(project, backend)
+    assert "`src/shop/client.py:16`" in backend.prompts[0]
+    assert not [word for word in ("limits.py", "x.py", "<script>") if word in text]
+    assert "2 citations of the draft were removed: the evidence does not have them" in result["notes"]
+    assert (result["provenance"], result["evidence_level"]) == ("llm:test", "inferred")
+    assert result["requirements"][-1]["rests_on"] == ["src/shop/client.py:16"]
+    assert "Per client?" in result["open_questions"]
+    assert meta["sage/usage"] == {"input_tokens": 100, "output_tokens": 20, "cost": 0.5}
+    assert_citations_exist(project, text)
+
+
+@pytest.mark.parametrize("value", [OperationError("quota"), "no object", {"sections": "x"}, None])
+def test_a_backend_that_fails_leaves_the_document_from_evidence(tmp_path: Path, value: Any) -> None:
+    project = python_project(tmp_path)
+    _, alone, _ = create(project)
+    result, text, _ = create(project, Drafter(value))
+    assert text == alone
+    assert result["provenance"] == "local"
+    assert any("from the evidence alone" in note for note in result["notes"])
+
+
+def test_a_topic_is_read_into_a_thing_and_a_place() -> None:
+    topic = Topic(TOPIC)
+    assert (topic.thing, topic.place) == ("rate limiting", "public API")
+    assert stem("limiting") == stem("limiter") == stem("limits") == stem("limit")
+    assert stem("rate") != stem("rather")
+
+
+def test_the_tool_describes_itself_within_what_hosts_read(tmp_path: Path) -> None:
+    async def run() -> Any:
+        async with Client(create_server(ServerSettings(tmp_path))) as client:
+            return (await client.list_tools()).tools
+
+    (tool,) = anyio.run(run)
+    assert 100 < len(tool.description.encode()) < 2000
+    assert tool.output_schema["properties"]["requirements"]
