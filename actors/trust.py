@@ -41,8 +41,13 @@ _CHECKS_LIMIT_BYTES = 4 * 1024 * 1024
 # What decides which commands a project's checks are. The tests themselves are the project's code, which
 # changes with every commit: consent to run them is consent to run that project's code.
 _CHECK_FILES = (
+    ".flake8",
+    ".golangci.yaml",
+    ".golangci.yml",
     ".pre-commit-config.yaml",
+    ".ruff.toml",
     "Cargo.toml",
+    "GNUmakefile",
     "Gemfile",
     "Justfile",
     "Makefile",
@@ -55,12 +60,14 @@ _CHECK_FILES = (
     "go.mod",
     "justfile",
     "makefile",
+    "mypy.ini",
     "noxfile.py",
     "package.json",
     "pom.xml",
     "pyproject.toml",
     "pytest.ini",
     "ruff.toml",
+    "rustfmt.toml",
     "setup.cfg",
     "setup.py",
     "tox.ini",

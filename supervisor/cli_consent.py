@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ def ensure_consent(
         optional_items(spec, project),
         project,
         trust=trust,
-        ask=_ask if at_terminal() else None,
+        ask=partial(_ask, project) if at_terminal() else None,
     )
     if quiet:
         return
@@ -48,7 +49,21 @@ def ensure_consent(
         click.echo(_REFUSED.get(item.kind, f"Not used without consent: {item}"), err=True)
 
 
-def _ask(item: Item, is_needed: bool) -> bool:
-    click.echo(f"The project brings {item}", err=True)
+def _ask(project: Path, item: Item, is_needed: bool) -> bool:
+    shown = str(item)
+    if item.kind == "checks":
+        commands = _check_commands(project)
+        if not commands:
+            return False  # there is nothing that would run
+        shown = f"checks: {', '.join(commands)}"
+    click.echo(f"The project brings {shown}", err=True)
     without = "nothing starts" if is_needed else "the run goes on"
     return click.confirm(f"Trust it, until it changes? (without it {without})", err=True)
+
+
+def _check_commands(project: Path) -> list[str]:
+    """The commands that the project's own tests and linters are."""
+    from sage_actors.servers.checks import detect_checks
+    from sage_actors.servers.spec_sources import Sources
+
+    return [check.text for check in detect_checks(Sources(project))]

@@ -98,6 +98,28 @@ def events(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def on_terminal(sage: CommandLine, *args: str, answer: str = "") -> tuple[int, str]:
+    """The exit code and all that a terminal of 100 columns was sent."""
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.chdir(sage.project)
+        command = [sys.executable, "-m", "sage_actors", *args]
+        os.execve(sys.executable, command, {**sage.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"})
+    if answer:
+        os.write(terminal, answer.encode())
+    sent = bytearray()
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # Linux: the other side has closed it
+            break
+        if not part:
+            break
+        sent += part
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), sent.decode()
+
+
 def wait_until(condition: Callable[[], object], *, seconds: float = 30.0, what: str = "") -> None:
     """Until it holds; fails after the deadline."""
     deadline = time.monotonic() + seconds

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_harness import CommandLine, events, noted, shell, wait_until
+from cli_harness import CommandLine, events, noted, on_terminal, shell, wait_until
 from click.testing import CliRunner
 
 from sage_actors.supervisor.cli import cli
@@ -367,28 +367,6 @@ def test_a_budget_of_tokens_pauses_the_run_with_5_and_holds_over_a_resume(sage: 
 # ------------------------------------------------------------------ on a terminal
 
 
-def _on_terminal(sage: CommandLine, *args: str, answer: str = "") -> tuple[int, str]:
-    """The exit code and all that a terminal of 100 columns was sent."""
-    pid, terminal = os.forkpty()
-    if pid == 0:
-        os.chdir(sage.project)
-        command = [sys.executable, "-m", "sage_actors", *args]
-        os.execve(sys.executable, command, {**sage.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"})
-    if answer:
-        os.write(terminal, answer.encode())
-    sent = bytearray()
-    while True:
-        try:
-            part = os.read(terminal, 65536)
-        except OSError:  # Linux: the other side has closed it
-            break
-        if not part:
-            break
-        sent += part
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), sent.decode()
-
-
 @pytest.mark.requirement("ORCH-010")
 def test_a_terminal_shows_phases_what_runs_and_the_result(sage: CommandLine) -> None:
     flow = sage.write(
@@ -406,7 +384,7 @@ def test_a_terminal_shows_phases_what_runs_and_the_result(sage: CommandLine) -> 
             ],
         },
     )
-    code, sent = _on_terminal(sage, "run", flow)
+    code, sent = on_terminal(sage, "run", flow)
     assert code == 0
     assert "Do the first" in sent
     assert "first/a" in sent
@@ -419,7 +397,7 @@ def test_a_terminal_never_gets_the_control_characters_of_an_operation(sage: Comm
         shell("evil", ["printf", r"\033]0;owned\007\033[2J"]), shell("bad", ["sh", "-c", "exit 3"])
     )
     for args in (["run", flow], ["run", flow, "--plain"], ["logs", "flow"], ["show", "flow", "evil"]):
-        _, sent = _on_terminal(sage, *args)
+        _, sent = on_terminal(sage, *args)
         assert "\033]0;" not in sent
         assert "\033[2J" not in sent
 
@@ -427,11 +405,11 @@ def test_a_terminal_never_gets_the_control_characters_of_an_operation(sage: Comm
 def test_a_terminal_is_asked_about_changes_and_no_changes_nothing(sage: CommandLine) -> None:
     sage("run", sage.flow(noted("a")))
     edited = sage.flow(shell("a", "echo changed"))
-    code, sent = _on_terminal(sage, "run", edited, answer="n\n")
+    code, sent = on_terminal(sage, "run", edited, answer="n\n")
     assert code == 2
     assert "a will run again" in sent
     assert json.loads(sage("show", "flow", "a").stdout)["stdout"] == "a\n"
-    code, sent = _on_terminal(sage, "run", edited, answer="y\n")
+    code, sent = on_terminal(sage, "run", edited, answer="y\n")
     assert code == 0
     assert "changed" in sent
 
@@ -440,7 +418,7 @@ def test_a_terminal_is_offered_to_follow_a_run_of_another_process(sage: CommandL
     flow = sage.flow(shell("slow", "echo x >> started; while [ ! -e go ]; do sleep 0.05; done"))
     process = sage.start("run", flow)
     wait_until(lambda: sage.count("started"), what="it runs")
-    code, sent = _on_terminal(sage, "run", flow, "--plain", answer="n\n")
+    code, sent = on_terminal(sage, "run", flow, "--plain", answer="n\n")
     assert code == 3
     assert "sage-actors attach flow" in sent
     (sage.project / "go").touch()

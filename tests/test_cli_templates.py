@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_harness import CommandLine, noted
+from cli_harness import CommandLine, noted, on_terminal
 
 from sage_actors.supervisor.cli import _run
 
@@ -183,6 +183,17 @@ def test_consent_of_another_project_does_not_count(sage: CommandLine) -> None:
 
 def test_an_unknown_name_lists_the_templates(inside: Inside) -> None:
     assert "bugfix, enhancement, feature" in inside("run", "featur", code=2).stderr
+
+
+@pytest.mark.parametrize(("answer", "code", "ran"), [("y\n", 0, 1), ("n\n", 2, 0), ("\n", 2, 0)])
+def test_on_a_terminal_a_person_is_asked_and_sees_what_would_run(
+    sage: CommandLine, answer: str, code: int, ran: int
+) -> None:
+    template(sage)
+    found, text = on_terminal(sage, "run", "mine", "--plain", answer=answer)
+    assert "shell echo once >> ran-a" in text
+    assert "Trust it, until it changes? (without it nothing starts)" in text
+    assert (found, sage.count("ran-a")) == (code, ran)
 
 
 @pytest.mark.slow

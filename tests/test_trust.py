@@ -11,6 +11,7 @@ import pytest
 
 from sage_actors.actors.trust import Item, TrustStore, checks_item, default_trust_path, digest_of
 from sage_actors.messages.errors import StorageError
+from sage_actors.servers import checks
 
 ITEM = Item("skill", "release", digest_of({"run.sh": "echo"}), "runs scripts/run.sh")
 
@@ -190,3 +191,16 @@ def test_the_checks_item_changes_with_what_configures_them(project: Path) -> Non
 def test_a_fifo_among_the_check_files_holds_nobody_up(project: Path) -> None:
     os.mkfifo(project / "Makefile")
     assert "Makefile" not in checks_item(project).description
+
+
+def test_every_file_that_declares_a_check_is_among_what_is_consented_to(project: Path) -> None:
+    for name in (
+        *checks._SECTION_FILES,
+        *(row[0] for row in checks._WHOLE_FILES),
+        "package.json",
+        "go.mod",
+        "Cargo.toml",
+    ):
+        before = checks_item(project).digest
+        (project / name).write_text("[tool]\n")
+        assert checks_item(project).digest != before, name
