@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,10 +166,12 @@ def _ask_model(
     return _result("answered", answer or AgentAnswer(completion.value, None, completion.usage), choice)
 
 
-def _working(worktree: Worktree, entry: AgentEntry, choice: _Choice, ask: Any) -> AgentAnswer:
+def _working(
+    worktree: Worktree, entry: AgentEntry, choice: _Choice, ask: Callable[[], AgentAnswer]
+) -> AgentAnswer:
     """The agent's answer. What one that failed had changed is kept as a patch: it may be an hour's work."""
     try:
-        answer: AgentAnswer = ask()
+        return ask()
     except AgentFailed as error:
         try:
             changes = worktree.collect(
@@ -182,7 +184,6 @@ def _working(worktree: Worktree, entry: AgentEntry, choice: _Choice, ask: Any) -
         if changes.patch is not None:
             error.details["patch"] = str(changes.patch)
         raise
-    return answer
 
 
 def _prompt(prompt: Any, arguments: Mapping[str, Any]) -> str:
@@ -198,7 +199,7 @@ def _prompt(prompt: Any, arguments: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _log_of(task: Task) -> Any:
+def _log_of(task: Task) -> Callable[[str, str], None]:
     return lambda text, stream: task.services.log(task.key, text, stream)
 
 
