@@ -72,7 +72,7 @@ delete: remove purge
 _CONTEXT = re.compile(r"\s(?:for|of|in|on|from|when|while|during|to|at|by)\s", re.I)
 _CONTEXT_WEIGHT = 0.5  # of what stands behind it: rate limiting FOR the public API is about rate limiting
 _KIN_WEIGHT = 0.5
-_LEAST_COMMON = 0.1  # share of common words in sentences
+_LEAST_COMMON = 0.04  # share of common words in sentences
 _LEAST_COVERED = 0.34
 _BASE = 3.0
 
@@ -103,8 +103,9 @@ class Query:
         kindred = dict.fromkeys(k for word in stems(text) for k in _KIN_WORDS.get(word, ()))
         self.searched = " ".join([_joined(text), *kindred, *(_apart(text))])
 
-    def covered(self, words: Collection[str], rarity: dict[str, float]) -> float:
+    def covered(self, words: Collection[str], rarity: dict[str, float] | None = None) -> float:
         """The share of the query, each word by how rare it is, that is among `words`."""
+        rarity = rarity or dict.fromkeys(self.weights, 1.0)
         total = sum(rarity[word] * weight for word, weight in self.weights.items()) or 1.0
         return sum(rarity[w] * weight * self._in(w, words) for w, weight in self.weights.items()) / total
 
@@ -148,17 +149,18 @@ def _weighed(
     factor = (0.1 + covered) * (1 + 0.5 * query.covered(set(title), rarity) + named) * (1 + near)
     if hit.piece.defines:
         factor *= 1.2
-    return replace(hit, score=hit.score * factor * _form(hit.piece))
+    form = _form(hit.piece)
+    return replace(hit, score=hit.score * factor * form) if form else None
 
 
 def _form(piece: Piece) -> float:
-    """Less than 1 for what is about nothing in particular: lists of names in documents, the imports of a module."""
+    """0 for what is about nothing: lists of words and names in documents. Less than 1 for the imports of a module."""
     kind = piece.passage.kind
     if kind in ("code", "test"):
         return 1.0 if piece.title else 0.75
     words = _WORD.findall(piece.passage.text.lower()) if kind == "documentation" else []
     common = sum(word in _STOP for word in words)
-    return 0.3 if len(words) > 30 and common < _LEAST_COMMON * len(words) else 1.0
+    return 0.0 if len(words) > 30 and common < _LEAST_COMMON * len(words) else 1.0
 
 
 def _neighbours(*texts: list[str]) -> set[tuple[str, str]]:

@@ -106,7 +106,7 @@ def _calls(corpus: Corpus, found: list[Found]) -> Iterator[Evidence]:
 def _matching_lines(text: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, str, str]]:
     for number, line in enumerate(text.split("\n"), 1):
         if (match := pattern.search(line)) and not re.match(
-            r"\s*(async def|def|func|fn|function|class|#|//|\*)\b", line
+            r"\s*((async def|def|func|fn|function|class)\b|#|//|\*|--)", line
         ):
             yield number, line, match[1]
 

@@ -17,6 +17,7 @@ from sage_actors.servers.relevance import Found, Query, stems
 __all__ = ["Evidence", "Limits", "found_evidence", "looked_at", "result_of", "scaled"]
 
 _TITLE_CHARS = 120
+_FOCUS = 0.6  # of what a list covers of the topic, for one item to stand for it
 _ITEM = re.compile(r"^\s{0,3}(?:[-*+]|\d{1,3}[.)])\s", re.MULTILINE)
 _TOPIC_CHARS = 2000
 
@@ -63,8 +64,8 @@ def found_evidence(found: Iterable[Found], topic: str) -> list[Evidence]:
 
     Of a list in a document only the items that are on the topic.
     """
-    wanted = set(Query(topic).wanted)
-    return [_evidence(_focused(hit, wanted)) for hit in found]
+    query = Query(topic)
+    return [_evidence(_focused(hit, query)) for hit in found]
 
 
 def _evidence(hit: Found) -> Evidence:
@@ -72,16 +73,15 @@ def _evidence(hit: Found) -> Evidence:
     return Evidence(_shown(hit), passage.kind, passage.source, passage.line, hit.score)
 
 
-def _focused(hit: Found, wanted: set[str]) -> Found:
-    """The one item that covers what its whole passage covers of the topic, if there is one."""
+def _focused(hit: Found, query: Query) -> Found:
+    """The one item that covers nearly what its whole passage covers of the topic, if there is one."""
     passage = hit.piece.passage
     starts = [match.start() for match in _ITEM.finditer(passage.text)]
     if passage.kind not in ("documentation", "history") or len(starts) < 3 or passage.line is None:
         return hit
     items = [(at, passage.text[at:end]) for at, end in pairwise([*starts, len(passage.text)])]
-    covered = wanted & set(stems(passage.text))
-    at, best = max(items, key=lambda item: len(wanted & set(stems(item[1]))))
-    if not covered or wanted & set(stems(best)) != covered:
+    at, best = max(items, key=lambda item: query.covered(stems(item[1])))
+    if query.covered(stems(best)) < _FOCUS * query.covered(stems(passage.text)):
         return hit
     line = passage.line + passage.text.count("\n", 0, at)
     return replace(hit, piece=replace(hit.piece, passage=replace(passage, text=best.rstrip(), line=line)))

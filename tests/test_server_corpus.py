@@ -297,6 +297,20 @@ def test_what_follows_a_preposition_says_where_and_weighs_half() -> None:
     assert "throttle" in query.searched
 
 
+def test_a_list_of_words_is_about_nothing(project: Files) -> None:
+    words = "\n".join(f"word{n}" for n in range(60))
+    root = project(
+        {"wordlist.txt": f"rate\nlimit\n{words}", "guide.md": "How we limit the rate of a caller."}
+    )
+    assert [hit.piece.passage.source for hit in corpus_of(root).search("rate limit")] == ["guide.md"]
+
+
+def test_of_a_test_only_the_beginning_is_searched(project: Files) -> None:
+    body = "".join(f"    step_{n}()\n\n" for n in range(200))
+    root = project({"tests/test_a.py": f"def test_limit():\n{body}\n\ndef test_other(): ...\n"})
+    assert [piece.title for piece in corpus_of(root).pieces] == ["test_limit", "test_other"]
+
+
 @pytest.mark.parametrize(
     ("topic", "best"),
     [

@@ -188,6 +188,22 @@ def test_market_research_is_what_the_project_itself_says(shop: Path) -> None:
     assert any("local evidence only" in note for note in result.notes)
 
 
+def test_of_a_list_only_the_item_on_the_topic_is_shown_at_its_own_line(tmp_path: Path) -> None:
+    items = (
+        "- a plugin for cookies, which is old\n- a rate limiter,\n  for all routes\n- a plugin for files\n"
+    )
+    (tmp_path / "README.md").write_text(f"# Plugins\n\n{items}")
+    [finding] = research(tmp_path, "best_practices", topic="rate limiting").findings
+    assert str(finding.citation) == "README.md:4"
+    assert finding.text == "[Plugins] - a rate limiter,\n  for all routes"
+
+
+def test_a_comment_is_no_call(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def limit_rate(): ...\n\n\n# limit_rate() was here\nlimit_rate()\n")
+    result = research(tmp_path, "code_search", topic="limit_rate")
+    assert [finding.citation.line for finding in result.findings if "calls limit_rate" in finding.text] == [5]
+
+
 def test_competitive_analysis_names_version_licence_and_where_it_is_declared(shop: Path) -> None:
     [best, *_] = research(shop, "competitive_analysis", topic="rate limiting for the public API").findings
     assert str(best.citation) == "requirements.txt:2"
