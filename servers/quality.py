@@ -285,7 +285,9 @@ def _citations(hot: Sequence[FileQuality], functions: Sequence[FunctionQuality])
 def _notes(scan: Scan, churn: Churn) -> list[str]:
     notes = []
     if scan.sampled < scan.found:
-        notes.append(f"{scan.sampled} of {scan.found} sources were measured: those that changed first")
+        notes.append(
+            f"{scan.sampled} of {scan.found} sources were measured: what changed first, then by the hash of the path"
+        )
     if scan.skipped:
         notes.append(f"{len(scan.skipped)} sources were not measured; `skipped` says which and why")
     if not churn.is_known:
