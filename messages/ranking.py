@@ -37,11 +37,11 @@ _WORD = re.compile(r"[^\W_]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _HUMPED = re.compile(r"\b(?:[a-z0-9_]++[A-Z]|[A-Z][a-z0-9_]++[A-Z]|[A-Z]{2,}+[a-z])\w*+")
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}")  # Chinese, Japanese, Korean
-_STOP_WORDS = frozenset(
+_COMMON = (
     "a an and are as at be by can do does for from has have how i if in is it its my of on or that the "
     "there this to was what when where which who why will with you your isn t s don should not we our"
-    "".split()  # noqa: SIM905
 )
+_STOP_WORDS = frozenset(_COMMON.split())
 
 
 @dataclass(frozen=True, slots=True)
