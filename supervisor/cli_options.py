@@ -31,8 +31,6 @@ __all__ = [
     "user_name",
 ]
 
-_TEMPLATE_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_SUFFIXES = (".json", ".yaml", ".yml")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 project_option: Callable[[_Function], _Function] = click.option(  # pyright: ignore[reportGeneralTypeIssues]
