@@ -26,7 +26,7 @@ def installed(pytestconfig: pytest.Config) -> Path:
     """Where the servers' commands are."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node and npm are not installed")
-    place = os.environ.get("SAGE_TEST_NPM") or pytestconfig.cache.mkdir(f"mcp-servers-{VERSION}")  # type: ignore[union-attr]
+    place = os.environ.get("SAGE_TEST_NPM") or pytestconfig.cache.mkdir(f"mcp-servers-{VERSION}")
     commands = Path(place) / "node_modules" / ".bin"
     if not all((commands / f"mcp-server-{name}").exists() for name in NAMES):
         packages = [f"@modelcontextprotocol/server-{name}@{VERSION}" for name in NAMES]

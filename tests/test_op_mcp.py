@@ -20,8 +20,9 @@ from mcp_harness import MODERN, RAW, McpProject, eventually, with_sessions
 from mcp_servers import modern
 from pool_harness import PoolHarness, pid_exists, wait_until
 
-from sage_actors import Supervisor, Workflow, load
+from sage_actors import Supervisor, load
 from sage_actors.actors.mcp_results import tokens_of, usage_of, value_of
+from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.servers import catalog
 from sage_actors.servers.settings import ServerSettings
 
@@ -333,7 +334,7 @@ def test_an_http_server_killed_in_a_call_ends_the_call(tmp_path: Path) -> None:
 # In the worker that holds the sessions
 
 
-def workflow(mcp: McpProject, nodes: list[dict[str, Any]]) -> Workflow:
+def workflow(mcp: McpProject, nodes: list[dict[str, Any]]) -> WorkflowSpec:
     path = mcp.project / "flow.json"
     path.write_text(json.dumps({"name": "flow", "nodes": nodes}))
     return load(path)
