@@ -167,7 +167,8 @@ def _is_inside(path: Path, directory: Path) -> bool:
 
 
 def _shown(path: Path, base: Path, origin: str) -> str:
-    return clean(str(path.relative_to(base) if origin == "project" else path))
+    relative = str(path.relative_to(base))
+    return clean(relative if origin == "project" else f"~/{relative}")  # documents cite it: name no user
 
 
 def _scripts(skill: Skill) -> tuple[str, ...]:

@@ -55,8 +55,8 @@ class SkillFileError(Exception):
 class Skill:
     """What is known of a skill without its instructions.
 
-    path: its file. origin: "project" or "user". place: the file relative to the project, or absolute for a
-    user's. tools: prerequisites such as `git>=2.30`. knowledge: names of other skills, or of what one should
+    path: its file. origin: "project" or "user". place: the file as people see it, relative to the project or
+    `~/...`. tools: prerequisites such as `git>=2.30`. knowledge: names of other skills, or of what one should
     know. scripts: relative to `folder`, in order of their names; they run only with the user's consent.
     """
 

@@ -42,7 +42,7 @@ class _Data(BaseModel):
 
 
 class SkillFound(_Data):
-    """A skill for the topic. `path`: its file, relative to the project, or absolute for one of the user's."""
+    """A skill for the topic. `path`: its file, relative to the project, or `~/...` for one of the user's."""
 
     name: str
     description: str

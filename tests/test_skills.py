@@ -202,7 +202,8 @@ def test_a_users_own_skills_may_be_links(project: Path, home: Path, tmp_path: Pa
     write_skill(tmp_path / "dotfiles", "mine")
     (home / ".claude").mkdir()
     (home / ".claude/skills").symlink_to(tmp_path / "dotfiles")
-    assert [skill.name for skill in discover_skills(project, home)] == ["mine"]
+    (skill,) = discover_skills(project, home)
+    assert (skill.name, skill.place) == ("mine", "~/.claude/skills/mine/SKILL.md")
 
 
 def test_depth_is_limited_and_nothing_is_sought_inside_a_skill(project: Path, home: Path) -> None:
