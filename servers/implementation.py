@@ -188,7 +188,9 @@ async def execute_implementation(
         draft, usage, note = await _ask(settings, text)
         notes += [note] if note else []
         if draft:
-            head = f"## Answer of {settings.backend.name}\n\nNot applied; to be judged against the order above."
+            head = (
+                f"## Answer of {settings.backend.name}\n\nNot applied; to be judged against the order above."
+            )
             text += f"\n{head}\n\n{draft}\n"
             status, provenance = "drafted", settings.backend.name
     written = await anyio.to_thread.run_sync(

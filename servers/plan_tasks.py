@@ -10,7 +10,7 @@ from sage_actors.servers.spec_models import Requirement, Task
 from sage_actors.servers.spec_places import Spot, doc_files, spots
 from sage_actors.servers.spec_study import SkillHint, Study
 from sage_actors.servers.spec_suspects import Investigation
-from sage_actors.servers.spec_tests import narrowed, new_test_path, find_tests
+from sage_actors.servers.spec_tests import find_tests, narrowed, new_test_path
 
 __all__ = ["Plan", "check_order", "plan_tasks"]
 

@@ -185,6 +185,11 @@ def _questions(study: Study, looked: Investigation) -> list[str]:
     if len(looked.suspects) > 1 and looked.suspects[1].score > 0.8 * looked.suspects[0].score:
         a, b = looked.suspects[:2]
         asked.append(f"Is the cause in {code(a.name)} or in {code(b.name)}? The evidence for both is alike.")
+    for place, said in looked.moved[:1]:
+        asked.append(
+            f"Which version is the report from? It names {code(said)} at `{place}`, where {code(said)} is not:"
+            " the lines have moved since, and what is quoted here may be another place."
+        )
     if looked.foreign_frames:
         asked.append(
             "Does the report come from this version? Some of its frames are not in the project as it is here."

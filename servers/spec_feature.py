@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sage_actors.servers import spec_sections as sections
-from sage_actors.servers.spec_markdown import Document, code, plain
+from sage_actors.servers.spec_markdown import Document, code, plain, unmarked
 from sage_actors.servers.spec_places import Spot, spots
 from sage_actors.servers.spec_requirements import Requirements, feature_requirements, project_requirements
 from sage_actors.servers.spec_study import Study
@@ -38,7 +38,7 @@ def write_feature(study: Study, document: Document) -> tuple[Requirements, list[
 def _begin(study: Study, document: Document, found: list[Spot]) -> None:
     if found:
         first: dict[str, Spot] = {}
-        for spot in found:
+        for spot in [spot for spot in found if spot.role != "public surface"] or found:
             first.setdefault(spot.role, spot)
         shown = ", ".join(f"{code(s.symbol.name)} ({document.at_place(s.symbol)})" for s in first.values())
         document.bullet(f"**Where to begin reading:** {shown}.")
@@ -47,6 +47,7 @@ def _begin(study: Study, document: Document, found: list[Spot]) -> None:
 def questions(study: Study, document: Document, found: list[Spot]) -> list[str]:
     """What the evidence leaves open, each with the reason why."""
     asked = [
+        *_offered(study, document),
         *_meaning(study),
         *_placing(document, found),
         *_running(study, document),
@@ -64,6 +65,16 @@ def questions(study: Study, document: Document, found: list[Spot]) -> list[str]:
             " what they would have found is not in here."
         )
     return asked
+
+
+def _offered(study: Study, document: Document) -> list[str]:
+    """What the documentation sends users to already."""
+    said = [study.survey.sentence(hit) for hit in sections.offered(study)[:3]]
+    return [
+        f"Does this not do it already: “{plain(unmarked(hit.text), 200)}” ({document.at(hit.path, hit.line)})?"
+        for hit in said
+        if hit is not None
+    ][:1]
 
 
 def _meaning(study: Study) -> list[str]:
@@ -88,20 +99,20 @@ def _meaning(study: Study) -> list[str]:
 
 
 def _placing(document: Document, found: list[Spot]) -> list[str]:
+    """Where the files name several places: which one fits is a decision that no count can take."""
     hooks = [spot for spot in found if spot.role.startswith("a way")]
-    others = [spot for spot in found if not spot.role.startswith("a way")]
-    if hooks and others:
-        a, b = hooks[0].symbol, others[0].symbol
+    close = [spot for spot in found if spot.role == "near the topic"]
+    if hooks and close:
+        a, b = hooks[0].symbol, close[0].symbol
         return [
             f"At {code(a.name)} ({document.at_place(a)}), around the code, or in {code(b.name)}"
-            f" ({document.at_place(b)}), inside it?"
-            " The files name both; which one fits is a decision."
+            f" ({document.at_place(b)}), inside it? The files name both; which one fits is a decision."
         ]
-    if len(found) > 1:
+    if len(hooks or close) > 1:
         shown = ", ".join(
-            f"{code(spot.symbol.name)} ({document.at_place(spot.symbol)})" for spot in found[:3]
+            f"{code(spot.symbol.name)} ({document.at_place(spot.symbol)})" for spot in (hooks or close)[:3]
         )
-        return [f"Which of these is the place: {shown}? They are named alike, or as much mentioned."]
+        return [f"Which of these is the place: {shown}? The files name them all."]
     return []
 
 

@@ -57,7 +57,7 @@ class Task(_Data):
     needs: list[str] = Field(default_factory=list)
     files: list[str] = Field(default_factory=list, description="file:line, or a path that is to be made")
     why: str = ""
-    checked_by: str = Field("", description="a command, or what to look at")
+    checked_by: str = Field(default="", description="a command, or what to look at")
     skill: str | None = None
 
 

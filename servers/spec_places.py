@@ -61,7 +61,7 @@ def _of_the_place(study: Study, kept: list[Candidate]) -> list[Candidate]:
 def spots(study: Study) -> list[Spot]:
     """The places to begin, the strongest first, each definition once."""
     found: dict[tuple[str, int], Spot] = {}
-    for candidate in near(study)[:4]:
+    for candidate in [candidate for candidate in near(study) if is_likely(study, candidate)][:4]:
         _join(found, candidate.symbol, "near the topic", candidate.reasons)
     for symbol in study.survey.extension_points[:_HOOKS] if hooks_matter(study) else ():
         _join(found, symbol, "a way to extend the project", [_mentions(study, symbol)])
@@ -75,9 +75,17 @@ def spots(study: Study) -> list[Spot]:
 
 def hooks_matter(study: Study) -> bool:
     """Whether the ways to extend the project are of interest: not where the thing itself has definitions already."""
-    thing = set(study.topic.thing_stems)
-    own = any(thing & {stem(part) for part in split_name(c.symbol.short_name)} for c in near(study))
+    own = any(candidate.shared and is_likely(study, candidate) for candidate in near(study))
     return names_the_surface(study) or not own
+
+
+def is_likely(study: Study, candidate: Candidate) -> bool:
+    """Whether work would begin there: research says so, it is in the place that is named, or it has the thing's words.
+
+    One word of several says too little: a body limit has nothing to do with rate limiting.
+    """
+    enough = min(2, len(study.topic.thing_stems))
+    return candidate.by_research or candidate.in_place or bool(enough and candidate.shared >= enough)
 
 
 def names_the_surface(study: Study) -> bool:

@@ -23,6 +23,7 @@ __all__ = [
     "existing",
     "front_matter",
     "history",
+    "offered",
     "open_questions",
     "project_line",
     "requirements",
@@ -318,11 +319,7 @@ def alternatives(study: Study, document: Document) -> None:
     """What the declared packages offer, by name, and what research found of the installed ones."""
     document.heading("Alternatives among the packages at hand")
     thing = set(study.topic.thing_stems)
-    hits = [
-        h
-        for h in study.survey.whole("documentation", "configuration", "dependency")
-        if re.search(r"https?://|@[\w-]+/", h.text)
-    ]
+    hits = offered(study)
     items = [item for item in study.evidence.of("dependency") if thing & _words(item.text)]
     said = (study.survey.sentence(hit) for hit in hits)
     for hit in list({(hit.path, hit.line): hit for hit in said if hit is not None}.values())[:4]:
@@ -341,6 +338,14 @@ def alternatives(study: Study, document: Document) -> None:
             )
         else:
             document.undetermined("the project declares no packages, or its manifest is not known here.")
+
+
+def offered(study: Study) -> list[Hit]:
+    """Documentation that names something which does it, by a link or a package: lines with all words of the thing."""
+    hits = study.survey.whole("documentation", "configuration")
+    return [
+        hit for hit in hits if re.search(r"https?://|@[\w-]+/", hit.text) and not hit.text.startswith("|")
+    ]
 
 
 def _words(text: str) -> set[str]:

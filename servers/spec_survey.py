@@ -23,7 +23,7 @@ _STRONG = (
     " register mount use"
 )
 _WEAK = "handler handlers transport filter filters dispatch signal signals backend backends provider decorator listener"
-_EXTENSION_WORDS = dict.fromkeys(_STRONG.split(), 3.0) | dict.fromkeys(_WEAK.split(), 1.0)
+_EXTENSION_WORDS: dict[str, float] = dict.fromkeys(_STRONG.split(), 3.0) | dict.fromkeys(_WEAK.split(), 1.0)
 _SETTING = re.compile(r"\w*(Config|Settings|Options|Configuration|Opts)\b|(?:DEFAULT|MAX|MIN)_\w+")
 _ENVIRONMENT = re.compile(r"os\.environ|os\.getenv|process\.env\b|os\.Getenv|env::var|os\.LookupEnv")
 _ERROR = re.compile(
@@ -58,6 +58,8 @@ class Candidate:
     score: float
     reasons: list[str] = field(default_factory=list)
     by_research: bool = False
+    shared: int = 0  # words of the thing that its name and its surroundings have
+    in_place: bool = False  # it has a word of the place that the topic names
 
 
 class Survey:
@@ -132,7 +134,15 @@ class Survey:
         score = sum(rarity[part] for part in named) + 0.4 * sum(rarity[part] for part in near)
         score *= 1.0 if self.is_public(symbol) else 0.6
         words = ", ".join(f"“{self.topic.word_of(part)}”" for part in (*named, *near))
-        return Candidate(symbol, score, [f"named after {words}" if named else f"stands under {words}"])
+        reason = f"named after {words}" if named else f"stands under {words}"
+        matched = {*named, *near}
+        return Candidate(
+            symbol,
+            score,
+            [reason],
+            shared=len(matched & set(self.topic.thing_stems)),
+            in_place=bool(matched & set(self.topic.place_stems)),
+        )
 
     @cached_property
     def surface(self) -> list[Symbol]:

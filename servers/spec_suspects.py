@@ -63,6 +63,21 @@ class Investigation:
         """How many frames lead out of the project, or to lines that it no longer has."""
         return len(self.report.frames) - sum(self._resolve(frame) is not None for frame in self.report.frames)
 
+    @cached_property
+    def moved(self) -> list[tuple[Place, str]]:
+        """Frames whose line is in another function now than the report says: it comes from another version."""
+        found = []
+        for place in self.frames:
+            symbol = self.study.sources.symbol_at(place.path, place.line)
+            said = re.split(r"[.:]+", place.text.strip())[-1].strip("<>()* ")
+            if (
+                symbol is not None
+                and said.isidentifier()
+                and said not in ("module", "lambda", symbol.short_name)
+            ):
+                found.append((place, said))
+        return found
+
     def _resolve(self, frame: Frame) -> Place | None:
         """A path of another machine is matched by its longest end that one file alone has."""
         sources = self.study.sources

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -51,7 +52,7 @@ def _by_name(source: str, sources: Sources) -> list[str]:
     folder = pure.parent.name.lower()
     stem = folder if stem in ("__init__", "index", "mod", "lib", "main") and folder else stem
     names = {f"test_{stem}", f"{stem}_test", f"{stem}.test", f"{stem}.spec", f"test-{stem}", f"{stem}-test"}
-    names |= {f"test_{folder}_{stem}", f"test_{stem.lstrip('_')}"}
+    names |= {f"test_{folder}_{stem}", f"test_{stem.lstrip('_')}", f"test_{stem.removesuffix('s')}"}
     plain = {stem} if ending in (".js", ".ts", ".mjs", ".cjs", ".rs", ".jsx", ".tsx") else set()
     tests = [path for path in sources.files("test") if _same_language(path, source)]
     found = [path for path in tests if PurePosixPath(path).stem.lower() in names]
@@ -88,7 +89,10 @@ def new_test_path(source: str, sources: Sources) -> str:
     tests = [path for path in tests if "conftest" not in path and "/fixtures/" not in path]
     if not tests:
         return ""
-    model = PurePosixPath(max(tests, key=lambda path: (_shared(path, source), -path.count("/"))))
+    beside = [path for path in tests if PurePosixPath(path).parent == pure.parent and pure.suffix != ".py"]
+    folders = Counter(path.rpartition("/")[0] for path in tests)
+    usual = [path for path in tests if path.rpartition("/")[0] == folders.most_common(1)[0][0]]
+    model = PurePosixPath((beside or usual)[0])
     if pure.suffix == ".py":
         return str(model.parent / f"test_{pure.stem.lstrip('_')}.py")
     for mark in (".test", ".spec"):

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from sage_actors.messages.errors import StorageError, UsageError
-from sage_actors.servers import documents
 from sage_actors.servers.documents import MAX_DOCUMENT_BYTES, read_document, write_document
 
 SPEC = "docs/specs/one/spec.md"
@@ -100,7 +99,7 @@ def test_a_full_disk_leaves_the_old_document_whole(tmp_path: Path, monkeypatch: 
     def full(fd: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(documents.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="No space left"):
         write_document(tmp_path, SPEC, "# Two\n")
     assert read_document(tmp_path, SPEC) == "# One\n"

@@ -31,7 +31,8 @@ def specify(project: Path, topic: str = TOPIC, kind: Any = "feature") -> dict[st
         result, _ = await create_specification(ServerSettings(project), topic, kind=kind)
         return result.model_dump(mode="json")
 
-    return anyio.run(run)
+    specification: dict[str, Any] = anyio.run(run)
+    return specification
 
 
 def plan(project: Path, backend: Drafter | None = None, **arguments: Any) -> tuple[dict[str, Any], str]:
@@ -39,10 +40,11 @@ def plan(project: Path, backend: Drafter | None = None, **arguments: Any) -> tup
         async with Client(create_server(ServerSettings(project, backend))) as client:
             result = await client.call_tool("planning_generate", {"topic": TOPIC, **arguments})
         assert not result.is_error, result.content
-        assert result.structured_content is not None
-        return result.structured_content
+        structured: dict[str, Any] | None = result.structured_content
+        assert structured is not None
+        return structured
 
-    result = anyio.run(run)
+    result: dict[str, Any] = anyio.run(run)
     return result, (project / result["path"]).read_text(encoding="utf-8")
 
 
