@@ -25,6 +25,10 @@ __all__ = ["Package", "declared_packages", "package_pieces", "packages"]
 
 _MAX_METADATA_BYTES = 200_000
 _MAX_INSTALLED = 3000
+_MAX_MANIFEST_BYTES = 400_000
+_MAX_DECLARED = 1000  # of one manifest
+_LINE_CHARS = 500
+_UNREADABLE = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
 _DESCRIBED_CHARS = 3000
 _NAME = re.compile(r"\s*([A-Za-z0-9][\w.-]*)")
 
@@ -71,12 +75,11 @@ def declared_packages(repository: Repository) -> Iterator[Package]:
         )
         if reader is None or file.path.count("/") > 4 or "node_modules/" in file.path:
             continue
-        text = (repository.read_bytes(file.path) or b"").decode("utf-8-sig", "replace")
-        with suppress(
-            ValueError, TypeError, AttributeError, KeyError
-        ):  # a manifest that its own tool refuses, too
-            for package in reader(text):
-                yield replace(package, path=file.path, line=package.line or _line_of(text, package))
+        text = (repository.read_bytes(file.path, _MAX_MANIFEST_BYTES) or b"").decode("utf-8-sig", "replace")
+        lines = [line[:_LINE_CHARS] for line in text.split("\n")]
+        with suppress(*_UNREADABLE):  # a manifest that its own tool refuses, too
+            for package in islice(reader(text), _MAX_DECLARED):
+                yield replace(package, path=file.path, line=package.line or _line_of(lines, package))
 
 
 def package_pieces(found: list[Package], shown: Callable[[str], str]) -> Iterator[Piece]:
@@ -112,10 +115,11 @@ def _joined(declared: Package, known: Package | None) -> Package:
     return replace(declared, **facts)
 
 
-def _line_of(text: str, package: Package) -> int | None:
+def _line_of(text: list[str], package: Package) -> int | None:
     """The line that names it; the one with its version, where there are several."""
     pattern = re.compile(rf"(?<![\w./-]){re.escape(package.name)}(?![\w/-])")
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if pattern.search(line)]
+    named = [(n, line) for n, line in enumerate(text, 1) if package.name in line]
+    lines = [(n, line) for n, line in named if pattern.search(line)]
     exact = [n for n, line in lines if package.wanted and package.wanted in line]
     return exact[0] if exact else lines[0][0] if lines else None
 
@@ -198,6 +202,8 @@ def _cargo(text: str) -> Iterator[Package]:
 
 def _go_mod(text: str) -> Iterator[Package]:
     for number, line in enumerate(text.split("\n"), 1):
+        if len(line) > _LINE_CHARS:
+            continue
         match = re.match(r"(?:\s+|require\s+)([\w.-]+\.[\w.-]+/\S+)\s+(v\S+)(\s*// indirect)?", line)
         if match:
             yield Package(match[1], "go", match[2], "others (indirect)" if match[3] else "", line=number)
@@ -226,7 +232,7 @@ def _locked(repository: Repository) -> dict[tuple[str, str], Package]:
     found: dict[tuple[str, str], Package] = {}
     for name, ecosystem in {"Cargo.lock": "cargo", "poetry.lock": "python", "uv.lock": "python"}.items():
         text = (repository.read_bytes(name, 8_000_000) or b"").decode("utf-8", "replace")
-        with suppress(ValueError, TypeError, AttributeError):
+        with suppress(*_UNREADABLE):
             for entry in tomllib.loads(text).get("package", []):
                 package = Package(
                     entry["name"],
@@ -240,7 +246,7 @@ def _locked(repository: Repository) -> dict[tuple[str, str], Package]:
 
 def _locked_node(repository: Repository) -> dict[tuple[str, str], Package]:
     found = {}
-    with suppress(ValueError, TypeError, AttributeError):
+    with suppress(*_UNREADABLE):
         data = json.loads(repository.read_bytes("package-lock.json", 16_000_000) or b"{}")
         for path, entry in data.get("packages", {}).items():
             name = path.rpartition("node_modules/")[2]
@@ -258,7 +264,7 @@ def _installed_node(root: Path) -> dict[tuple[str, str], Package]:
     modules = root / "node_modules"
     manifests = [*modules.glob("*/package.json"), *modules.glob("@*/*/package.json")][:_MAX_INSTALLED]
     for path in manifests:
-        with suppress(OSError, ValueError, TypeError, AttributeError):
+        with suppress(OSError, *_UNREADABLE):
             data = json.loads(path.read_bytes()[:_MAX_METADATA_BYTES])
             words = " ".join(map(str, data.get("keywords") or []))
             package = Package(
@@ -283,7 +289,7 @@ def _installed_python(
     found = {}
     there = metadata.distributions(path=[str(p) for p in folders]) if folders else _running(declared)
     for distribution in islice(there, _MAX_INSTALLED):
-        with suppress(OSError, ValueError, TypeError, KeyError):
+        with suppress(OSError, *_UNREADABLE):
             package = _distribution(distribution)
             found[_key(package)] = package
     if folders or not found:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 __all__ = ["ErrorReport", "Frame", "parse_error"]
 
 _MAX_CHARS = 200_000
+_LINE_CHARS = 400  # of a line that is looked at: the patterns' time is the square of a line's length
 _ENDINGS = (
     "py|pyi|js|jsx|mjs|cjs|ts|tsx|mts|cts|vue|go|rs|java|kt|rb|php|cs|swift|c|cc|cpp|h|hpp|ex|exs|lua|sh"
 )
 _PYTHON_FRAME = re.compile(r'File "(?P<path>[^"\n]+)", line (?P<line>\d+)(?:, in (?P<function>[^\n]+))?')
 _NODE_FRAME = re.compile(
-    r"^\s*at (?:async )?(?:(?P<function>[^\s(][^(\n]*?) \()?(?:file://)?(?P<path>[^\s()]+?):(?P<line>\d+):\d+\)?\s*$",
+    r"^[ \t]*at (?:async )?(?:(?P<function>[^\s(][^(\n]*?) \()?(?:file://)?(?P<path>[^\s()]+?):(?P<line>\d+):\d+\)?[ \t]*$",
     re.MULTILINE,
 )
 _PLACE = re.compile(rf"(?<![\w/.-])(?P<path>[\w./@+~-]*[\w-]\.(?:{_ENDINGS})):(?P<line>\d+)")
@@ -26,23 +27,23 @@ _GO_CALL = re.compile(
     r"^(?P<function>[\w./*()-]+)\([^\n]*\)\n\t(?P<path>\S+\.go):(?P<line>\d+)", re.MULTILINE
 )
 _RUST_CALL = re.compile(
-    r"^\s*\d+: (?P<function>[\w:<>{}# ]+)\n\s+at (?P<path>\S+\.rs):(?P<line>\d+)", re.MULTILINE
+    r"^[ \t]*\d+: (?P<function>[\w:<>{}# ]+)\n[ \t]+at (?P<path>\S+\.rs):(?P<line>\d+)", re.MULTILINE
 )
 _JAVA_FRAME = re.compile(
-    r"^\s*at (?P<function>[\w.$<>]+)\((?P<path>\w+\.(?:java|kt|scala)):(?P<line>\d+)\)", re.MULTILINE
+    r"^[ \t]*at (?P<function>[\w.$<>]+)\((?P<path>\w+\.(?:java|kt|scala)):(?P<line>\d+)\)", re.MULTILINE
 )
 
 _MESSAGES = (
     re.compile(
         r"^(?:E\s+)?(?P<type>(?:[A-Za-z_]\w*\.)*[A-Z]\w*"
         r"(?:Error|Exception|Warning|Exit|Interrupt|Timeout|Failed?|Iteration|Group|Fault|Panic))"
-        r"(?::\s*(?P<text>[^\n]*))?$",
+        r"(?::[ \t]*(?P<text>[^\n]*))?$",
         re.MULTILINE,
     ),
     re.compile(
         r"^(?:Uncaught |Unhandled )?(?P<type>[A-Z]\w*(?:Error|Exception))(?: \[\w+\])?: (?P<text>[^\n]+)", re.MULTILINE
     ),
-    re.compile(r"^(?:\s*)(?P<type>panic): (?P<text>[^\n]+)", re.MULTILINE),
+    re.compile(r"^[ \t]*(?P<type>panic): (?P<text>[^\n]+)", re.MULTILINE),
     re.compile(
         r"^thread '[^'\n]*' (?:\(\d+\) )?(?P<type>panicked) at "
         r"(?:'(?P<text>[^'\n]+)'|[^\n]+:\n(?P<below>[^\n]+))",
@@ -53,10 +54,10 @@ _MESSAGES = (
 )  # fmt: skip
 _TESTS = (
     re.compile(r"(?P<path>[\w./-]+\.py)::(?P<name>[\w:]+(?:\[[^\]\n]*\])?)"),
-    re.compile(r"^\s*--- FAIL: (?P<name>\w+)", re.MULTILINE),
+    re.compile(r"^[ \t]*--- FAIL: (?P<name>\w+)", re.MULTILINE),
     re.compile(r"^test (?P<name>[\w:]+) \.\.\. FAILED", re.MULTILINE),
     re.compile(r"^---- (?P<name>[\w:]+) stdout ----", re.MULTILINE),
-    re.compile(r"^\s*(?:●|✕|✗|×|not ok \d+ -)\s+(?P<name>[^\n(]+)", re.MULTILINE),
+    re.compile(r"^[ \t]*(?:●|✕|✗|×|not ok \d+ -)\s+(?P<name>[^\n(]+)", re.MULTILINE),
     re.compile(r"^(?P<name>[Tt]est\w*|test_\w+)$"),
 )
 
@@ -81,7 +82,8 @@ class ErrorReport:
 
 def parse_error(text: str) -> ErrorReport:
     """Everything in `text` that leads somewhere. A text in no known format gives an empty report."""
-    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text[:_MAX_CHARS]).replace("\r\n", "\n")
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text[:_MAX_CHARS])
+    text = "\n".join(line[:_LINE_CHARS].rstrip("\r") for line in text.split("\n"))
     return ErrorReport(
         frames=tuple(dict.fromkeys(_frames(text))),
         messages=tuple(dict.fromkeys(_messages(text))),

@@ -31,7 +31,7 @@ _LEAST_FRAGMENT = 9  # characters of a message that are worth looking for
 _TOPIC_CHARS = 2000
 _VARYING = re.compile(r"""'[^'\n]*'|"[^"\n]*"|`[^`\n]*`|\d[\d.,:x]*|/[\w./-]+|<[^>\n]*>|0x[0-9a-f]+""")
 _DEFINES = (
-    r"^\s*(?:export\s+)?(?:pub\s+)?(?:async\s+)?"
+    r"^[ \t]*(?:export\s+)?(?:pub\s+)?(?:async\s+)?"
     r"(?:def|class|func|fn|function|struct|enum|type)\s+(?:\([^)]*\)\s*)?{}\b"
 )
 _RAISES = r"\b(?:raise|throw new|throw|panic!?\(|errors\.New\(|Err\()\s*.{{0,40}}\b{}\b"
@@ -206,10 +206,10 @@ def _first_found(
 def _message_patterns(message: str) -> Iterator[tuple[float, re.Pattern[str]]]:
     """The whole message, its constant parts, its longest one, its first words."""
     parts = [part.strip(" .:,;()[]{}=-") for part in _VARYING.split(message)]
-    constant = [re.escape(part) for part in parts if part]
+    constant = [re.escape(part) for part in parts if len(part) > 3][:3]  # more, or shorter, may take for ever
     if len(message) >= _LEAST_FRAGMENT:
         yield 85.0, re.compile(re.escape(message))
-    if len(constant) > 1 and sum(map(len, constant)) >= _LEAST_FRAGMENT:
+    if len(constant) > 1:
         yield 82.0, re.compile(".{0,60}?".join(constant))
     if len(fragment := max(parts, key=len, default="")) >= _LEAST_FRAGMENT:
         yield 80.0, re.compile(re.escape(fragment))

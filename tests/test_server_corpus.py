@@ -247,6 +247,23 @@ def test_dependencies_are_declared_at_the_lines_of_their_manifests(project: File
     }
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pyproject.toml", "x = " + "[" * 100_000),
+        ("package.json", '{"a":' * 50_000),
+        ("go.mod", "require " + "a." * 150_000),
+        ("requirements.txt", "a-" * 150_000),
+        ("package.json", '{"dependencies": {' + ",".join(f'"p{n}": "1"' for n in range(20_000)) + "}}"),
+        ("package.json", '{"dependencies": ["express"], "devDependencies": 7}'),
+    ],
+    ids=["deep-toml", "deep-json", "long-line", "long-name", "many", "of-other-types"],
+)
+def test_a_hostile_manifest_costs_no_more_than_a_moment(project: Files, name: str, text: str) -> None:
+    assert len(packages(Repository(project({name: text})))[0]) <= 1000
+
+
 def test_facts_of_installed_and_locked_packages_are_joined_to_their_declarations(project: Files) -> None:
     root = project(
         {

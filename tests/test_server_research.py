@@ -313,6 +313,17 @@ def test_errors_of_many_languages_are_read(
     assert list(report.tests) == tests
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "unit",
+    ["a", "x.", "/", "'", "\n", " ", "main.f(", "at (", "export ", "a.py:", "thread '", "1: "],
+    ids=repr,
+)
+def test_no_text_makes_reading_it_slow(unit: str) -> None:
+    """Each took minutes while a pattern could begin anywhere and look to the end from there."""
+    assert parse_error(unit * (200_000 // len(unit))).messages == ()
+
+
 @pytest.mark.parametrize("tool", [*RESEARCH, "error_analysis"])
 def test_what_nobody_wrote_about_is_not_found_and_the_notes_say_where_one_looked(
     shop: Path, tool: str
