@@ -90,6 +90,7 @@ class SkillRunner:
             "SAGE_SKILL_DIR": str(skill.folder),
             "SAGE_SKILL_PROJECT": str(self._project),
             "SAGE_SKILL_RUN": task.run_key.partition(":")[0],
+            "PYTHONDONTWRITEBYTECODE": "1",  # a file more in the skill's folder would end the consent
         }
 
 

@@ -37,6 +37,7 @@ ItemKind = Literal["mcp-server", "skill", "template", "checks"]
 
 _VERSION = 1
 _FILE_LIMIT_BYTES = 8 * 1024 * 1024
+_MANY_PROJECTS = 1_000  # above this many, those that are gone are forgotten
 _CHECKS_LIMIT_BYTES = 4 * 1024 * 1024
 # What decides which commands a project's checks are. The tests themselves are the project's code, which
 # changes with every commit: consent to run them is consent to run that project's code.
@@ -175,6 +176,8 @@ class TrustStore:
         except _UnusableError:
             os.rename(path, temporary_name(path).with_suffix(".damaged"))
             projects = {}
+        if len(projects) >= _MANY_PROJECTS:
+            projects = {path: kinds for path, kinds in projects.items() if os.path.isdir(path)}
         kinds = projects.setdefault(project, {})
         now = datetime.now(UTC).isoformat(timespec="seconds")
         for item in items:

@@ -42,7 +42,7 @@ def _entries(folder: Path) -> list[Path]:
     """Files, and links to folders, which are not entered."""
     found: list[Path] = []
     for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        folders.sort()  # __pycache__ too: Python executes what is in it without a look at the source
         found += [Path(root, name) for name in folders if os.path.islink(os.path.join(root, name))]
         found += [Path(root, name) for name in files]
         if len(found) > _MAX_FILES:

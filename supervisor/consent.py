@@ -57,15 +57,18 @@ def required_items(spec: WorkflowSpec, project: Path, template_path: Path | None
 
 def optional_items(spec: WorkflowSpec, project: Path) -> list[Item]:
     """What a run of `spec` can do without: the project's checks, where a tool of it would run them."""
-    for operation in _operations(spec):
-        config = operation.config
-        if (
-            operation.type == "mcp"
-            and config.get("server") == _IMPLEMENTATION
-            and config.get("tool") in _CHECK_TOOLS
-        ):
-            return [checks_item(project)]
+    if any(_runs_checks(operation) for operation in _operations(spec)):
+        return [checks_item(project)]
     return []
+
+
+def _runs_checks(operation: OperationSpec) -> bool:
+    """Whether it would run the project's own checks: a tool that does, or an agent after its work."""
+    config = operation.config
+    if operation.type == "agent":
+        return config.get("checks", True) is True
+    is_tool = operation.type == "mcp" and config.get("server") == _IMPLEMENTATION
+    return is_tool and config.get("tool") in _CHECK_TOOLS
 
 
 def template_item(spec: WorkflowSpec, project: Path, template_path: Path | None) -> Item | None:

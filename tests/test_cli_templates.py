@@ -40,7 +40,7 @@ class Inside:
     def __call__(self, *args: str, code: int = 0) -> Said:
         self._capsys.readouterr()
         found = _run([*args, "--project", str(self._project)])
-        said = Said(*self._capsys.readouterr())
+        said = Said(*map(str, self._capsys.readouterr()))
         assert found == code, f"exit {found}\n{said.stdout}\n{said.stderr}"
         return said
 

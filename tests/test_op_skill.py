@@ -103,6 +103,18 @@ def test_a_file_that_is_added_to_a_skill_ends_the_consent(project: Path) -> None
         run(project, script="run.sh")
 
 
+def test_compiled_python_that_is_put_beside_a_script_ends_the_consent(project: Path) -> None:
+    folder = skill(project, run_py="import help_me", help_me_py="")
+    (folder / "scripts/help.me.py").rename(folder / "scripts/help_me.py")
+    consent(project)
+    run(project, script="run.py")
+    run(project, script="run.py")  # the run itself left nothing there
+    (folder / "scripts/__pycache__").mkdir()
+    (folder / "scripts/__pycache__/help_me.cpython-311.pyc").write_bytes(b"")
+    with pytest.raises(UsageError, match="not trusted"):
+        run(project, script="run.py")
+
+
 def test_a_damaged_store_of_consents_is_named(project: Path) -> None:
     skill(project, run_sh="true")
     consent(project)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sage_actors.actors import trust
 from sage_actors.actors.trust import Item, TrustStore, checks_item, default_trust_path, digest_of
 from sage_actors.messages.errors import StorageError
 from sage_actors.servers import checks
@@ -97,6 +98,18 @@ def test_a_damaged_file_trusts_nothing_says_so_and_is_put_aside(
     assert not store.problem()
     (aside,) = file_of(store).parent.glob("*.damaged")
     assert aside.read_bytes() == content
+
+
+def test_projects_that_are_gone_do_not_fill_the_file(
+    store: TrustStore, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "_MANY_PROJECTS", 3)
+    (tmp_path / "stays").mkdir()
+    for path in (tmp_path / "gone-1", tmp_path / "stays", tmp_path / "gone-2", project):
+        store.consent(path, [ITEM])
+    assert store.trusts(tmp_path / "stays", ITEM)
+    assert store.trusts(project, ITEM)
+    assert not store.trusts(tmp_path / "gone-1", ITEM)
 
 
 def test_odd_values_inside_are_no_consent(store: TrustStore, project: Path) -> None:
