@@ -32,7 +32,7 @@ from sage_actors.servers.orchestration_models import (
     WorkflowRow,
 )
 from sage_actors.servers.orchestration_resources import OrchestrationServer, add_prompt, add_resources
-from sage_actors.servers.orchestration_runs import Runs
+from sage_actors.servers.orchestration_runs import Runs, Standing
 from sage_actors.servers.orchestration_view import Runbook, describe, execution_of
 from sage_actors.servers.skills_extension import Skills
 from sage_actors.servers.tasks_extension import Tasks
@@ -197,6 +197,7 @@ class _Tools:
 
     def __init__(self, core: Orchestration) -> None:
         self._core = core
+        self._told: dict[str, Standing | None] = {}  # run id -> what the client heard of it last
 
     def tasks(self) -> Any:
         from sage_actors.servers.orchestration_tasks import RunTasks
@@ -229,6 +230,7 @@ class _Tools:
                 assert answer.workflow_id is not None
                 await self._follow(answer.workflow_id, ctx, None)
                 answer = await _in_thread(lambda: self._core.execution(answer.workflow_id or ""))
+            self._told[answer.workflow_id or ""] = Standing()
             return answer
 
         return await _answered(act, lambda errors: Execution(success=False, feature=feature, errors=errors))
@@ -244,7 +246,9 @@ class _Tools:
         """Continue a run that is paused, failed or was interrupted, from what has succeeded. Answers at once."""
 
         async def act() -> Execution:
-            return await _in_thread(lambda: self._core.resume(feature, fromPhase))
+            answer = await _in_thread(lambda: self._core.resume(feature, fromPhase))
+            self._told[answer.workflow_id or ""] = Standing()
+            return answer
 
         return await _answered(act, lambda errors: Execution(success=False, feature=feature, errors=errors))
 
@@ -278,14 +282,16 @@ class _Tools:
     ) -> Annotated[CallToolResult, Status]:
         """Where a run stands: phase, progress, what runs and waits, errors, and results once it has ended.
 
-        With wait_seconds it answers when an operation has ended, a person is needed, or the run has ended.
+        With wait_seconds it answers when an operation has ended since you last asked, a person is needed, or
+        the run has ended.
         """
 
         async def act() -> Status:
+            run_id = await _in_thread(lambda: self._core.book.find(feature))
             if wait_seconds:
-                run_id = await _in_thread(lambda: self._core.book.find(feature))
                 await self._follow(run_id, ctx, time.monotonic() + wait_seconds)
-            return await _in_thread(lambda: self._core.status(feature))
+            await self._note(run_id)
+            return await _in_thread(lambda: self._core.status(run_id))
 
         return await _answered(act, lambda errors: Status(success=False, feature=feature, errors=errors))
 
@@ -327,10 +333,15 @@ class _Tools:
 
         return await _answered(act, refused, is_error=lambda _: False)
 
+    async def _note(self, run_id: str) -> None:
+        """What the client is about to hear: the next wait is for what happens after that."""
+        self._told[run_id] = await _in_thread(lambda: self._core.runs.look(run_id))
+
     async def _follow(self, run_id: str, ctx: Context[Any, Any], deadline: float | None) -> None:
-        """Until the run ends or needs a person; with a deadline (monotonic), also until anything changes."""
+        """Until the run ends or needs a person; with a deadline (monotonic), also until there is news."""
         runs = self._core.runs
-        before = now = await _in_thread(lambda: runs.look(run_id))
+        now = await _in_thread(lambda: runs.look(run_id))
+        before = self._told.get(run_id) or now
         while now is not None and not now.stuck:
             if now != before:
                 if deadline is not None:

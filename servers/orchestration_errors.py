@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sage_actors.messages import errors as known
-from sage_actors.messages.errors import DefinitionError, SageError
+from sage_actors.messages.errors import DefinitionError, SageError, StorageError
 from sage_actors.servers.orchestration_models import WorkflowError
 
 __all__ = ["ToolRefused", "error_of_node", "error_of_run", "errors_of"]
@@ -37,10 +37,10 @@ def errors_of(error: BaseException) -> list[WorkflowError]:
             WorkflowError(code=error.code, message=str(each), field=each.place or None)
             for each in error.problems[:_MOST]
         ]
+    if isinstance(error, OSError | StorageError):
+        return [WorkflowError(code="FILESYSTEM_ERROR", message=str(error))]
     if isinstance(error, SageError):
         return [WorkflowError(code=error.code, message=str(error))]
-    if isinstance(error, OSError):
-        return [WorkflowError(code="FILESYSTEM_ERROR", message=str(error))]
     text = f"{type(error).__name__}: {error}; this is a fault of sage-actors, its log has the details"
     return [WorkflowError(code="INTERNAL_ERROR", message=text)]
 

@@ -88,6 +88,7 @@ class Results(_Wire):
     metrics: Metrics
     outputs: dict[str, Any]
     artifacts: list[str] = Field(description="URIs of resources of this server")
+    files: list[str] = Field(default_factory=list, description="Files that operations say they wrote")
 
 
 class _Answer(_Wire):

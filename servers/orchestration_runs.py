@@ -46,10 +46,14 @@ class Standing:
 
 
 class Runs:
-    """Begins, continues and stops runs of one project. Every method may be called from any thread."""
+    """Begins, continues and stops runs of one project. Every method may be called from any thread.
+
+    workers: as `Supervisor`; set it before the first run.
+    """
 
     def __init__(self, project: Path) -> None:
         self.project = project
+        self.workers: int | None = None
         self.state = StateDirectory(project)
         self._lock = threading.Lock()  # one beginning at a time: the second call for a run finds the first
         self._supervisor: Supervisor | None = None
@@ -163,6 +167,7 @@ class Runs:
             durability = load_config(self.project).durability
             self._supervisor = Supervisor(
                 self.project,
+                workers=self.workers,
                 # what is kept nowhere could not be looked at, nor survive this server
                 durability="strict" if durability == "none" else durability,
                 search_paths=[self.project / ".sage" / "templates"],

@@ -244,7 +244,15 @@ def _results(past: History, nodes: list[NodeView], phases: list[Phase]) -> Resul
         metrics=_metrics(past, nodes),
         outputs=json.loads(to_line(abbreviate(_outputs(past)))),
         artifacts=[artifact_uri(past.run_id, each) for each in kept[:_MOST_ARTIFACTS]],
+        files=_files(past, kept[:_MOST_ARTIFACTS]),
     )
+
+
+def _files(past: History, nodes: list[str]) -> list[str]:
+    """The `path` of each result that has one."""
+    values = (past.value(node) for node in nodes)
+    paths = (value.get("path") for value in values if isinstance(value, dict))
+    return list(dict.fromkeys(path for path in paths if isinstance(path, str)))
 
 
 def _outputs(past: History) -> Mapping[str, Any]:

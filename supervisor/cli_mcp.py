@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from sage_actors.supervisor.cli_options import at_terminal, project_option
-
-if TYPE_CHECKING:
-    from sage_actors.actors.trust import Item
 
 __all__ = ["mcp_command"]
 
@@ -78,7 +74,7 @@ def trust_command(project: Path, names: tuple[str, ...], yes: bool) -> None:
       sage-actors mcp trust feature deploy --yes
     """
     from sage_actors.messages.errors import UsageError
-    from sage_actors.supervisor.consent import obtain_consent, optional_items, required_items
+    from sage_actors.supervisor.cli_consent import ensure_consent
     from sage_actors.supervisor.templates import find_template, load_workflow
 
     if not yes and not at_terminal():
@@ -90,16 +86,8 @@ def trust_command(project: Path, names: tuple[str, ...], yes: bool) -> None:
                 f"there is no template {name!r}; `sage-actors templates list` shows what there is"
             )
         spec = load_workflow(template.path)
-        required = required_items(spec, project, template.path)
-        consent = obtain_consent(required, optional_items(spec, project), project, trust=yes, ask=_ask)
-        for item in consent.given:
-            click.echo(f"Consented: {item}")
-        if not consent.given:
-            click.echo(f"{name}: nothing was left to consent to.")
-
-
-def _ask(item: Item, needed: bool) -> bool:
-    return click.confirm(f"{item}\n{'Run it' if needed else 'Run it, too (optional)'}?", err=True)
+        ensure_consent(spec, project, template_path=template.path, trust=yes, quiet=False)
+        click.echo(f"Agents may run {name} over MCP, as it is now.")
 
 
 def _say_who_listens(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator
@@ -196,6 +197,31 @@ def test_every_refusal_is_a_result_with_a_code(core: Orchestration) -> None:
     talk(core, say)
 
 
+def test_a_place_that_cannot_be_written_to_is_a_result_too(core: Orchestration) -> None:
+    trusted_template(core.project, "flow", phases([operation("one", "true")]))
+    (core.project / ".sage" / "state").write_text("in the way")
+
+    async def say(client: Talk) -> None:
+        assert (await client.call("execute", feature="x", template="flow")).code == "FILESYSTEM_ERROR"
+        assert (await client.call("list"))["workflows"] == []
+
+    talk(core, say)
+
+
+@pytest.mark.requirement("ORCH-021")
+def test_twelve_workflows_go_on_at_once(core: Orchestration) -> None:
+    """Each waits for all others to have begun, so that they end only if none waits for another's end."""
+    together = "touch here-${inputs.topic}; while [ $(ls here-* | wc -l) -lt 12 ]; do sleep 0.05; done"
+    trusted_template(core.project, "many", phases([operation("one", together)]))
+    core.runs.workers = 12
+
+    async def say(client: Talk) -> None:
+        calls = (client.call("execute", feature=str(n), template="many", wait=True) for n in range(12))
+        assert {answer["status"] for answer in await asyncio.gather(*calls)} == {"completed"}
+
+    talk(core, say)
+
+
 def test_arguments_are_checked_before_anything_runs(core: Orchestration) -> None:
     async def say(client: Talk) -> None:
         for arguments in ({}, {"feature": ""}, {"feature": "x", "options": {"timeout": -1}}):
@@ -247,12 +273,13 @@ def test_a_run_is_cancelled_kept_and_put_away(core: Orchestration) -> None:
     talk(core, say)
 
 
-def test_a_wait_ends_at_the_next_change_or_at_its_end(core: Orchestration) -> None:
+def test_a_wait_ends_with_the_news_since_the_last_answer_or_at_its_time(core: Orchestration) -> None:
     trusted_template(
         core.project,
         "gate",
         phases(
-            [operation("one", "while [ ! -e go ]; do sleep 0.02; done")], [operation("b", "exec sleep 60")]
+            [operation("one", "while [ ! -e go ]; do sleep 0.02; done")],
+            [operation("b", "echo yes >> moved; exec sleep 60")],
         ),
     )
 
@@ -261,6 +288,7 @@ def test_a_wait_ends_at_the_next_change_or_at_its_end(core: Orchestration) -> No
         still = await client.call("status", feature="x", wait_seconds=0.3)
         assert (still["status"], still["phase"], still["running"]) == ("running", "p1", ["p1/one"])
         (core.project / "go").touch()
+        wait_until(lambda: lines(core.project / "moved"))  # before the wait begins
         moved = await client.call("status", feature="x", wait_seconds=60)
         assert (moved["status"], moved["phase"], moved["progress"]["percentage"]) == ("running", "p2", 50)
         await client.call("cancel", feature="x")
@@ -340,7 +368,9 @@ def test_state_log_and_artifacts_are_resources(core: Orchestration, tmp_path_fac
     trusted_template(core.project, "flow", phases([operation("one", "echo hello"), *python]))
 
     async def say(client: Talk) -> None:
-        run = (await client.call("execute", feature="big topic", template="flow", wait=True))["workflowId"]
+        done = await client.call("execute", feature="big topic", template="flow", wait=True)
+        run = done["workflowId"]
+        assert sorted(done["results"]["files"]) == ["leak", "spec.md"]
         state = json.loads(await client.text("workflow://big%20topic/state"))
         assert (state["status"], {each["id"] for each in state["operations"]}) == (
             "completed",
