@@ -66,7 +66,7 @@ def _runs_checks(operation: OperationSpec) -> bool:
     """Whether it would run the project's own checks: a tool that does, or an agent after its work."""
     config = operation.config
     if operation.type == "agent":
-        return config.get("checks", True) is True
+        return config.get("checks") is True
     is_tool = operation.type == "mcp" and config.get("server") == _IMPLEMENTATION
     return is_tool and config.get("tool") in _CHECK_TOOLS
 

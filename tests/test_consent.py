@@ -150,7 +150,7 @@ def test_a_skill_without_scripts_needs_no_consent_and_a_missing_one_is_an_error(
 def test_the_projects_checks_are_optional(project: Path) -> None:
     assert optional_items(flow(RESEARCH), project) == []
     assert shown(optional_items(flow(RESEARCH, CHECKS), project)) == [("checks", "checks")]
-    agent = {"id": "n", "type": "agent", "prompt": "do it"}
+    agent = {"id": "n", "type": "agent", "prompt": "do it", "checks": True}
     assert shown(optional_items(flow(agent), project)) == [("checks", "checks")]
     assert optional_items(flow({**agent, "checks": ["make test"]}), project) == []
 
