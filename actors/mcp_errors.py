@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from mcp import MCPError
 from mcp_types import (
@@ -63,9 +63,10 @@ class ToolError(OperationError):
 
 
 class ToolUnusable(OperationError):
-    """The server has no such tool, or the tool does not take these arguments."""
+    """The server has no such tool, or the tool does not take these arguments. To its breaker that is an answer."""
 
     retryable = False
+    details: ClassVar = {"answered": True}
     code = "TOOL_UNUSABLE"
 
 
@@ -90,6 +91,7 @@ class InputNeeded(OperationError):
     """The tool asks its user something in the middle of a call, and a workflow has nobody to ask."""
 
     retryable = False
+    details: ClassVar = {"answered": True}
     code = "INPUT_NEEDED"
 
 

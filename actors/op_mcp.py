@@ -21,6 +21,7 @@ from sage_actors.actors.mcp_sessions import DEFAULT_CALL_S, McpSessions
 from sage_actors.actors.operation_types import RunnerSettings
 from sage_actors.messages.codec import unpack
 from sage_actors.messages.errors import UsageError
+from sage_actors.servers.catalog import SAGE_SERVERS
 
 __all__ = ["McpRunner", "sessions_of"]
 
@@ -69,6 +70,8 @@ class McpRunner:
         value = value_of(result)
         if (tokens := tokens_of(value)) is not None:
             _used(task).update(tokens)
+        if server in SAGE_SERVERS and isinstance(value, dict) and isinstance(value.get("path"), str):
+            _used(task)["artifacts"] = [value["path"]]  # what it wrote
         return value
 
 

@@ -265,3 +265,15 @@ def test_money_is_reserved_as_tokens_are() -> None:
     core.ack()
     assert run.status == "paused"
     assert "may use 2 where 0 of 1.5 is spent" in str(run.paused)
+
+
+def test_an_error_that_the_endpoint_answered_with_is_no_failure_of_the_endpoint() -> None:
+    for details, ok in (({"answered": True}, True), ({"status": 500}, False), (None, False)):
+        core = Core()
+        run = core.run({"nodes": [node("a", endpoint="api")]})
+        core.ack()
+        run.permit_granted(0, "api")
+        core.engine.dispatch()
+        ((worker, row),) = core.take()
+        core.fail(worker, row, details=details)
+        assert core.reported[-1][2] is ok
