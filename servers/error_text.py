@@ -19,7 +19,8 @@ _ENDINGS = (
 )
 _PYTHON_FRAME = re.compile(r'File "(?P<path>[^"\n]+)", line (?P<line>\d+)(?:, in (?P<function>[^\n]+))?')
 _NODE_FRAME = re.compile(
-    r"^[ \t]*at (?:async )?(?:(?P<function>[^\s(][^(\n]*?) \()?(?:file://)?(?P<path>[^\s()]+?):(?P<line>\d+):\d+\)?[ \t]*$",
+    r"^[ \t]*at (?:async )?(?:(?P<function>[^\s(][^(\n]*?) \()?(?:file://)?"
+    r"(?P<path>[^\s()]+?):(?P<line>\d+):\d+\)?[ \t]*$",
     re.MULTILINE,
 )
 _PLACE = re.compile(rf"(?<![\w/.-])(?P<path>[\w./@+~-]*[\w-]\.(?:{_ENDINGS})):(?P<line>\d+)")

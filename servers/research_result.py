@@ -97,7 +97,7 @@ def result_of(
     summary: str = "",
 ) -> ResearchResult:
     """The best of `evidence` within the limits. Without any: no findings, level `none`."""
-    ordered = sorted(evidence, key=lambda each: -each.score)
+    ordered = sorted(evidence, key=lambda each: (-round(each.score, 2), each.source, each.line or 0))
     kept = _chosen(ordered, limits)
     sizes = _Sizes([each.text for each in ordered], [each.text for each in kept])
     findings = [_finding(each) for each in kept]
