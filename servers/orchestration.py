@@ -33,6 +33,7 @@ from sage_actors.servers.orchestration_models import (
 )
 from sage_actors.servers.orchestration_resources import OrchestrationServer, add_prompt, add_resources
 from sage_actors.servers.orchestration_runs import Runs, Standing
+from sage_actors.servers.orchestration_skills import served_skills
 from sage_actors.servers.orchestration_view import Runbook, describe, execution_of
 from sage_actors.servers.skills_extension import Skills
 from sage_actors.servers.tasks_extension import Tasks
@@ -176,7 +177,10 @@ def create_orchestration_server(project: Path, core: Orchestration | None = None
         version=_version(),
         instructions=INSTRUCTIONS,
         log_level="WARNING",
-        extensions=[Tasks(tools.tasks(), {"sage_workflow_execute", "sage_workflow_resume"}), Skills(project)],
+        extensions=[
+            Tasks(tools.tasks(), {"sage_workflow_execute", "sage_workflow_resume"}),
+            Skills(served_skills(project)),
+        ],
     )
     for function, hints in (
         (tools.sage_workflow_execute, _RUNS),

@@ -1,29 +1,22 @@
-"""The Skills extension (SEP-2640): skills/list, skills/get and skill:// resources with size and digest.
-
-Served are the package's own skill and those skills of the project that its user consented to.
-"""
+"""The Skills extension (SEP-2640): skills/list, skills/get and skill:// resources with size and digest."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-import yaml
 from mcp import MCPError
 from mcp.server.context import ServerRequestContext
 from mcp.server.extension import Extension, MethodBinding, ResourceBinding
 from mcp.server.mcpserver.resources import BinaryResource, Resource, TextResource
 from mcp.types import INVALID_PARAMS, RequestParams
 
-__all__ = ["IDENTIFIER", "ServedSkill", "Skills", "packaged_skill"]
+__all__ = ["IDENTIFIER", "ServedSkill", "Skills"]
 
 IDENTIFIER = "io.modelcontextprotocol/skills"
-_MOST_FILES = 100
-_MOST_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +29,11 @@ class ServedSkill:
 
     @property
     def uri(self) -> str:
-        return f"skill://{self.name}/SKILL.md"
+        return self.uri_of("SKILL.md")
+
+    def uri_of(self, path: str) -> str:
+        """Of a file by its path in the skill's folder."""
+        return f"skill://{quote(self.name)}/{quote(path)}"
 
     def entry(self) -> dict[str, Any]:
         """The skill as `skills/list` has it."""
@@ -45,7 +42,7 @@ class ServedSkill:
             "frontmatter": self.frontmatter,
             "resources": [
                 {
-                    "uri": f"skill://{self.name}/{path}",
+                    "uri": self.uri_of(path),
                     "size": len(data),
                     "digest": f"sha256:{hashlib.sha256(data).hexdigest()}",
                 }
@@ -59,13 +56,12 @@ class _SkillParams(RequestParams):
 
 
 class Skills(Extension):
-    """The skills of the package, and the trusted ones of `project`."""
+    """Serves `skills`; of two with one name the last."""
 
     identifier = IDENTIFIER
 
-    def __init__(self, project: Path) -> None:
-        served = (*_trusted_skills(project), packaged_skill())  # the package's takes precedence
-        self._skills = {each.uri: each for each in served}
+    def __init__(self, skills: Iterable[ServedSkill]) -> None:
+        self._skills = {each.uri: each for each in skills}
 
     def methods(self) -> list[MethodBinding]:
         return [
@@ -89,59 +85,9 @@ class Skills(Extension):
 _COMPLETE = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
 
 
-def packaged_skill() -> ServedSkill:
-    """The skill that `sage-actors init` writes, too."""
-    from sage_actors.supervisor.setup_texts import skill_text
-
-    text = skill_text()
-    return ServedSkill("sage-workflow", _frontmatter(text), {"SKILL.md": text.encode()})
-
-
-def _trusted_skills(project: Path) -> Iterator[ServedSkill]:
-    from sage_actors.actors.op_skill import skill_item
-    from sage_actors.actors.trust import TrustStore
-    from sage_actors.servers.skills import discover_skills
-
-    store = TrustStore()
-    for skill in discover_skills(project):
-        item = skill_item(skill) if skill.origin == "project" and skill.format == "agent-skill" else None
-        if item is not None and store.trusts(project, item):
-            served = _read(skill.name, skill.folder)
-            if served is not None:
-                yield served
-
-
-def _read(name: str, folder: Path) -> ServedSkill | None:
-    """The skill in a folder; None where it is not one of the Agent Skills' form."""
-    files: dict[str, bytes] = {}
-    root = os.path.realpath(folder)
-    for path in sorted(Path(root).rglob("*"))[: _MOST_FILES * 10]:
-        real = os.path.realpath(path)
-        if (
-            not os.path.isfile(real)
-            or not real.startswith(os.path.join(root, ""))
-            or len(files) >= _MOST_FILES
-        ):
-            continue
-        if os.path.getsize(real) <= _MOST_BYTES:
-            files[os.path.relpath(path, root)] = Path(real).read_bytes()
-    if "SKILL.md" not in files:
-        return None
-    return ServedSkill(name, _frontmatter(files["SKILL.md"].decode("utf-8", "replace")), files)
-
-
-def _frontmatter(text: str) -> dict[str, Any]:
-    parts = text.split("---\n", 2)
-    try:
-        found = yaml.safe_load(parts[1]) if len(parts) == 3 else None
-    except yaml.YAMLError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _resources(skill: ServedSkill) -> Iterator[Resource]:
     for path, data in skill.files.items():
-        uri, name = f"skill://{skill.name}/{path}", f"{skill.name}/{path}"
+        uri, name = skill.uri_of(path), f"{skill.name}/{path}"
         try:
             kind = "text/markdown" if path.endswith(".md") else "text/plain"
             yield TextResource(uri=uri, name=name, mime_type=kind, text=data.decode())

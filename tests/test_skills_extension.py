@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydantic import ConfigDict
 
 from sage_actors.actors.op_skill import skill_item
 from sage_actors.actors.trust import TrustStore
+from sage_actors.servers.orchestration_skills import served_skills
 from sage_actors.servers.skills import discover_skills
 from sage_actors.servers.skills_extension import Skills
 from sage_actors.supervisor.setup_texts import skill_text
@@ -51,7 +53,7 @@ def served(project: Path) -> dict[str, dict[str, Any]]:
     """Each skill by its name, after every resource was read and compared with its size and digest."""
 
     async def main() -> dict[str, dict[str, Any]]:
-        async with Client(MCPServer("test", extensions=[Skills(project)])) as client:
+        async with Client(MCPServer("test", extensions=[Skills(served_skills(project))])) as client:
             skills = (await _ask(client, "skills/list"))["skills"]
             for skill in skills:
                 assert (await _ask(client, "skills/get", uri=skill["uri"]))["skill"] == skill
@@ -78,12 +80,13 @@ def test_the_package_s_skill_is_served_everywhere(tmp_path: Path) -> None:
 
 
 def test_a_project_s_skill_is_served_only_as_it_was_consented_to(tmp_path: Path) -> None:
-    folder = write_skill(tmp_path, "release", **{"notes.md": "step 1\n"})
+    folder = write_skill(tmp_path, "release", **{"notes.md": "step 1\n", "a b.md": "é"})
     assert set(served(tmp_path)) == {"sage-workflow"}
     consent(tmp_path)
     found = served(tmp_path)
     assert [each["uri"] for each in found["release"]["resources"]] == [
         "skill://release/SKILL.md",
+        "skill://release/a%20b.md",
         "skill://release/notes.md",
     ]
     (folder / "notes.md").write_text("step 2\n")
@@ -94,6 +97,7 @@ def test_no_link_leads_out_of_a_skill(tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     folder = write_skill(tmp_path, "release")
+    (folder / os.fsdecode(b"\xff.md")).write_text("a name that no URI can have")
     (folder / "leak.md").symlink_to(secret)
     consent(tmp_path)
     uris = [each["uri"] for each in served(tmp_path)["release"]["resources"]]
@@ -108,7 +112,7 @@ def test_a_skill_of_the_project_does_not_take_the_package_s_place(tmp_path: Path
 
 def test_an_unknown_skill_is_an_error(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Client(MCPServer("test", extensions=[Skills(tmp_path)])) as client:
+        async with Client(MCPServer("test", extensions=[Skills(served_skills(tmp_path))])) as client:
             with pytest.raises(MCPError, match="no skill"):
                 await _ask(client, "skills/get", uri="skill://nope/SKILL.md")
             with pytest.raises(MCPError):
