@@ -55,6 +55,7 @@ _PATTERNS: dict[str, str] = {
     ),
 }
 _COMPILED = {language: re.compile(pattern) for language, pattern in _PATTERNS.items()}
+_HINTS = {"python": ("def ", "class "), "go": ("func", "type", "var", "const")}  # cheaper than a pattern
 _PIECE_CHARS = 900
 _CONTAINERS = _words("class interface impl trait struct enum mod namespace module defmodule object extension")
 _ABOVE = re.compile(r"\s*(#(?!include|define|if|endif|!)|//|/\*|\*|--|@|///|;;|%%|\[\w)")
@@ -89,11 +90,13 @@ def definitions(text: str, language: str) -> Iterator[Definition]:
     pattern = _COMPILED.get(language)
     if pattern is None:
         return
-    lines = text.split("\n")
+    lines, hints = text.split("\n"), _HINTS.get(language, ("",))
     owners: list[tuple[int, str]] = []  # containers that are open, by indentation
     last = 0
     for number, line in enumerate(lines):
-        if not line or len(line) > 300 or (match := pattern.match(line)) is None:
+        if not line or len(line) > 300 or not any(hint in line for hint in hints):
+            continue
+        if (match := pattern.match(line)) is None:
             continue
         groups = match.groupdict()
         name = groups.get("name") or groups.get("name2") or groups.get("name3") or groups.get("name4") or ""

@@ -155,12 +155,18 @@ def _weighed(
 
 def _form(piece: Piece) -> float:
     """0 for what is about nothing: lists of words and names in documents. Less than 1 for the imports of a module."""
-    kind = piece.passage.kind
-    if kind in ("code", "test"):
-        return 1.0 if piece.title else 0.75
-    words = _WORD.findall(piece.passage.text.lower()) if kind == "documentation" else []
-    common = sum(word in _STOP for word in words)
-    return 0.0 if len(words) > 30 and common < _LEAST_COMMON * len(words) else 1.0
+    kind, text = piece.passage.kind, piece.passage.text
+    if kind == "documentation":
+        return 0.0 if _is_list(text, 30) else 1.0
+    if kind in ("code", "test") and not piece.defines:
+        return 0.2 if text.count("(") < 3 and _is_list(text, 60) else 1.0 if piece.title else 0.75
+    return 1.0
+
+
+def _is_list(text: str, least: int) -> bool:
+    """Whether it has at least so many words, and hardly any that sentences need."""
+    words = _WORD.findall(text.lower())
+    return len(words) > least and sum(word in _STOP for word in words) < _LEAST_COMMON * len(words)
 
 
 def _neighbours(*texts: list[str]) -> set[tuple[str, str]]:

@@ -105,7 +105,7 @@ class _Research:
 
     async def code_search(self, topic: Topic, top: Top = 10, max_bytes: MaxBytes = 8000) -> Answer:
         """Where the code is that matters to a topic: definitions with their names, best first, and who calls them."""
-        return await self._answer(code_search, topic, Limits(top, max_bytes, per_source=3))
+        return await self._answer(code_search, topic, Limits(top, max_bytes, per_source=3, threshold=0.15))
 
     async def error_analysis(self, error: ErrorText, top: Top = 10, max_bytes: MaxBytes = 8000) -> Answer:
         """From an error to the code: frames of a traceback or panic (Python, JavaScript, Go, Rust, Java), the named
