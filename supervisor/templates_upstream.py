@@ -175,8 +175,7 @@ class _Normaliser:
 
     def _operation(self, raw: Any, place: str, taken: set[str]) -> _Step | None:
         if isinstance(raw, dict) and _is_ours(raw):
-            taken.add(str(raw.get("id")))
-            return _Step(dict(raw), None)
+            return self._own_operation(raw, place, taken)
         name = raw if isinstance(raw, str) else raw.get("type") if isinstance(raw, dict) else None
         if not isinstance(name, str):
             self._problem(place, "an operation must be a name, or a map with `type`")
@@ -192,6 +191,14 @@ class _Normaliser:
         made = _call(_free_id(_text(wanted) or name, taken), step)
         made["arguments"] |= arguments
         return _Step(made, step)
+
+    def _own_operation(self, raw: Mapping[str, Any], place: str, taken: set[str]) -> _Step | None:
+        """An operation that is in the file format already: kept as it is, and checked with the whole."""
+        if not isinstance(raw.get("id"), str) or not isinstance(raw.get("needs", []), list):
+            self._problem(place, "an operation needs an `id`, and `needs` is a list", "see docs/workflows.md")
+            return None
+        taken.add(raw["id"])
+        return _Step(dict(raw), None)
 
     def _arguments(self, params: Any, step: ToolStep, place: str) -> dict[str, Any]:
         if params is None:
@@ -253,8 +260,9 @@ class _Normaliser:
             given["plan"] = found["planning"][-1]
         if role == "validation" and found["specification"]:
             given["slug"] = found["specification"][-1][:-1] + " | slug}"
-        if given:
-            operation["arguments"] = given | operation["arguments"]
+        own = operation.get("arguments", {})
+        if given and isinstance(own, dict):
+            operation["arguments"] = given | own
 
     # notes
 

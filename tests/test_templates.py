@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sage_actors.messages.definition import NodeSpec, WorkflowSpec
 from sage_actors.messages.errors import DefinitionError, StorageError, UsageError
@@ -381,3 +384,47 @@ def test_names_are_compared_without_case_and_punctuation() -> None:
         assert step is not None
         assert step.tool == "best_practices"
     assert named_tool("deploy") is None
+
+
+WORDS = st.sampled_from(
+    ["research", "plan", "spec", "implement", "tests", "a b", "é", "", "shell", 7, None, True]
+)
+VALUES = st.one_of(
+    WORDS, st.lists(WORDS, max_size=2), st.dictionaries(st.sampled_from(["topic", "slug", ""]), WORDS)
+)
+STEPS = st.one_of(
+    WORDS,
+    st.fixed_dictionaries(
+        {}, optional={"type": WORDS, "id": WORDS, "params": VALUES, "needs": VALUES, "command": WORDS}
+    ),
+)
+MANY_STEPS = st.one_of(STEPS, st.lists(STEPS, max_size=3))
+ODD_PHASES = st.one_of(
+    WORDS,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "name": WORDS,
+            "id": WORDS,
+            "parallel": MANY_STEPS,
+            "operations": MANY_STEPS,
+            "dependencies": VALUES,
+            "timeout": st.one_of(WORDS, st.floats()),
+        },
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(phases=st.lists(ODD_PHASES, max_size=4), name=WORDS, timeout=WORDS)
+def test_any_file_is_a_workflow_or_has_problems_with_places(
+    phases: list[Any], name: Any, timeout: Any
+) -> None:
+    data = {"name": name, "timeout": timeout, "phases": phases}
+    if not is_upstream(data):
+        return
+    found = from_upstream(data)
+    assert all(problem.place for problem in found.problems)
+    if not found.problems:
+        with suppress(DefinitionError):
+            assert load_dict(found.data, known_types=SHAPES).nodes
