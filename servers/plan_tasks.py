@@ -220,11 +220,7 @@ def _enhance(plan: Plan, settle: list[str]) -> list[str]:
                 f"{study.topic.text}: {figures.path}",
                 needs=needs,
                 files=[f"{s.path}:{s.line}" for s in symbols] or [f"{figures.path}:1"],
-                why=", ".join(
-                    filter(
-                        None, [plan.ids("FR-1"), f"{figures.branches} branches, {figures.commits} commits"]
-                    )
-                ),
+                why=", ".join(filter(None, [plan.ids("FR-1"), f"{figures.branches} branches"])),
                 checked_by=_run(study, figures.tests[0] if figures.tests else ""),
             )
         )

@@ -234,7 +234,7 @@ def _with_places(text: str) -> str:
     """Text whose places are code, so that underscores in them stay."""
     parts = re.split(r"`?([\w@./+-]+\.\w+:\d+)`?", text)
     return "".join(
-        code(part) if number % 2 else plain(part) + (" " if part.endswith(" ") else "")
+        code(part) if number % 2 else re.sub(r"\S.*\S|\S", lambda match: plain(match[0]), part, count=1)
         for number, part in enumerate(parts)
     )
 

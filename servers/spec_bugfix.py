@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sage_actors.servers import spec_background as background
 from sage_actors.servers import spec_sections as sections
 from sage_actors.servers.slugs import headline
 from sage_actors.servers.spec_markdown import Document, block, code, plain
@@ -37,7 +38,7 @@ def write_bugfix(study: Study, document: Document) -> tuple[Requirements, list[S
     _require(study, looked, commands, into)
     finish_requirements(study, into)
     sections.requirements(into.listed, document)
-    sections.history(study, document)
+    background.history(study, document)
     asked = _questions(study, looked)
     sections.open_questions(asked, document)
     sections.evidence_table(document)

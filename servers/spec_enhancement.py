@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from sage_actors.servers import spec_background as background
 from sage_actors.servers import spec_sections as sections
 from sage_actors.servers.spec_feature import questions
 from sage_actors.servers.spec_markdown import Document, code, plain, unmarked
 from sage_actors.servers.spec_places import Spot, near, spots
 from sage_actors.servers.spec_requirements import Requirements, project_requirements
 from sage_actors.servers.spec_study import Study
-from sage_actors.servers.spec_tests import find_tests, narrowed
+from sage_actors.servers.spec_tests import narrowed, tests_of_file
 
 __all__ = ["FileFigures", "measure", "write_enhancement"]
 
@@ -31,11 +32,7 @@ class FileFigures:
         self.branches = sum(len(_BRANCH.findall(line)) for line in code_lines)
         self.commits = study.churn[path]
         self.notes = sum(1 for line in lines if re.search(r"\b(TODO|FIXME|XXX|HACK)\b", line))
-        symbols = study.sources.symbols_of(path)
-        self.tests = [
-            test.path
-            for test in find_tests(path, study.sources, study.survey.words, symbols[0] if symbols else None)
-        ]
+        self.tests = tests_of_file(path, study.sources, study.survey.words)
 
 
 def measure(study: Study) -> list[FileFigures]:
@@ -69,8 +66,8 @@ def write_enhancement(study: Study, document: Document) -> tuple[Requirements, l
     _require(study, figures, into)
     project_requirements(study, found, into)
     sections.requirements(into.listed, document)
-    sections.alternatives(study, document)
-    sections.history(study, document)
+    background.alternatives(study, document)
+    background.history(study, document)
     asked = [
         "What is better, and by how much? The request gives no figure; those under “Before” are what was measured."
     ]
@@ -82,7 +79,7 @@ def write_enhancement(study: Study, document: Document) -> tuple[Requirements, l
 
 def _said(figures: FileFigures) -> str:
     parts = [f"{figures.lines} lines", f"{figures.branches} branches"]
-    parts += [f"{figures.commits} commits"] if figures.commits else []
+    parts += [f"{figures.commits} commit{'s' * (figures.commits != 1)}"] if figures.commits else []
     parts.append(f"tested in {code(figures.tests[0])}" if figures.tests else "no test found for it")
     return ", ".join(parts)
 
@@ -126,7 +123,7 @@ def _require(study: Study, figures: list[FileFigures], into: Requirements) -> No
     if tested and study.test_check:
         names = ", ".join(code(f.path) for f in tested)
         commands = dict.fromkeys(narrowed(study.test_check, f.tests[0]) for f in tested)
-        text = f"What {names} do for their callers stays as it is, but for what was asked."
+        text = f"Callers of {names} see no change but what was asked for."
         into.add(
             "FR", text, "proposed", [f"{f.path}:1" for f in tested], [f"{code(c)} passes" for c in commands]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sage_actors.servers import spec_background as background
 from sage_actors.servers import spec_sections as sections
 from sage_actors.servers.spec_markdown import Document, code, plain, unmarked
 from sage_actors.servers.spec_places import Spot, spots
@@ -27,8 +28,8 @@ def write_feature(study: Study, document: Document) -> tuple[Requirements, list[
     feature_requirements(study, found, into)
     project_requirements(study, found, into)
     sections.requirements(into.listed, document)
-    sections.alternatives(study, document)
-    sections.history(study, document)
+    background.alternatives(study, document)
+    background.history(study, document)
     asked = questions(study, document, found)
     sections.open_questions(asked, document)
     sections.evidence_table(document)
@@ -69,7 +70,7 @@ def questions(study: Study, document: Document, found: list[Spot]) -> list[str]:
 
 def _offered(study: Study, document: Document) -> list[str]:
     """What the documentation sends users to already."""
-    said = [study.survey.sentence(hit) for hit in sections.offered(study)[:3]]
+    said = [study.survey.sentence(hit) for hit in background.offered(study)[:3]]
     return [
         f"Does this not do it already: “{plain(unmarked(hit.text), 200)}” ({document.at(hit.path, hit.line)})?"
         for hit in said

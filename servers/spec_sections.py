@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 
 from sage_actors.servers.slugs import headline
@@ -13,17 +12,13 @@ from sage_actors.servers.spec_places import Spot, near
 from sage_actors.servers.spec_sources import Symbol
 from sage_actors.servers.spec_study import Study
 from sage_actors.servers.spec_tests import find_tests
-from sage_actors.servers.spec_topic import split_name, stem
 from sage_actors.servers.spec_words import Hit
 
 __all__ = [
-    "alternatives",
     "constraints",
     "evidence_table",
     "existing",
     "front_matter",
-    "history",
-    "offered",
     "open_questions",
     "project_line",
     "requirements",
@@ -33,7 +28,6 @@ __all__ = [
 _QUOTES = 5
 _OTHERWISE = 4
 _STRONG = 0.5  # of the best score of its operation
-_COMMITS = 6
 
 
 def front_matter(study: Study, document: Document, provenance: str, level: str) -> None:
@@ -79,7 +73,9 @@ _LANGUAGE = {
 
 def presence(study: Study, document: Document) -> None:
     """Whether the thing is there already, by the words of the topic on one line."""
-    words = " and ".join(f"“{plain(study.topic.word_of(part))}”" for part in study.topic.thing_stems)
+    stems, needed = study.topic.thing_stems, study.survey.words_needed
+    named = [f"“{plain(study.topic.word_of(part))}”" for part in stems]
+    words = " and ".join(named) if needed == len(stems) else f"{needed} of {', '.join(named)}"
     if not words:
         document.bullet("**Is it there already?** Not determined: the topic names no thing to look for.")
         return
@@ -313,77 +309,6 @@ def requirements(listed: list[Requirement], document: Document) -> None:
         document.bullet(f"**{requirement.id}** ({requirement.status}) {requirement.text}")
         for line in requirement.acceptance:
             document.bullet(f"Accepted when {line}.", 1)
-
-
-def alternatives(study: Study, document: Document) -> None:
-    """What the declared packages offer, by name, and what research found of the installed ones."""
-    document.heading("Alternatives among the packages at hand")
-    thing = set(study.topic.thing_stems)
-    hits = offered(study)
-    items = [item for item in study.evidence.of("dependency") if thing & _words(item.text)]
-    said = (study.survey.sentence(hit) for hit in hits)
-    for hit in list({(hit.path, hit.line): hit for hit in said if hit is not None}.values())[:4]:
-        document.bullet(
-            f"“{plain(unmarked(hit.text), 240)}” ({document.at(hit.path, hit.line, 'alternative')})"
-        )
-    for item in items[:4]:
-        document.bullet(f"{plain(item.text, 260)} ({document.at(item.source, item.line, 'package')})")
-    if not hits and not items:
-        needed = study.facts.dependencies
-        if needed:
-            names = ", ".join(code(one.name) for one in needed[:12]) + (", …" if len(needed) > 12 else "")
-            place = document.at(needed[0].source, needed[0].line, "dependencies")
-            document.undetermined(
-                f"of the {len(needed)} packages declared ({names}; {place}) none is known here to do it."
-            )
-        else:
-            document.undetermined("the project declares no packages, or its manifest is not known here.")
-
-
-def offered(study: Study) -> list[Hit]:
-    """Documentation that names something which does it, by a link or a package: lines with all words of the thing."""
-    hits = study.survey.whole("documentation", "configuration")
-    return [
-        hit for hit in hits if re.search(r"https?://|@[\w-]+/", hit.text) and not hit.text.startswith("|")
-    ]
-
-
-def _words(text: str) -> set[str]:
-    return {stem(part) for part in split_name(text)}
-
-
-def history(study: Study, document: Document) -> None:
-    """Commits whose subject speaks of the topic, and what they changed."""
-    document.heading("History")
-    thing, everything = set(study.topic.thing_stems), set(study.topic.stems)
-    scored = []
-    for commit in study.sources.history:
-        shared = _words(commit.subject) & everything
-        if shared & thing and (len(shared) > 1 or len(everything) == 1 or thing <= shared):
-            scored.append((len(shared & thing), len(shared), commit))
-    scored.sort(key=lambda row: row[:2], reverse=True)
-    known = {item.source for item in study.evidence.of("history") if item.source.startswith("git:")}
-    named = [
-        commit
-        for commit in study.sources.history
-        if f"git:{commit.commit}" in known or f"git:{commit.commit[:12]}" in known
-    ]
-    chosen = list(
-        {commit.commit: commit for commit in (*(row[2] for row in scored[:_COMMITS]), *named[:3])}.values()
-    )
-    for commit in chosen[:_COMMITS]:
-        files = ", ".join(code(path) for path in commit.files[:4]) + (", …" if len(commit.files) > 4 else "")
-        place = document.at(f"git:{commit.commit[:12]}", None, "similar change")
-        document.bullet(
-            f"{place} {commit.date[:10]}: {plain(commit.subject, 120)}" + (f" ({files})" if files else "")
-        )
-    if not chosen:
-        count = len(study.sources.history)
-        document.undetermined(
-            f"none of the {count} commits known here speaks of it."
-            if count
-            else "there is no git history here."
-        )
 
 
 def open_questions(questions: list[str], document: Document) -> None:

@@ -18,12 +18,16 @@ from sage_actors.servers.spec_words import Hit, WordIndex
 
 __all__ = ["Candidate", "Place", "Survey", "is_mechanism"]
 
-_STRONG = (
+_STRONG_WORDS = (
     "middleware middlewares hook hooks plugin plugins adapter adapters interceptor interceptors extension extensions"
     " register mount use"
 )
-_WEAK = "handler handlers transport filter filters dispatch signal signals backend backends provider decorator listener"
-_EXTENSION_WORDS: dict[str, float] = dict.fromkeys(_STRONG.split(), 3.0) | dict.fromkeys(_WEAK.split(), 1.0)
+_WEAK_WORDS = (
+    "handler handlers transport filter filters dispatch signal signals backend backends"
+    " provider decorator listener"
+)
+_STRONG: frozenset[str] = frozenset(_STRONG_WORDS.split())
+_WEAK: frozenset[str] = frozenset(_WEAK_WORDS.split())
 _SETTING = re.compile(r"\w*(Config|Settings|Options|Configuration|Opts)\b|(?:DEFAULT|MAX|MIN)_\w+")
 _ENVIRONMENT = re.compile(r"os\.environ|os\.getenv|process\.env\b|os\.Getenv|env::var|os\.LookupEnv")
 _ERROR = re.compile(
@@ -76,10 +80,17 @@ class Survey:
         """The lines with words of the topic."""
         return self.words.hits(self.topic.stems)
 
+    @property
+    def words_needed(self) -> int:
+        """How many words of the thing a line must have to speak of it: both of two, two of three, three of four."""
+        return math.ceil(len(self.topic.thing_stems) * 2 / 3)
+
     def whole(self, *kinds: str) -> list[Hit]:
-        """The lines of those kinds that have every word of the thing that is asked for."""
-        wanted = set(self.topic.thing_stems)
-        return [hit for hit in self.hits if wanted and wanted <= hit.stems and hit.kind in kinds]
+        """The lines of those kinds that speak of the thing that is asked for."""
+        wanted, needed = set(self.topic.thing_stems), self.words_needed
+        return [
+            hit for hit in self.hits if needed and len(wanted & hit.stems) >= needed and hit.kind in kinds
+        ]
 
     def sentence(self, hit: Hit) -> Hit | None:
         """The hit with the whole paragraph or list item around it, cited where that begins; None for a table's row."""
@@ -164,12 +175,12 @@ class Survey:
         found: dict[str, tuple[float, Symbol]] = {}
         for symbol in self.sources.symbols:
             words = split_name(symbol.short_name)
-            if not _EXTENSION_WORDS.keys() & set(words) or len(words) > 3 or not self.is_public(symbol):
+            if (_STRONG | _WEAK).isdisjoint(words) or len(words) > 3 or not self.is_public(symbol):
                 continue
             if symbol.is_nested and not self._is_called_in_docs(symbol.short_name):
                 continue
             mentions = self.words.mentions(symbol.short_name, "code", "test", "documentation")
-            weight = max(_EXTENSION_WORDS.get(word, 0.0) for word in words)
+            weight = 1.0 if _STRONG.isdisjoint(words) else 3.0
             score = weight * math.log1p(mentions) / len(words)
             if score > found.get(symbol.short_name, (0.0, symbol))[0]:
                 found[symbol.short_name] = (score, symbol)
@@ -262,7 +273,7 @@ class Survey:
 
 def is_mechanism(symbol: Symbol) -> bool:
     """Whether its name alone says that others hook in there: a middleware, a plugin, a mount."""
-    return any(_EXTENSION_WORDS.get(word, 0.0) > 1 for word in split_name(symbol.short_name))
+    return not _STRONG.isdisjoint(split_name(symbol.short_name))
 
 
 def _continues(line: str, following: str) -> bool:

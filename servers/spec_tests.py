@@ -10,7 +10,7 @@ from sage_actors.servers.checks import Check
 from sage_actors.servers.spec_sources import Sources, Symbol
 from sage_actors.servers.spec_words import WordIndex
 
-__all__ = ["TestFile", "find_tests", "is_tested", "narrowed", "new_test_path"]
+__all__ = ["TestFile", "find_tests", "is_tested", "narrowed", "new_test_path", "tests_of_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,25 @@ def find_tests(source: str, sources: Sources, words: WordIndex, symbol: Symbol |
     return found
 
 
+def tests_of_file(source: str, sources: Sources, words: WordIndex) -> list[str]:
+    """The test files of a whole source file: by its name, else those that mention most of what it alone defines."""
+    named = _by_name(source, sources)
+    if named or (source.endswith(".rs") and _inside(source, sources)):
+        return named or [source]
+    counts: Counter[str] = Counter()
+    for symbol in sources.symbols_of(source):
+        if len(symbol.short_name) > 3 and not symbol.short_name.startswith("_"):
+            counts.update(
+                path
+                for path in words.files_with(symbol.short_name, "test")
+                if _same_language(path, source) and "conftest" not in path
+            )
+    return [path for path, _ in counts.most_common(2)]
+
+
 def is_tested(source: str, sources: Sources, words: WordIndex) -> bool:
-    """Whether a test file has its name, or tests mention anything that it alone defines."""
-    if _by_name(source, sources) or (source.endswith(".rs") and _inside(source, sources)):
-        return True
-    symbols = sources.symbols_of(source)
-    return any(len(s.short_name) > 3 and words.mentions(s.short_name, "test") for s in symbols)
+    """Whether any test file belongs to it, by its name or by what it mentions."""
+    return bool(tests_of_file(source, sources, words))
 
 
 def _by_name(source: str, sources: Sources) -> list[str]:

@@ -35,6 +35,7 @@ _ENDINGS = (
     "ies",
     "ied",
     "ed",
+    "ie",
     "es",
     "s",
     "e",

@@ -356,3 +356,33 @@ def test_the_tool_describes_itself_within_what_hosts_read(tmp_path: Path) -> Non
     (tool,) = anyio.run(run)
     assert 100 < len(tool.description.encode()) < 2000
     assert tool.output_schema["properties"]["requirements"]
+
+
+def test_what_the_documentation_offers_already_is_the_first_question(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    line = "- [shop-limit](https://example.org/shop-limit) does rate limiting\n  for every client.\n"
+    write(project, {"docs/ecosystem.md": f"# Ecosystem\n\n{line}"})
+    result, text, _ = create(project)
+    assert result["open_questions"][0] == (
+        "Does this not do it already: “shop-limit (https://example.org/shop-limit) does rate limiting"
+        " for every client.” (`docs/ecosystem.md:3`)?"
+    )
+    assert_citations_exist(project, text)
+
+
+def test_one_word_of_several_makes_no_place_to_begin(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    write(project, {"src/shop/body.py": "def check_body_limit() -> None:\n    pass\n"})
+    result, text, _ = create(project)
+    assert "check_body_limit" in text
+    assert "check_body_limit" not in [place["symbol"] for place in result["places"]]
+    result, _, _ = create(project, topic="body limit")
+    assert result["places"][0]["symbol"] == "check_body_limit"
+
+
+def test_a_report_from_another_version_is_asked_about(tmp_path: Path) -> None:
+    text = '  File "src/shop/client.py", line 13, in resend\nValueError: no'
+    result, _, _ = create(python_project(tmp_path), topic=text, kind="bugfix")
+    assert any(
+        question.startswith("Which version is the report from?") for question in result["open_questions"]
+    )
