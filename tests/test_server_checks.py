@@ -153,6 +153,26 @@ def test_what_a_check_leaves_in_the_background_is_ended_with_it(tmp_path: Path) 
         time.sleep(0.01)
 
 
+def test_a_cancelled_check_leaves_nothing_running(tmp_path: Path) -> None:
+    check = script(tmp_path, "sleep 1000 & echo $! > child.tmp; mv child.tmp child; wait")
+
+    async def cancel() -> None:
+        task = asyncio.create_task(run_check(tmp_path, check))
+        async with asyncio.timeout(20):
+            while not (tmp_path / "child").exists():
+                await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    child = int((tmp_path / "child").read_text())
+    deadline = time.monotonic() + 5
+    while is_running(child):
+        assert time.monotonic() < deadline, "the check's child is still there"
+        time.sleep(0.01)
+
+
 def test_a_check_does_not_see_the_keys_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     result = asyncio.run(run_check(tmp_path, script(tmp_path, "env")))
