@@ -49,14 +49,14 @@ _WORKERS = max(
 
 
 def load(path: str | Path) -> WorkflowSpec:
-    """The workflow in a .json or .yaml file, checked.
+    """The workflow in a .json or .yaml file (upstream's two shapes are read, too), checked.
 
     Raises:
         DefinitionError: all that is wrong with it, each with its place and line.
     """
-    from sage_actors.supervisor.definitions import load_file
+    from sage_actors.supervisor.templates import load_workflow
 
-    return load_file(path)
+    return load_workflow(Path(path))
 
 
 class Supervisor:

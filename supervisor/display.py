@@ -189,7 +189,7 @@ def waiting_text(reason: object, until: object) -> str:
 def _phase_completed(event: Event) -> str:
     data = event.data
     text = f"phase {data.get('phase')}: {data.get('succeeded')} of {data.get('total')} succeeded"
-    return text + ("" if data.get("ok", True) else ", which is below its `min_success`")
+    return text + ("" if data.get("ok", True) else "; what depends on it is skipped")
 
 
 def _worker_lost(event: Event) -> str:
