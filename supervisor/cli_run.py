@@ -89,7 +89,24 @@ class _Settings:
         return choose_mode(as_json=self.as_json, quiet=self.quiet, plain=self.plain)
 
 
-@click.command("run")
+class _TopicCommand(click.Command):
+    """A command whose last argument is free text: `--- FAIL: TestUse (0.00s)` is a topic, no option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, with a text that cannot be an option's name handed on behind `--`."""
+        if "--" not in args:
+            texts = [each for each in args if _is_dashed_text(each)]
+            if len(texts) == 1:
+                args = [*(each for each in args if each != texts[0]), "--", *texts]
+        return super().parse_args(ctx, args)
+
+
+def _is_dashed_text(argument: str) -> bool:
+    """Whether it begins like an option, and has white space where an option has its name."""
+    return argument.startswith("-") and len(argument.partition("=")[0].split()) > 1
+
+
+@click.command("run", cls=_TopicCommand)
 @click.argument("workflow")
 @click.argument("topic", required=False)
 @click.option("--run-id", metavar="ID", help="The run's name; the same name again means: continue.")
