@@ -44,7 +44,7 @@ _INSTRUCTIONS = (
 )
 _SHOWN_SKIPPED = 20
 _MAX_FILES = 1000
-_ENOUGH_FILES = 400
+_ENOUGH_FILES = 200
 """Of a share that is counted in so many files the interval is narrow; more would cost seconds and change nothing."""
 
 Level = Literal["critical", "core", "extended"]
