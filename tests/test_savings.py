@@ -151,7 +151,7 @@ def test_a_budget_pauses_before_what_would_overshoot_and_a_larger_one_goes_on(tm
     flow = Workflow("paid")
     before = None
     for name in ("a", "b", "c"):
-        after = [] if before is None else [before]
+        after: list[Any] = [] if before is None else [before]
         before = flow.add(ops.spend, id=name, tokens=60, budget={"tokens": 100}, after=after)
     with make_supervisor(tmp_path, max_tokens=150) as supervisor:
         outcome = supervisor.run(flow, run_id="one")

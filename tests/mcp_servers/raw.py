@@ -3,33 +3,36 @@
 raw.py [die|silent|garbage|slow|once FILE|env FILE]   misbehaves at its start
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 import threading
 import time
+from typing import Any
 
 OBJECT = {"type": "object"}
 LYING = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
 lock = threading.Lock()
-cancelled = []
+cancelled: list[Any] = []
 
 
-def send(message):
+def send(message: dict[str, Any]) -> None:
     with lock:
         sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
         sys.stdout.flush()
 
 
-def answer(number, value):
+def answer(number: int, value: str) -> None:
     send({"id": number, "result": {"content": [{"type": "text", "text": value}]}})
 
 
-def notify(method, **params):
+def notify(method: str, **params: Any) -> None:
     send({"method": f"notifications/{method}", "params": params})
 
 
-def call(number, name, arguments, meta):
+def call(number: int, name: str, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     tool = TOOLS.get(name)
     if tool is None:
         send({"id": number, "error": {"code": -32602, "message": f"Unknown tool: {name}"}})
@@ -37,28 +40,28 @@ def call(number, name, arguments, meta):
         tool(number, arguments, meta)
 
 
-def echo(number, arguments, meta):
+def echo(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     answer(number, str(arguments.get("text")))
 
 
-def pid(number, arguments, meta):
+def pid(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     answer(number, str(os.getpid()))
 
 
-def never(number, arguments, meta):
+def never(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     pass
 
 
-def late(number, arguments, meta):
+def late(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     threading.Timer(arguments["after"], answer, (number, "late")).start()
 
 
-def die(number, arguments, meta):
+def die(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     print("something broke inside", file=sys.stderr, flush=True)
     os._exit(7)
 
 
-def die_once(number, arguments, meta):
+def die_once(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     """Dies the first time, answers the next."""
     if not os.path.exists(arguments["flag"]):
         open(arguments["flag"], "w").close()
@@ -66,37 +69,37 @@ def die_once(number, arguments, meta):
     answer(number, "the second time")
 
 
-def die_later(number, arguments, meta):
+def die_later(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     answer(number, "still here")
     os._exit(3)
 
 
-def orphan(number, arguments, meta):
+def orphan(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     """Exits, and leaves a child that holds its output."""
     if os.fork():
         os._exit(4)
     time.sleep(3600)
 
 
-def deaf(number, arguments, meta):
+def deaf(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     """Closes its input, and goes on."""
     os.close(0)
     time.sleep(3600)
 
 
-def stuck(number, arguments, meta):
+def stuck(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     """Reads no more."""
     answer(number, "stuck now")
     time.sleep(3600)
 
 
-def garbage(number, arguments, meta):
+def garbage(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     with lock:
         os.write(1, b'what is this?\n\xff\xfe\x00\n{"jsonrpc": "2.0"\n[1, 2]\n\n' * 100)
     answer(number, "after the garbage")
 
 
-def huge(number, arguments, meta):
+def huge(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     """`bytes` of text in one line, its id `first` or at the end, or nowhere."""
     text = b"x" * (1024 * 1024)
     head = b'{"jsonrpc":"2.0","id":%d,"result":' % number if arguments["id"] == "first" else b'{"result":'
@@ -110,19 +113,19 @@ def huge(number, arguments, meta):
         out.flush()
 
 
-def other_id(number, arguments, meta):
+def other_id(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     answer(number + 1000, "not for you")
 
 
-def lying(number, arguments, meta):
+def lying(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     send({"id": number, "result": {"content": [], "structuredContent": {"count": "many"}}})
 
 
-def malformed(number, arguments, meta):
+def malformed(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     send({"id": number, "result": {"content": "no list", "structuredContent": 5}})
 
 
-def backwards(number, arguments, meta):
+def backwards(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     token = meta["progressToken"]
     for value in (1, 5, 3, 5, float("nan"), 4, 10):
         notify("progress", progressToken=token, progress=value, total=10, message=f"at {value}")
@@ -130,29 +133,29 @@ def backwards(number, arguments, meta):
     answer(number, "done")
 
 
-def flood(number, arguments, meta):
+def flood(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     for n in range(arguments["messages"]):
         notify("message", level="info", data=f"line {n}")
         notify("progress", progressToken=meta["progressToken"], progress=n)
     answer(number, "done")
 
 
-def noisy(number, arguments, meta):
+def noisy(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     sys.stderr.write(("e" * 1000 + "\n") * (arguments["bytes"] // 1001))
     sys.stderr.write("z" * 100_000 + "\n")
     sys.stderr.flush()
     answer(number, "done")
 
 
-def code(number, arguments, meta):
+def code(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     send({"id": number, "error": {"code": arguments["code"], "message": arguments.get("message", "no")}})
 
 
-def was_cancelled(number, arguments, meta):
+def was_cancelled(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     answer(number, json.dumps(cancelled))
 
 
-def several(number, arguments, meta):
+def several(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     blocks = [
         {"type": "text", "text": "a picture"},
         {"type": "image", "data": "iVBORw==", "mimeType": "image/png"},
@@ -163,7 +166,7 @@ def several(number, arguments, meta):
     send({"id": number, "result": {"content": blocks}})
 
 
-def result(number, arguments, meta):
+def result(number: int, arguments: dict[str, Any], meta: dict[str, Any]) -> None:
     send({"id": number, "result": arguments["result"]})
 
 
@@ -176,7 +179,7 @@ TOOLS = {
 }  # fmt: skip
 
 
-def listing():
+def listing() -> list[dict[str, Any]]:
     return [
         {
             "name": name,
@@ -187,8 +190,9 @@ def listing():
     ]
 
 
-def handle(message):
-    number, method, params = message.get("id"), message.get("method"), message.get("params") or {}
+def handle(message: dict[str, Any]) -> None:
+    number: Any = message.get("id")
+    method, params = message.get("method"), message.get("params") or {}
     if method == "initialize":
         send(
             {
@@ -210,7 +214,7 @@ def handle(message):
         send({"id": number, "error": {"code": -32601, "message": "Method not found"}})
 
 
-def start(mode="", path=""):
+def start(mode: str = "", path: str = "") -> None:
     if mode == "die":
         sys.exit("cannot start: no licence")
     if mode == "silent":
