@@ -202,7 +202,9 @@ class Follower:
 def report(outcome: Outcome, *, mode: Mode, project: Path) -> int:
     """Say how a run ended and what to do next; the exit code. In JSON mode the events have said it."""
     if outcome.status == "succeeded":
-        if mode != "json":
+        if mode in ("plain", "live") and outcome.measured.get("artifacts"):  # a person wants those
+            click.echo(f"The whole result: {command_line(project, 'show', outcome.run_id)}")
+        elif mode != "json":
             click.echo(results_text(outcome.results))
     else:
         for line in _problem_lines(outcome, project):
