@@ -224,6 +224,8 @@ def _inputs(pairs: tuple[str, ...], topic: str | None) -> dict[str, Any]:
         inputs[name] = value
     if topic is not None and inputs.setdefault("topic", topic) != topic:
         raise click.UsageError("The topic is given twice: as TOPIC and with -i topic=...")
+    if not inputs.get("topic", "-").strip():
+        raise click.UsageError("The topic is empty: say in a few words what the run is about.")
     return inputs
 
 
