@@ -76,7 +76,8 @@ def _error(study: Study, looked: Investigation, document: Document) -> None:
 def _places(study: Study, looked: Investigation, document: Document) -> None:
     """The lines on the stack and those that raise the error, quoted."""
     document.heading("Code it leads to")
-    places = [*reversed(looked.frames), *(site for site in looked.sites if site not in looked.frames)]
+    further = [*looked.named, *looked.sites]
+    places = [*reversed(looked.frames), *(place for place in further if place not in looked.frames)]
     if not places:
         document.undetermined(
             "the text names no place in this project, and no line of its code has the words of the message."

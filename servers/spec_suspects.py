@@ -18,6 +18,9 @@ _MAX_SITES = 6
 _MAX_SUSPECTS = 6
 _RECENT = 30  # commits
 _COMMON_WORDS = "Error Exception TypeError ValueError KeyError RuntimeError AssertionError IndexError OSError"
+_NAMED = re.compile(  # `(*Type).Method`, `Type.method`, `Type::method`, `function()`
+    r"\(?\*?(?P<owner>[A-Za-z_]\w*)\)?(?:\.|::|\#)(?P<member>[A-Za-z_]\w*)|\b(?P<function>[A-Za-z_]\w*)\(\)"
+)
 _COMMON = frozenset(_COMMON_WORDS.split())
 
 
@@ -101,6 +104,24 @@ class Investigation:
         return list(dict.fromkeys(found))[:_MAX_SITES]
 
     @cached_property
+    def named(self) -> list[Place]:
+        """The definitions that the first line of the report calls by name."""
+        wanted = {
+            (match["owner"] or "", match["member"] or match["function"])
+            for match in _NAMED.finditer(headline(self.study.topic.text))
+        }
+        sources = self.study.sources
+        found = [
+            Place(path, symbol.line, symbol.name)
+            for path in sources.files("code")
+            if wanted
+            for symbol in sources.symbols_of(path)
+            for owner, member in wanted
+            if symbol.short_name == member and (not owner or owner in re.split(r"\W+", symbol.name))
+        ]
+        return list(dict.fromkeys(found))[:_MAX_SITES]
+
+    @cached_property
     def failing_tests(self) -> list[Place]:
         """The failing tests that the text names, where they stand."""
         found = []
@@ -128,6 +149,9 @@ class Investigation:
                 3.0 * depth / len(own),
                 "innermost frame of the project's code" if last else "on the stack",
             )
+        for place in self.named:
+            if self.study.sources.is_product(place.path):
+                self._suspect(found, place, 2.5, "the report names it")
         for place in self.sites:
             if self.study.sources.is_product(place.path):
                 self._suspect(found, place, 2.0, "it holds the words or the type of the message")

@@ -252,6 +252,13 @@ def test_a_bug_without_frames_is_found_by_the_words_of_its_message(tmp_path: Pat
     assert "`src/shop/client.py:13`" in text
 
 
+@pytest.mark.parametrize("named", ["Client.send", "(*Client).send", "Client::send", "send()"])
+def test_a_definition_that_the_report_names_is_the_first_suspect(tmp_path: Path, named: str) -> None:
+    result, text, _ = create(python_project(tmp_path), topic=f"it hangs in {named} at times", kind="bugfix")
+    assert result["places"][0]["symbol"] == "Client.send"
+    assert "the report names it" in text
+
+
 def test_an_enhancement_states_the_figures_before(tmp_path: Path) -> None:
     _, text, _ = create(python_project(tmp_path), topic="error handling of the client", kind="enhancement")
     row = next(line for line in text.splitlines() if line.startswith("| `src/shop/client.py:1`"))
