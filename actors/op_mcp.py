@@ -70,8 +70,8 @@ class McpRunner:
         value = value_of(result)
         if (tokens := tokens_of(value)) is not None:
             _used(task).update(tokens)
-        if server in SAGE_SERVERS and isinstance(value, dict) and isinstance(value.get("path"), str):
-            _used(task)["artifacts"] = [value["path"]]  # what it wrote
+        if server in SAGE_SERVERS and (written := _written(value)) is not None:
+            _used(task)["artifacts"] = [written]
         return value
 
 
@@ -132,6 +132,12 @@ def _text(config: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise UsageError(f"`{name}` of an mcp operation must be a text")
     return value
+
+
+def _written(value: Any) -> str | None:
+    """The document that a sage server says it wrote; its other results' `path` is what it looked at."""
+    path = value.get("path") if isinstance(value, dict) and "document" in value else None
+    return path if isinstance(path, str) else None
 
 
 def _used(task: Task) -> dict[str, Any]:
