@@ -131,10 +131,10 @@ def test_a_killed_mcp_worker_is_replaced_and_the_run_recovers_by_itself(
         seen = []
         for event in run.events():
             seen.append(event)
-            if event.event == "node_started" and event.node == "specification/write":
+            if (event.event, event.node, event.data.get("attempt")) == ("node_started", "specification/write", 1):
                 (pid,) = supervisor.statistics().pids
                 os.kill(pid, signal.SIGKILL)
-                wait_until(lambda: not psutil.pid_exists(pid), seconds=5.0)
+                wait_until(lambda pid=pid: not psutil.pid_exists(pid), seconds=5.0)
         outcome = run.result(60).raise_for_status()
     sage.close()
     lost = [each for each in seen if each.event == "worker_lost"]
