@@ -7,13 +7,15 @@ REPOSITORY is copied to a temporary folder first, without `.sage`, so that the c
 
 from __future__ import annotations
 
+import io
+import re
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from sage_actors import Supervisor
@@ -23,6 +25,7 @@ from sage_actors.supervisor.templates import find_template, load_workflow
 
 TOPIC = "rate limiting for the public API"
 _WIDTH = 112
+_FONT_FACE = re.compile(r"@font-face\s*\{.*?\}", re.DOTALL)  # Rich has fonts fetched from elsewhere
 _PICTURE = Path(__file__).with_name("run.svg")
 
 
@@ -30,34 +33,36 @@ def main(repository: Path, topic: str = TOPIC) -> None:
     """Run `feature` on a copy of `repository`; write the picture."""
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / repository.name
-        shutil.copytree(
-            repository, project, symlinks=True, ignore=shutil.ignore_patterns(".sage", "specs")
-        )
+        shutil.copytree(repository, project, symlinks=True, ignore=shutil.ignore_patterns(".sage"))
         frames = _frames(project, topic)
-    console = Console(record=True, width=_WIDTH, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=_WIDTH, file=io.StringIO())
     console.print(Text(f'$ sage-actors run feature "{topic}"', style="bold"))
     console.print(Group(*frames))
-    console.save_svg(str(_PICTURE), title=f"sage-actors, on {repository.name}", unique_id="run")
+    svg = console.export_svg(title=f"sage-actors, on {repository.name}", unique_id="run")
+    _PICTURE.write_text(_FONT_FACE.sub("", svg), encoding="utf-8")
 
 
-def _frames(project: Path, topic: str) -> list[object]:
+def _frames(project: Path, topic: str) -> list[RenderableType]:
     """The picture when the second half of the run had begun, and when all was over."""
     template = find_template("feature", project)
     assert template is not None
     spec = load_workflow(template.path)
     progress = Progress(spec)
-    frames: list[object] = []
+    frames: list[RenderableType] = []
     with Supervisor(project) as supervisor:
         run = supervisor.start(spec, inputs={"topic": topic})
         for event in run.events():
             progress.feed(event)
             if not frames and progress.ended >= progress.total // 2 and progress.running:
-                at = time.time()
-                frames += [picture(progress, now=lambda: at), Text("\n  ... and when it has ended:\n", "dim")]
-        ended = time.time()
-        frames.append(picture(progress, now=lambda: ended))
+                frames += [_still(progress), Text("\n  ... and when it has ended:\n", "dim")]
+        frames.append(_still(progress))
         run.result().raise_for_status()
     return frames
+
+
+def _still(progress: Progress) -> RenderableType:
+    now = time.time()
+    return picture(progress, now=lambda: now)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import importlib.util
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import anyio
 import click
 import pytest
+import yaml
 from pydantic import BaseModel
 
 import sage_actors
+from sage_actors.actors import agent_answer, mcp_errors, model_backend, worktree
+from sage_actors.actors.agent_table import built_in_agents
 from sage_actors.actors.breaker_policy import BreakerPolicy
 from sage_actors.messages import errors, schema
 from sage_actors.messages.errors import SageError
@@ -24,8 +33,11 @@ from sage_actors.supervisor.source import parse_yaml
 from sage_actors.supervisor.validation import AVAILABLE_TYPES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
+EXAMPLES = ROOT / "docs" / "examples"
+PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *GUIDES, EXAMPLES / "README.md"]
 SHARED = {"--project", "--json"}
+FOREIGN = {"--sandbox", "--print", "--template", "--list"}  # of other programs, and of /sage.workflow
 _FENCE = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
 
@@ -39,7 +51,8 @@ def blocks(*languages: str) -> Iterator[Any]:
     for page in PAGES:
         for number, match in enumerate(_FENCE.finditer(page.read_text(encoding="utf-8"))):
             if match[1] in languages:
-                yield pytest.param(match[1], match[2], id=f"{page.name}-{number}")
+                name = page.relative_to(ROOT).as_posix().replace("/", "-")
+                yield pytest.param(match[1], match[2], id=f"{name}-{number}")
 
 
 def section(page: str, title: str) -> str:
@@ -115,7 +128,7 @@ def test_every_python_block_compiles_and_imports_names_that_exist(language: str,
         assert {name.strip() for name in names.split(",")} <= set(sage_actors.__all__)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_internal_link_resolves(page: Path) -> None:
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(([^)]+)\)", text):
@@ -147,11 +160,32 @@ def test_every_command_and_each_of_its_options_is_described(name: str, command: 
 
 def test_no_option_is_described_that_does_not_exist() -> None:
     known = {each for _, command in commands() for each in options(command)} | {"--help", "-h", "--version"}
-    for page in ("README.md", "docs/command-line.md", "docs/troubleshooting.md"):
+    for page in ("README.md", *(f"docs/{each.name}" for each in GUIDES)):
         said = set(
-            re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"(?m)^.*(printf|git|pip) .*$", "", read(page)))
+            re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"(?m)^.*(printf|git|pip),? .*$", "", read(page)))
         )
-        assert said <= known, page
+        assert said <= known | FOREIGN, page
+
+
+def test_every_command_that_a_page_shows_exists() -> None:
+    known = {name for name, _ in commands()}
+    groups = {name.split()[0] for name in known if " " in name}
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for words in re.findall(r"(?:^|[`$|&] |`)sage-actors ([a-z]+(?: [a-z]+)?)", text, re.MULTILINE):
+            first, _, second = words.partition(" ")
+            assert first in known, f"{page.name}: sage-actors {words}"
+            if first in groups - {"mcp"} and second:
+                assert words in known, f"{page.name}: sage-actors {words}"
+
+
+def test_every_variable_that_is_read_is_described() -> None:
+    """But for those that only tests set, and what a skill's script gets."""
+    sources = [each for part in ("actors", "supervisor", "servers") for each in (ROOT / part).glob("*.py")]
+    read_there = set(re.findall(r"\bSAGE_[A-Z_]+", "".join(each.read_text("utf-8") for each in sources)))
+    said = set(re.findall(r"\bSAGE_[A-Z_]+", section("docs/command-line.md", "Environment variables")))
+    given = set(re.findall(r"\bSAGE_[A-Z_]+", section("docs/workflows.md", "skill")))
+    assert read_there - {"SAGE_FAULT", "SAGE_SERVERS"} == said | given
 
 
 def test_the_shared_table_holds_only_what_is_shared() -> None:
@@ -208,6 +242,9 @@ _MODELS: dict[str, type[BaseModel]] = {
     "approval": schema.ApprovalOperation,
     "wait": schema.WaitOperation,
     "workflow as a node": schema.WorkflowOperation,
+    "mcp": schema.McpOperation,
+    "agent": schema.AgentOperation,
+    "skill": schema.SkillOperation,
 }
 
 
@@ -230,20 +267,19 @@ def test_every_field_is_described_with_its_default(title: str) -> None:
     assert wanted.items() <= said.items()
 
 
-def test_every_other_field_of_the_schema_is_mentioned() -> None:
-    text = read("docs/workflows.md")
-    rest: list[type[BaseModel]] = [
-        schema.CacheDefinition,
-        schema.DigestDefinition,
-        schema.McpOperation,
-        schema.AgentOperation,
-        schema.SkillOperation,
+@pytest.mark.parametrize("model", [schema.CacheDefinition, schema.DigestDefinition, schema.BudgetDefinition])
+def test_every_field_that_saves_is_described_with_its_default(model: type[BaseModel]) -> None:
+    said = [
+        (row[0].strip("`"), row[1]) for row in rows(section("docs/workflows.md", "Cache, digest, budget"))
     ]
-    for model in rest:
-        for name in model.model_fields:
-            assert f"`{name}`" in text, f"{model.__name__}.{name}"
+    for name, field in model.model_fields.items():
+        assert (name, _default(field)) in said
+
+
+def test_every_type_of_operation_has_a_section() -> None:
     assert set(schema.OPERATIONS) == AVAILABLE_TYPES | {"mcp", "agent", "skill"}
-    assert all(f"`{name}`" in text for name in schema.OPERATIONS)
+    listed = section("docs/workflows.md", "Operation types")
+    assert all(f"`{name}`" in listed for name in schema.OPERATIONS)
 
 
 # ------------------------------------------------------------------ the library
@@ -259,3 +295,135 @@ def test_every_field_of_a_breaker_policy_is_described_with_its_default() -> None
     said = {row[0]: row[1] for row in rows(section("docs/library.md", "Breakers"))}
     for one in fields(BreakerPolicy):
         assert said[f"`{one.name}`"] == f"`{json.dumps(one.default)}`"
+
+
+# ------------------------------------------------------------------ servers, agents, models
+
+
+def _operation_errors() -> Iterator[type[SageError]]:
+    for module in (mcp_errors, agent_answer, model_backend, worktree):
+        for one in vars(module).values():
+            if isinstance(one, type) and issubclass(one, SageError) and one.__module__ == module.__name__:
+                yield one
+
+
+@pytest.mark.parametrize("error", list(_operation_errors()), ids=lambda error: error.__name__)
+def test_every_error_of_a_server_an_agent_or_a_model_is_explained(error: type[SageError]) -> None:
+    assert error.exit_code == 1
+    assert f"Code `{error.code}`." in section("docs/troubleshooting.md", error.__name__)
+
+
+def test_every_error_of_a_server_is_in_its_guide() -> None:
+    said = {row[0].strip("`") for row in rows(section("docs/mcp-servers.md", "When it fails"))}
+    assert {each.__name__ for each in _operation_errors() if each.__module__ == mcp_errors.__name__} <= said
+
+
+async def _tools(server: Any) -> dict[str, set[str]]:
+    """Arguments of each tool."""
+    from mcp import Client
+
+    async with Client(server) as client:
+        return {each.name: set(each.input_schema["properties"]) for each in (await client.list_tools()).tools}
+
+
+def test_every_tool_of_the_sage_servers_is_described_beside_its_server(tmp_path: Path) -> None:
+    from sage_actors.servers.catalog import SAGE_SERVERS, create_server
+    from sage_actors.servers.settings import ServerSettings
+
+    said: dict[str, set[str]] = {}
+    server = ""
+    for cells in list(rows(section("docs/research.md", "The servers and their tools")))[1:]:
+        server = cells[0].strip("`") or server
+        said.setdefault(server, set()).update(re.findall(r"`(\w+)`", cells[1]))
+    settings = ServerSettings(tmp_path)
+    assert said == {
+        name: set(anyio.run(_tools, create_server(name, settings)).keys()) for name in SAGE_SERVERS
+    }
+
+
+def test_every_tool_of_the_orchestration_server_is_described_with_its_arguments(tmp_path: Path) -> None:
+    from sage_actors.servers.orchestration import create_orchestration_server
+
+    said = {row[0].strip("`"): row[1] for row in rows(section("docs/agents.md", "Tools")) if len(row) == 3}
+    said.pop("tool")
+    tools = anyio.run(_tools, create_orchestration_server(tmp_path))
+    assert said.keys() == tools.keys()
+    for name, arguments in tools.items():
+        assert all(f"`{each}`" in said[name] for each in arguments), name
+
+
+def test_every_code_of_the_orchestration_server_is_described() -> None:
+    text = section("docs/agents.md", "Errors") + read("docs/troubleshooting.md")
+    for source in (ROOT / "servers").glob("orchestration*.py"):
+        for code in re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', source.read_text(encoding="utf-8")):
+            assert f"`{code}`" in text, code
+
+
+def test_every_known_agent_is_named() -> None:
+    for page in ("docs/models-and-agents.md", "docs/workflows.md"):
+        assert all(f"`{name}`" in read(page) for name in built_in_agents())
+
+
+# ------------------------------------------------------------------ the examples and the site
+
+
+@pytest.mark.parametrize(
+    "document", sorted(EXAMPLES.glob("*/*.md")), ids=lambda one: f"{one.parent.name}-{one.stem}"
+)
+def test_an_example_document_is_as_it_was_written(document: Path) -> None:
+    """A document that anybody edited has another digest than the one at its end."""
+    body, mark, digest = document.read_text(encoding="utf-8").rpartition("\n<!-- sage-actors sha256:")
+    assert mark
+    assert digest == f"{hashlib.sha256(body.encode()).hexdigest()} -->\n"
+    assert f"{document.parent.name}/{document.name}" in (EXAMPLES / "README.md").read_text(encoding="utf-8")
+
+
+def test_there_is_an_example_of_each_template() -> None:
+    named = {each.name.partition("-")[0] for each in EXAMPLES.iterdir() if each.is_dir()}
+    assert named == {each.stem for each in (ROOT / "templates").glob("*.json")}
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads mkdocs.yml without what its tags would call."""
+
+
+_Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+
+
+def _pages_of(nav: Any) -> Iterator[str]:
+    if isinstance(nav, str):
+        yield nav
+    for each in nav.values() if isinstance(nav, dict) else nav if isinstance(nav, list) else ():
+        yield from _pages_of(each)
+
+
+def test_the_site_has_every_page() -> None:
+    config = yaml.load(read("mkdocs.yml"), _Loader)
+    there = {each.relative_to(ROOT / "docs").as_posix() for each in (ROOT / "docs").rglob("*.md")}
+    assert set(_pages_of(config["nav"])) == there
+
+
+def test_the_api_reference_names_what_exists() -> None:
+    named = re.findall(r"^::: ([\w.]+)$", read("docs/api.md"), re.MULTILINE)
+    assert len(named) > 10
+    for path in named:
+        module, _, name = path.rpartition(".")
+        if path not in (
+            "sage_actors.messages.errors",
+            "sage_actors.messages.findings",
+            "sage_actors.messages.backend",
+        ):
+            assert hasattr(importlib.import_module(module), name), path
+        else:
+            importlib.import_module(path)
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    for module in ("mkdocs", "material", "mkdocstrings", "mkdocstrings_handlers"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed: pip install '.[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "api" / "index.html").exists()
