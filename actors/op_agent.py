@@ -5,7 +5,8 @@ model that one uses) - without any of these, what the user chose for drafts; sch
 `value`); max_tokens (of a model's answer); worktree (default true: an agent works, and may change files, in a git
 worktree of its own; false: it may only look, in the project itself); uncommitted (default true: the worktree begins
 with what the checkout has not committed); checks (true: the project's own; or commands for the shell), run after it.
-Named `arguments` are added to the prompt, each under its name.
+Named `arguments` are added to the prompt, each under its name. optional (default false): where nobody is named and the
+user has chosen no agent, the result is {status: "needs_agent", text, and the arguments}.
 
 The result: {status, text | value, agent, model, session, usage}, and of a worktree {base, branch, patch, diff,
 diff_cut, files, file_count, commits, checks, notes, worktree}. status: "answered" (no worktree, or a model),
@@ -64,8 +65,12 @@ class AgentRunner:
         said = unpack(task.packed)
         config = said.get("config", {})
         user = load_user_config(os.environ)
+        arguments = said.get("arguments") or {}
+        if config.get("optional") and not _has_agent(config, user):
+            text = f"no agent is chosen: set ${AGENT_VARIABLE}, or [backend] agent in your config.toml"
+            return {"status": "needs_agent", "agent": None, "text": text, **arguments}
         choice = _choose(config, user)
-        prompt = _prompt(config.get("prompt"), said.get("arguments") or {})
+        prompt = _prompt(config.get("prompt"), arguments)
         context = task.context()
         try:
             if choice.entry is None:
@@ -125,6 +130,14 @@ class AgentRunner:
         )
         status = "changed" if all(each["ok"] for each in checks) else "checks_failed"
         return {"status": status, "checks": checks, "notes": [plan.note] if plan.note else []}
+
+
+def _has_agent(config: Mapping[str, Any], user: UserConfig) -> bool:
+    """Whether somebody is named, or the user has chosen an agent: a model alone can change no file."""
+    if any(config.get(name) for name in ("agent", "command", "model")):
+        return True
+    chosen = chosen_backend(os.environ, user)
+    return chosen is not None and chosen != "none" and ":" not in chosen
 
 
 def _choose(config: Mapping[str, Any], user: UserConfig) -> _Choice:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["Backend", "Completion", "TokenUsage"]
+__all__ = ["Backend", "Completion", "TokenUsage", "usage_of_failure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +38,9 @@ class Backend(Protocol):
             OperationError: no answer, or not one of the schema; `retryable` says whether to ask again.
         """
         ...
+
+
+def usage_of_failure(error: Exception) -> TokenUsage:
+    """What a completion that failed used all the same: backends say it in the error's `usage`."""
+    usage = getattr(error, "usage", None)
+    return usage if isinstance(usage, TokenUsage) else TokenUsage()

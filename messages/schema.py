@@ -276,6 +276,10 @@ class AgentOperation(_Operation):
         False, description="true: the project's own checks after it, if trusted; or commands for the shell"
     )
 
+    optional: bool = Field(
+        False, description="true: where the user has chosen no agent, the result is {status: needs_agent}"
+    )
+
     @model_validator(mode="after")
     def _one_agent(self) -> AgentOperation:
         if self.agent is not None and self.command is not None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sage_actors.messages.backend import Backend, TokenUsage
+from sage_actors.messages.backend import Backend, TokenUsage, usage_of_failure
 from sage_actors.messages.errors import SageError
 from sage_actors.servers.spec_markdown import unmarked
 
@@ -88,7 +88,7 @@ async def ask(backend: Backend, instructions: str, evidence: str, schema: type[B
     try:
         completion = await backend.complete(prompt, schema.model_json_schema())
     except SageError as error:
-        return Drafted(note=f"{backend.name} gave no draft: {error}")
+        return Drafted(usage=usage_of_failure(error), note=f"{backend.name} gave no draft: {error}")
     try:
         return Drafted(schema.model_validate(completion.value), completion.usage)
     except ValidationError as error:

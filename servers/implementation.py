@@ -11,7 +11,7 @@ from mcp.server import MCPServer
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sage_actors.messages.backend import TokenUsage
+from sage_actors.messages.backend import TokenUsage, usage_of_failure
 from sage_actors.messages.errors import SageError
 from sage_actors.messages.findings import EvidenceLevel, Provenance, TokenCount
 from sage_actors.servers.check_runner import DEFAULT_LIMIT_S, CheckResult, not_run, run_checks
@@ -184,7 +184,8 @@ async def execute_implementation(
     made = await anyio.to_thread.run_sync(write_work_order, study, order)
     status: Literal["needs_agent", "drafted"] = "needs_agent"
     usage, notes, text, provenance = None, _missing(order), made.text(), "local"
-    if settings.backend is not None:
+    if settings.backend is not None and not settings.backend.name.startswith("agent:"):
+        # an agent is given the order itself, by an operation of its own, in a worktree
         draft, usage, note = await _ask(settings, text)
         notes += [note] if note else []
         if draft:
@@ -228,7 +229,8 @@ async def _ask(settings: ServerSettings, order: str) -> tuple[str, TokenUsage | 
     try:
         completion = await settings.backend.complete(f"Carry out this work order.\n\n{order}")
     except SageError as error:
-        return "", None, f"{settings.backend.name} gave no answer: {error}; the work order stands"
+        note = f"{settings.backend.name} gave no answer: {error}; the work order stands"
+        return "", usage_of_failure(error), note
     text = completion.value if isinstance(completion.value, str) else ""
     note = "" if text else f"{settings.backend.name} answered with no text; the work order stands"
     return text.replace("<", "&lt;")[:200_000], completion.usage, note

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sage_actors.messages.backend import Backend, TokenUsage
+from sage_actors.messages.backend import Backend, TokenUsage, usage_of_failure
 from sage_actors.messages.errors import OperationError
 from sage_actors.messages.findings import Finding, ResearchResult
 
@@ -49,7 +49,7 @@ async def summarised(result: ResearchResult, backend: Backend) -> tuple[Research
         completion = await backend.complete(_prompt(result), _Summary.model_json_schema())
     except OperationError as error:
         note = f"{backend.name} gave no summary: {error}"
-        return result.model_copy(update={"notes": [*result.notes, note]}), None
+        return result.model_copy(update={"notes": [*result.notes, note]}), usage_of_failure(error)
     sentences, dropped = _checked(completion.value, len(result.findings))
     notes = [*result.notes]
     if dropped:

@@ -218,7 +218,7 @@ def test_a_feature_run_whose_research_fails_in_part_still_leaves_its_documents(
     folder = sage.project / "docs/specs/rate-limiting"
     assert "limits.py:" in (folder / "spec.md").read_text()
     assert (folder / "plan.md").exists()
-    assert events[-1]["results"]["implementation/execute"]["status"] == "needs_agent"
+    assert events[-1]["results"]["implementation/agent"]["status"] == "needs_agent"
 
 
 @pytest.mark.slow

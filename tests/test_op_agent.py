@@ -303,3 +303,21 @@ def test_the_operation_has_a_worker_to_itself_and_its_fields_are_those_of_the_fo
     assert (made.schema_, made.checks, made.worktree) == (SCHEMA, ["make"], True)
     with pytest.raises(ValueError, match="either `agent` or `command`"):
         AgentOperation.model_validate({**said, "agent": "claude"})
+
+
+def test_an_optional_agent_that_nobody_chose_is_needed_and_no_failure(
+    agents: Any, behave: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behave()
+    monkeypatch.setenv("SAGE_MODEL", "openai:some-model")  # a model alone changes no file
+    found = agents().run(optional=True)
+    assert found["status"] == "needs_agent"
+    assert "SAGE_AGENT" in found["text"]
+
+
+def test_an_optional_agent_that_was_chosen_works(
+    agents: Any, behave: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behave(edits=EDIT, answer="Done.")
+    monkeypatch.setenv("SAGE_AGENT", "claude")
+    assert agents().run(optional=True)["status"] == "changed"

@@ -75,8 +75,11 @@ def test_the_package_has_the_templates_with_the_phases_that_were_asked_for(name:
 @pytest.mark.parametrize("name", PHASES)
 def test_a_built_in_template_uses_the_sage_servers_alone(name: str, project: Path) -> None:
     spec = built_in(name, project)
-    assert {node.operation.type for node in spec.nodes} == {"mcp"}
-    assert {node.operation.config["server"] for node in spec.nodes} <= set(SAGE_SERVERS)
+    calls = [node.operation for node in spec.nodes if node.operation.type == "mcp"]
+    assert {operation.config["server"] for operation in calls} <= set(SAGE_SERVERS)
+    (agent,) = [node for node in spec.nodes if node.operation.type != "mcp"]
+    assert (agent.id, agent.operation.type) == ("implementation/agent", "agent")
+    assert agent.operation.config["optional"] is True
     assert required_items(spec, project, None) == []
 
 
@@ -110,9 +113,9 @@ def test_all_of_a_features_research_fits_into_eight_kilobytes(project: Path) -> 
 def test_skills_that_research_found_reach_every_later_step_that_takes_them(name: str, project: Path) -> None:
     spec = built_in(name, project)
     edges = set(edges_of(spec))
-    (skills,) = [node.id for node in spec.nodes if node.operation.config["tool"] == "skills_search"]
+    (skills,) = [node.id for node in spec.nodes if node.operation.config.get("tool") == "skills_search"]
     takers = ("specification_create", "planning_generate", "implementation_execute")
-    later = [node for node in spec.nodes if node.operation.config["tool"] in takers]
+    later = [node for node in spec.nodes if node.operation.config.get("tool") in takers]
     assert len(later) == 3
     for node in later:
         assert (node.id, skills) in edges
