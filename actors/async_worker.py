@@ -28,7 +28,13 @@ from typing import Any
 from sage_actors.actors.attempt_error import describe_error
 from sage_actors.actors.context import Task
 from sage_actors.actors.output import UNKNOWN, AttributedStream, LogBook, OutputPipes
-from sage_actors.actors.worker import TERMINATED, OperationTable, Settings, enter_project
+from sage_actors.actors.worker import (
+    TERMINATED,
+    OperationTable,
+    Settings,
+    enter_project,
+    find_user_modules,
+)
 from sage_actors.actors.worker_link import Link
 from sage_actors.messages.errors import OperationCancelled, TimeoutExceeded
 from sage_actors.messages.wire import FAILED, OK, Kind
@@ -64,7 +70,7 @@ class AsyncWorker:
         self._pipes = OutputPipes(settings.out_fd, settings.err_fd, self._book)
         self._link = Link(sock, self._pipes, self._book, Path(settings.project), tick_s=_HEARTBEAT_S)
         self._table = OperationTable(settings)
-        self._main_path = settings.main_path
+        self._settings = settings
         self._inbox: deque[list[Any]] = deque()
         self._running: dict[Key, tuple[asyncio.Task[None], Task]] = {}
         self._cancelled: set[Key] = set()
@@ -248,7 +254,9 @@ class AsyncWorker:
     def _inspect(self, token: int, calls: list[str]) -> None:
         from sage_actors.actors.op_python import inspect_call
 
-        self._link.send(Kind.INSPECTED, [token, [inspect_call(call, self._main_path) for call in calls]])
+        find_user_modules(self._settings)
+        main_path = self._settings.main_path
+        self._link.send(Kind.INSPECTED, [token, [inspect_call(call, main_path) for call in calls]])
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop)

@@ -52,9 +52,11 @@ class _Child:
     process: ForkProcess
 
 
-def main(channel_fd: int, parent_pid: int, project: str, main_path: str | None) -> None:
+def main(
+    channel_fd: int, parent_pid: int, project: str, main_path: str | None, user_paths: list[str]
+) -> None:
     """Runs until the other end of the channel is closed or the parent process is gone. Never returns."""
-    keeper = Keeper(socket.socket(fileno=channel_fd), parent_pid, project, main_path)
+    keeper = Keeper(socket.socket(fileno=channel_fd), parent_pid, project, main_path, tuple(user_paths))
     try:
         keeper.run()
     finally:
@@ -65,11 +67,19 @@ def main(channel_fd: int, parent_pid: int, project: str, main_path: str | None) 
 class Keeper:
     """See the module's text. One instance a process."""
 
-    def __init__(self, channel: socket.socket, parent_pid: int, project: str, main_path: str | None) -> None:
+    def __init__(
+        self,
+        channel: socket.socket,
+        parent_pid: int,
+        project: str,
+        main_path: str | None,
+        user_paths: tuple[str, ...] = (),
+    ) -> None:
         self._channel = channel
         self._parent_pid = parent_pid
         self._project = project
         self._main_path = main_path
+        self._user_paths = user_paths
         self._reader = FrameReader()
         self._fds: deque[int] = deque()
         self._children: dict[int, _Child] = {}  # by pid
@@ -222,7 +232,12 @@ class Keeper:
         os.close(err_write)
         faulthandler.enable(file=2, all_threads=False)
         settings = worker.Settings(
-            number=number, project=self._project, main_path=self._main_path, out_fd=out_read, err_fd=err_read
+            number=number,
+            project=self._project,
+            main_path=self._main_path,
+            user_paths=self._user_paths,
+            out_fd=out_read,
+            err_fd=err_read,
         )
         sys.exit(_entry(kind)(socket.socket(fileno=sock), settings))
 

@@ -39,6 +39,7 @@ class KeeperClient:
         project: Path,
         main_path: str | None,
         sys_path: Sequence[str],
+        user_paths: Sequence[str],
         environ: Mapping[str, str] | None,
     ) -> None:
         self.socket, theirs = socket.socketpair()
@@ -50,10 +51,12 @@ class KeeperClient:
             "parent_pid": os.getpid(),
             "project": str(project),
             "main_path": main_path,
+            "user_paths": list(user_paths),
         }
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps(settings)],
+                # -P: what it is started in may be a project with a json.py of its own
+                [sys.executable, "-P", "-c", _BOOT, json.dumps(settings)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

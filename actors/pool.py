@@ -63,7 +63,8 @@ class LocalPool:
 
     project: where workers run. deliver: takes events, in the I/O thread; must not block. environ: of workers
     (the state key is always taken out). main_path: the script that `__main__:name` refers to, or a dotted
-    module name. sys_path: of workers, this process's by default. grace_s: between SIGTERM and SIGKILL.
+    module name. sys_path: of workers, this process's by default. user_paths: searched before it, the project
+    too, by a worker that is to call something there. grace_s: between SIGTERM and SIGKILL.
     heartbeat_s: an async worker whose event loop gives no sign of life for so long is replaced.
     """
 
@@ -75,6 +76,7 @@ class LocalPool:
         environ: Mapping[str, str] | None = None,
         main_path: str | None = None,
         sys_path: Sequence[str] | None = None,
+        user_paths: Sequence[str] = (),
         grace_s: float = 5.0,
         heartbeat_s: float = 10.0,
     ) -> None:
@@ -83,6 +85,7 @@ class LocalPool:
         self._environ = environ
         self._main_path = main_path
         self._sys_path = [os.path.abspath(each) for each in (sys.path if sys_path is None else sys_path)]
+        self._user_paths = tuple(user_paths)
         self._grace_s = grace_s
         self._heartbeat_s = heartbeat_s
         self._numbers = itertools.count(1)
@@ -255,7 +258,11 @@ class LocalPool:
 
     def _start_keeper(self) -> None:
         keeper = KeeperClient(
-            project=self._project, main_path=self._main_path, sys_path=self._sys_path, environ=self._environ
+            project=self._project,
+            main_path=self._main_path,
+            sys_path=self._sys_path,
+            user_paths=self._user_paths,
+            environ=self._environ,
         )
         self._keeper = keeper
         self._keepers += 1

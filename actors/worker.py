@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import CoroutineType
@@ -28,7 +29,7 @@ from sage_actors.messages.codec import MAX_RESULT_BYTES, pack
 from sage_actors.messages.errors import OperationCancelled, ProtocolError, ResultError
 from sage_actors.messages.wire import FAILED, OK, Kind
 
-__all__ = ["BlockingWorker", "OperationTable", "Settings", "main", "pack_result"]
+__all__ = ["BlockingWorker", "OperationTable", "Settings", "find_user_modules", "main", "pack_result"]
 
 Key = tuple[int, int, int]
 TERMINATED = 128 + signal.SIGTERM
@@ -38,11 +39,15 @@ _NOTICEABLE_S = 50e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a worker is told by the keeper. out_fd, err_fd: read ends of its own output."""
+    """What a worker is told by the keeper. out_fd, err_fd: read ends of its own output.
+
+    user_paths: where the modules of `python` operations are, besides the project and sys.path.
+    """
 
     number: int
     project: str
     main_path: str | None
+    user_paths: tuple[str, ...]
     out_fd: int
     err_fd: int
 
@@ -55,11 +60,20 @@ def main(sock: socket.socket, settings: Settings) -> int:
 
 
 def enter_project(project: str) -> None:
-    """Operations run in the project directory and can import from it."""
+    """Operations run in the project directory."""
     sage_actors.in_worker = True  # type: ignore[attr-defined]
     os.chdir(project)
-    if project not in sys.path:
-        sys.path.insert(0, project)
+
+
+def find_user_modules(settings: Settings, search_paths: Iterable[str] = ()) -> None:
+    """From now on imports find what is in the project, before all else, as a script finds what is beside it.
+
+    Only a worker that is to call something there may do so: a repository holds files named `ast.py` or a folder
+    `httpx`, and what this package imports for itself must never be those.
+    """
+    for path in reversed((*search_paths, *settings.user_paths, settings.project)):
+        if path not in sys.path:
+            sys.path.insert(0, path)
 
 
 def pack_result(value: object, node_id: str) -> bytes:
@@ -84,6 +98,7 @@ class OperationTable:
     """What the operation numbers mean in this worker; runners are made at the first use."""
 
     def __init__(self, settings: Settings) -> None:
+        self._worker = settings
         self._settings = RunnerSettings(project=settings.project, main_path=settings.main_path)
         self._specs: dict[int, dict[str, Any]] = {}
         self.runners: dict[int, Runner] = {}
@@ -120,9 +135,8 @@ class OperationTable:
             spec = self._specs.get(op)
             if spec is None:
                 raise ProtocolError(f"operation {op} was never defined")
-            for path in reversed(spec.get("search_paths") or ()):
-                if path not in sys.path:
-                    sys.path.insert(0, path)
+            if spec.get("type") == "python":
+                find_user_modules(self._worker, spec.get("search_paths") or ())
             found = self.runners[op] = create_runner(spec, self._settings)
         return found
 
@@ -135,7 +149,7 @@ class BlockingWorker:
         self._pipes = OutputPipes(settings.out_fd, settings.err_fd, self._book)
         self._link = Link(sock, self._pipes, self._book, Path(settings.project))
         self._table = OperationTable(settings)
-        self._main_path = settings.main_path
+        self._settings = settings
         # Rows (lists), inspections (tuples), and None: the end
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._task: Task | None = None
@@ -227,7 +241,9 @@ class BlockingWorker:
     def _inspect(self, token: int, calls: list[str]) -> None:
         from sage_actors.actors.op_python import inspect_call
 
-        self._link.send(Kind.INSPECTED, [token, [inspect_call(call, self._main_path) for call in calls]])
+        find_user_modules(self._settings)
+        main_path = self._settings.main_path
+        self._link.send(Kind.INSPECTED, [token, [inspect_call(call, main_path) for call in calls]])
 
     def _on_terminate(self, *_: object) -> None:
         if self._terminated:

@@ -466,7 +466,8 @@ class Supervisor:
             deliver=deliver,
             environ={key: value for key, value in self._environ.items() if key != "SAGE_STATE_KEY"},
             main_path=_main_path(),
-            sys_path=[*self._search_paths, str(self.project), *(each for each in sys.path if each)],
+            sys_path=[each for each in sys.path if each],
+            user_paths=self._search_paths,
             grace_s=self._grace_s,
         )
 
