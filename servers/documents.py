@@ -29,6 +29,8 @@ __all__ = ["MAX_DOCUMENT_BYTES", "WrittenDocument", "read_document", "write_docu
 
 MAX_DOCUMENT_BYTES = 4_000_000
 _FORBIDDEN = frozenset({".git", ".sage", ".claude", ".agents", ".venv", "node_modules"})
+_DRIVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Characters that would drive the terminal of a reader, or turn the order of what is read."""
 _MARK = re.compile(r"\n<!-- sage-actors sha256:([0-9a-f]{64}) -->\n\Z")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -46,6 +48,8 @@ class WrittenDocument:
 
 def write_document(project: Path, path: str, text: str) -> WrittenDocument:
     """Makes `text` the Markdown document at `path` (relative, with `/`), as the head of this module says.
+
+    Control characters and those that turn the direction of text are written as escapes, such as `\\x1b`.
 
     Raises:
         UsageError: the path leads out of the project, through a link, to no `.md` file, or to no regular file.
@@ -89,6 +93,7 @@ def _checked(path: str) -> list[str]:
 
 
 def _marked(text: str) -> bytes:
+    text = _DRIVING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
     body = text.encode("utf-8", "backslashreplace").rstrip(b"\n") + b"\n"
     if len(body) > MAX_DOCUMENT_BYTES:
         raise UsageError(f"a document of {len(body)} bytes: at most {MAX_DOCUMENT_BYTES} are written")

@@ -21,6 +21,11 @@ def test_a_document_is_made_with_its_folders_and_read_back(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "docs/specs/one").iterdir()] == ["spec.md"]
 
 
+def test_what_would_drive_a_terminal_is_written_as_escapes(tmp_path: Path) -> None:
+    write_document(tmp_path, "docs/a.md", "a\x1b[2Jb\u202ec\tü\U0001f680\r\n")
+    assert read_document(tmp_path, "docs/a.md") == "a\\x1b[2Jb\\u202ec\tü\U0001f680\\r\n"
+
+
 def test_the_same_text_is_not_written_again(tmp_path: Path) -> None:
     write_document(tmp_path, SPEC, "# One\n")
     before = (tmp_path / SPEC).stat()
