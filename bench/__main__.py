@@ -1,8 +1,11 @@
 """`python -m bench`: every group in a process of its own, then bench/RESULTS.md.
 
-    python -m bench                          full size
-    python -m bench --quick --no-write       the size that CI runs: under 90 s
-    python -m bench --only engine.chain cli  some of them (nothing is written)
+    python -m bench                               full size
+    python -m bench --repositories ../a ../b ../c research measured on these instead of this repository
+    python -m bench --quick --no-write            the size that CI runs: two minutes or so
+    python -m bench --only engine.chain cli       some of them (nothing is written)
+    python -m bench report --repository ../mine   a report on a repository: see final_report.py
+    python -m bench rivals                        other engines beside ours: see rivals/__init__.py
 
 Exit code 0 also when budgets are missed; 1 when something could not be measured.
 """
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,13 +26,25 @@ from bench.budgets import BUDGETS, GROUPS
 from bench.machine import facts
 from bench.measure import Figure
 from bench.report import missing, render, summary
+from bench.sage_ground import REPOSITORIES
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _GROUP_TIMEOUT_S = 3600.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["report"]:
+        from bench.final_report import main as report
+
+        return report(argv[1:])
+    if argv[:1] == ["rivals"]:
+        from bench.rivals.compare import main as rivals
+
+        return rivals(argv[1:])
     given = _parser().parse_args(argv)
+    if given.repositories:
+        os.environ[REPOSITORIES] = os.pathsep.join(given.repositories)
     wanted = _wanted(given.only)
     machine = facts()
     print("\n".join(f"{name}: {value}" for name, value in machine.items()), flush=True)
@@ -56,15 +72,23 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure every budget of the design.",
-        epilog="Exit code 0 also when budgets are missed.",
+        epilog="Exit code 0 also when budgets are missed. `python -m bench report` and `python -m bench rivals` "
+        "have a --help of their own.",
     )
-    parser.add_argument("--quick", action="store_true", help="the small size that CI runs: under 90 s")
+    parser.add_argument("--quick", action="store_true", help="the small size that CI runs: two minutes or so")
     parser.add_argument(
         "--only",
         nargs="+",
         metavar="NAME",
         default=[],
         help=f"of: {', '.join(GROUPS)}; or one benchmark of a group: engine.chain. Nothing is written then",
+    )
+    parser.add_argument(
+        "--repositories",
+        nargs="+",
+        metavar="PATH",
+        default=[],
+        help="real repositories for what is measured on them (this one)",
     )
     parser.add_argument("--no-write", action="store_true", help="leave bench/RESULTS.md as it is")
     parser.add_argument("--repeat", type=int, metavar="N", help="measure everything N times")

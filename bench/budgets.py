@@ -10,7 +10,19 @@ __all__ = ["BUDGETS", "GROUPS", "Budget"]
 Better = Literal["lower", "higher"]
 
 # In the order in which they are run and written down.
-GROUPS = ("engine", "scale", "latency", "resume", "cli", "many", "mcp_call", "retention")
+GROUPS = (
+    "engine",
+    "scale",
+    "latency",
+    "resume",
+    "cli",
+    "many",
+    "mcp_call",
+    "retention",
+    "sage_research",
+    "sage_makespan",
+    "sage_feature",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,4 +122,45 @@ BUDGETS: dict[str, Budget] = {
     "retention-kept": Budget(
         "the same: share of the answer's text that is kept", 0.81, "of 1", "retention.faq", "higher"
     ),
+    "research-candidates": Budget(
+        "candidate research of the feature template on a real repository, the least",
+        180,
+        "KB",
+        "sage_research.templates",
+        "higher",
+    ),
+    "research-passed": Budget(
+        "the same: what of it is passed on to later phases, the most", 8, "KB", "sage_research.templates"
+    ),
+    "run-tokens": Budget(
+        "tokens along the edges of a whole run, against handing on every candidate: fewer by",
+        86,
+        "%",
+        "sage_research.templates",
+        "higher",
+    ),
+    "research-makespan": Budget(
+        "research phase of four operations that wait 45, 30, 40 and 20 s (scaled), above the longest: within 2 % of it "
+        "and the fixed cost",
+        None,
+        "ms",
+        "sage_makespan.research",
+    ),
+    "research-speedup": Budget(
+        "the same against one after another", 3, "x", "sage_makespan.research", "higher"
+    ),
+    "feature-speedup": Budget(
+        "the whole feature workflow of operations that wait, against one after another",
+        3,
+        "x",
+        "sage_feature.speedup",
+        "higher",
+    ),
+    "feature-first": Budget(
+        "`run feature` on a repository of 1,000 files: from the command until the first result of research",
+        5,
+        "s",
+        "sage_feature.first",
+    ),
+    "feature-spec": Budget("the same, until spec.md is written", 5, "s", "sage_feature.first"),
 }

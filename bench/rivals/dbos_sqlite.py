@@ -1,0 +1,57 @@
+"""DBOS on SQLite, as it comes: one workflow whose steps are the nodes, each written when it is done.
+
+There is no graph: the workflow's own code waits for a layer before it begins the next.
+"""
+
+# Of an environment that the type checkers do not see.
+# mypy: ignore-errors
+# pyright: basic, reportMissingImports=false
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from dbos import DBOS, DBOSConfig, SetWorkflowID
+from graph import journal_mode, measured
+
+
+@DBOS.step()
+async def noop() -> int:
+    return 1
+
+
+@DBOS.workflow()
+async def layers(nodes: int, width: int) -> int:
+    ran = 0
+    for first in range(0, nodes, width):
+        ran += sum(await asyncio.gather(*(noop() for _ in range(first, min(nodes, first + width)))))
+    return ran
+
+
+def prepare(nodes: int, width: int, directory: Path) -> Callable[[str], int]:
+    logging.disable(logging.WARNING)
+    config: DBOSConfig = {
+        "name": "layers",
+        "system_database_url": f"sqlite:///{directory / 'dbos.sqlite'}",
+        "run_admin_server": False,
+    }
+    DBOS(config=config)
+    DBOS.launch()
+
+    def run(name: str) -> int:
+        with SetWorkflowID(name):
+            return asyncio.run(layers(nodes, width))
+
+    return run
+
+
+def durability(directory: Path) -> str:
+    mode = journal_mode(directory / "dbos.sqlite")
+    return f"a transaction a step, SQLite {mode}; the steps of a layer at once in one event loop"
+
+
+if __name__ == "__main__":
+    measured("dbos", durability, prepare)
