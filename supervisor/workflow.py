@@ -136,7 +136,7 @@ class Workflow:
         """Add a step.
 
         Args:
-            operation: a function, an `@operation`, or a type name (`"shell"`, `"http"`, `"approval"`, `"wait"`)
+            operation: a function, an `@operation`, or a type name (`"shell"`, `"http"`, `"mcp"`, ...)
                 whose own fields (`command=`, `url=`, ...) are then given as keywords.
             id: by default the function's name, with a number where that is taken.
             after: nodes that must have ended first, without their results.
