@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_harness import shell, wait_until
+from cli_harness import wait_until
 from sage_harness import (
     DOCUMENTS,
     FEATURE,
@@ -37,7 +38,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.requirement("ORCH-021")]
 _ERRORS = {"python": python_client.ERROR, "go": go_router.ERROR, "typescript": typescript_api.ERROR}
 _ASKED = {"feature": FEATURE, "enhancement": "error handling"}
 _EACH = [(language, template) for language in REPOSITORIES for template in PHASES]
+_LAST = {
+    "feature": "implementation/agent",
+    "bugfix": "validation/checks",
+    "enhancement": "implementation/agent",
+}
 _DAY_S = 86_400.0
+_WHAT = ("caching", "rate limiting", "retries", "logging")
+_WHICH = ("client", "public API", "command line")
+RAW = Path(__file__).parent / "mcp_servers/raw.py"
 
 
 class Finished:
@@ -48,7 +57,8 @@ class Finished:
         self.head = self.sage.git("rev-parse", "HEAD")
         with self.sage.nothing_else_written():
             self.runs = {
-                template: self.sage.run(template, _ASKED.get(template, _ERRORS[language])) for template in PHASES
+                template: self.sage.run(template, _ASKED.get(template, _ERRORS[language]))
+                for template in PHASES
             }
 
     def folder(self, template: str) -> str:
@@ -85,7 +95,7 @@ def test_a_template_ends_with_three_documents_whose_citations_are_true(
         text = path.read_text()
         assert false_citations(done.sage.project, text) == [], path.name
         assert cited(text) >= 3, path.name
-        assert "made by: \"sage-actors, without a model\"" in text
+        assert 'made by: "sage-actors, without a model"' in text
 
 
 @pytest.mark.parametrize("language", REPOSITORIES)
@@ -140,6 +150,7 @@ def test_events_are_those_that_are_promised(
         assert datetime.fromisoformat(event["time"]).utcoffset() is not None
     assert (run.events[0]["event"], run.events[-1]["event"]) == ("run_started", "run_finished")
     assert run.events[0]["nodes"] == len(run.starts) == len(run.succeeded)
+    assert run.end["results"][_LAST[template]] is not None
     assert set(run.starts.values()) == {1}
     assert [each["phase"] for each in run.named("phase_completed")] == list(PHASES[template])
     assert all(each["ok"] for each in run.named("phase_completed"))
@@ -176,7 +187,10 @@ def test_every_result_says_where_it_comes_from(
 ) -> None:
     done = finished[language]
     history = done.sage.history(done.runs[template].run_id)
+    assert history.value("implementation/agent")["status"] == "needs_agent"
     for node in history.nodes():
+        if node.id == "implementation/agent":  # no server's answer: nobody configured an agent
+            continue
         value = history.value(node.id)
         assert value["provenance"] in ("local", "cache"), node.id  # cache: patterns of an earlier run
         assert value["evidence_level"] in ("cited", "none", "measured"), node.id
@@ -234,6 +248,220 @@ def test_a_changed_source_file_makes_local_research_run_again(finished: dict[str
     assert changed.cached == set()
     back = sage.run("feature", FEATURE, "--run-id", "back")
     assert len(back.cached) >= 4
+
+
+# ------------------------------------------------------------------ days, many at once, many processes
+
+
+class Moved(SystemClock):
+    """The machine's clock, some days ahead."""
+
+    def __init__(self, days: float) -> None:
+        self.now = lambda: time.time() + days * _DAY_S
+
+
+@pytest.fixture
+def sage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SageProject]:
+    """A repository of its own, whose key this process finds as the command line does."""
+    made = SageProject(tmp_path / "home", REPOSITORIES["python"])
+    for name in ("XDG_CONFIG_HOME", "PYTHON_KEYRING_BACKEND"):
+        monkeypatch.setenv(name, made.environ[name])
+    yield made
+    made.close()
+
+
+@pytest.mark.requirement("ORCH-019")
+def test_a_run_goes_on_days_later_in_another_process_and_the_cache_keeps_a_month(sage: SageProject) -> None:
+    definition = json.loads(_template("feature", sage.project).read_text())
+    wait = {"id": "review", "operations": [{"id": "pause", "type": "wait", "seconds": 2 * _DAY_S}]}
+    definition["phases"][2]["dependencies"].append("review")
+    definition["phases"].insert(2, {**wait, "dependencies": ["specification"]})
+    sage.write("long.json", definition)
+    first = sage.run_until(
+        lambda event: event["event"] == "node_waiting" and event["node"] == "review/pause",
+        *("run", "--json", "long.json", FEATURE, "--run-id", "long"),
+    )
+    assert "specification/write" in first.succeeded
+    with Supervisor(sage.project, clock=Moved(1)) as supervisor:
+        run = supervisor.resume("long")
+        wait_until(lambda: "review/pause" in run.status().waiting, what="it still waits on the second day")
+    with Supervisor(sage.project, clock=Moved(2.5)) as supervisor:
+        run = supervisor.resume("long")
+        run.result(60).raise_for_status()
+        started = {event.node for event in run.events() if event.event == "node_started"}
+        assert not started & set(first.succeeded)
+        assert "planning/write" in started
+    spec = load(_template("feature", sage.project))
+    counts = []
+    for days in (29, 31):
+        with Supervisor(sage.project, clock=Moved(days)) as supervisor:
+            outcome = supervisor.run(spec, run_id=f"day-{days}", inputs={"topic": FEATURE}, timeout=60)
+            counts.append(outcome.raise_for_status().counts["cached"])
+    assert counts == [4, 0]
+
+
+@pytest.mark.requirement("ORCH-018")
+def test_twelve_workflows_at_once_share_the_servers_and_not_their_results(sage: SageProject) -> None:
+    topics = [f"{what} for the {which}" for what in _WHAT for which in _WHICH]
+    spec = load(_template("feature", sage.project))
+    with Supervisor(sage.project, cache=False) as supervisor:
+        runs = {topic: supervisor.start(spec, inputs={"topic": topic}) for topic in topics}
+        outcomes = {topic: run.result(100).raise_for_status() for topic, run in runs.items()}
+        ends = [list(run.events())[-1].data for run in runs.values()]
+    starts = [each for end in ends for each in end.get("server_starts", {}).items()]
+    assert sorted(starts) == sorted((name, 1) for name in SAGE_SERVERS)
+    written = documents(sage.project)
+    assert len(written) == len(DOCUMENTS) * len(topics) == 36
+    for topic, outcome in outcomes.items():
+        value = outcome["implementation/execute"]
+        assert f'topic: "{topic}"' in written[value["path"].removeprefix("docs/specs/")]
+    assert len({outcome["specification/write"]["slug"] for outcome in outcomes.values()}) == 12
+
+
+def test_two_command_lines_on_one_project_do_not_disturb_each_other(sage: SageProject) -> None:
+    asked = [("feature", FEATURE), ("enhancement", "error handling")]
+    processes = [sage.start("run", "--json", *each) for each in asked]
+    said = [process.communicate(timeout=100) for process in processes]
+    runs = [SageRun(p.returncode, out, err) for p, (out, err) in zip(processes, said, strict=True)]
+    assert [run.code for run in runs] == [0, 0], [run.stderr for run in runs]
+    assert [run.end["status"] for run in runs] == ["succeeded", "succeeded"]
+    assert len(documents(sage.project)) == 2 * len(DOCUMENTS)
+    stats = sage.cache_stats()
+    assert stats["hits"] + stats["misses"] == 10  # five questions each: no count is lost
+    assert stats["unreadable"] == 0
+
+
+# ------------------------------------------------------------------ partial failure
+
+
+def _research(*dead: str, retry: int = 1) -> dict[str, Any]:
+    """The feature's research and specification, where the operations `dead` ask a server that is down."""
+    definition = json.loads(_template("feature", Path()).read_text())
+    research, specification = definition["phases"][:2]
+    for operation in research["operations"]:
+        operation |= {"cache": False, "retry": {"max_attempts": retry, "backoff": 0.05, "factor": 1.0}}
+        if operation["id"] in dead:
+            operation |= {"server": "search", "tool": "echo", "arguments": {"text": "x"}}
+    research["operations"] = research["operations"][:4]
+    specification["operations"][0]["arguments"]["skills"] = None
+    return {**definition, "phases": [research, specification]}
+
+
+def _bring_server(sage: SageProject) -> None:
+    """`search` is down as long as there is no file `up`."""
+    command = f"test -e up || exit 7; exec {sys.executable} {RAW}"
+    entry = {"command": "/bin/sh", "args": ["-c", command]}
+    (sage.project / ".mcp.json").write_text(json.dumps({"mcpServers": {"search": entry}}))
+
+
+@pytest.mark.requirement("ORCH-006")
+@pytest.mark.requirement("ORCH-014")
+def test_a_dead_server_opens_its_breaker_and_the_rest_goes_on(sage: SageProject) -> None:
+    _bring_server(sage)
+    name = sage.write("one.json", _research("competitive", retry=5))
+    run = sage.run(name, FEATURE, "--trust", "--run-id", "one")
+    assert [(each["endpoint"], each["state"]) for each in run.named("breaker")] == [("search", "open")]
+    assert {each["node"] for each in run.named("node_failed")} == {"research/competitive"}
+    (phase, _) = run.named("phase_completed")
+    assert (phase["succeeded"], phase["total"], phase["ok"]) == (3, 4, True)
+    assert "rate-limiting-for-the-public-api/spec.md" in documents(sage.project)
+
+
+@pytest.mark.requirement("ORCH-006")
+def test_a_run_with_too_few_answers_pauses_and_goes_on_when_the_server_is_back(sage: SageProject) -> None:
+    _bring_server(sage)
+    name = sage.write("two.json", _research("competitive", "market"))
+    run = sage.run(name, FEATURE, "--trust", "--run-id", "two", code=5)
+    assert run.end["status"] == "paused"
+    (paused,) = run.named("run_paused")
+    assert "2 of 4 operations succeeded, min_success is 0.75" in paused["reason"]
+    assert documents(sage.project) == {}
+    (sage.project / "up").touch()
+    again = sage.resume("two")
+    assert again.end["status"] == "succeeded"
+    assert set(again.starts) == {"research/competitive", "research/market", "specification/write"}
+
+
+# ------------------------------------------------------------------ projects that are not as they should be
+
+
+def _no_git(root: Path) -> None:
+    REPOSITORIES["python"](root)
+    shutil.rmtree(root / ".git")
+
+
+def _empty(root: Path) -> None:
+    root.mkdir(exist_ok=True)
+
+
+def _no_commits(root: Path) -> None:
+    REPOSITORIES["go"](root)
+    subprocess.run(["git", "update-ref", "-d", "HEAD"], cwd=root, check=True)
+
+
+@pytest.mark.parametrize("make", [_no_git, _empty, _no_commits])
+def test_a_project_without_git_files_or_commits_gets_honest_documents(make: Any, tmp_path: Path) -> None:
+    sage = SageProject(tmp_path / "home", make)
+    with sage.nothing_else_written("project/docs"):
+        run = sage.run("feature", FEATURE)
+    sage.close()
+    assert run.end["status"] == "succeeded"
+    written = documents(sage.project)
+    assert len(written) == len(DOCUMENTS)
+    for text in written.values():
+        assert false_citations(sage.project, text) == []
+    spec = written["rate-limiting-for-the-public-api/spec.md"]
+    assert "Not determined" in spec
+    assert make is not _empty or not cited(spec)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_told_and_the_run_can_go_on(sage: SageProject) -> None:
+    _check_storage(
+        sage, lambda: (sage.project / "docs").chmod(0o555), lambda: (sage.project / "docs").chmod(0o755)
+    )
+
+
+def test_a_file_in_the_place_of_the_documents_is_told_and_the_run_can_go_on(sage: SageProject) -> None:
+    place = sage.project / "docs/specs"
+    _check_storage(sage, place.touch, place.unlink)
+
+
+def test_a_link_in_the_place_of_the_documents_is_not_followed(sage: SageProject, tmp_path: Path) -> None:
+    place, outside = sage.project / "docs/specs", tmp_path / "outside"
+    outside.mkdir()
+    _check_storage(sage, lambda: place.symlink_to(outside), place.unlink)
+    assert not list(outside.iterdir())
+
+
+def _check_storage(sage: SageProject, spoil: Any, mend: Any) -> None:
+    spoil()
+    failed = sage.run("feature", FEATURE, "--run-id", "r", code=1)
+    (error, *_) = [each["error"] for each in failed.named("node_failed") if not each["will_retry"]]
+    assert "docs" in error["message"]
+    assert "docs" in failed.stderr
+    mend()
+    again = sage.resume("r")
+    assert again.end["status"] == "succeeded"
+    assert not {node for node in again.starts if node.startswith("research/")}
+    assert len(documents(sage.project)) == len(DOCUMENTS)
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(sage: SageProject) -> None:
+    """The limit of file sizes stands for the disk: writes fail in the middle, with an error."""
+    sage("keys", "create")
+    limited = [
+        "sh",
+        "-c",
+        f"ulimit -f 16; exec {sys.executable} -m sage_actors run --json feature '{FEATURE}' --run-id r",
+    ]
+    done = subprocess.run(
+        limited, cwd=sage.project, env=sage.environ, capture_output=True, text=True, check=False, timeout=90
+    )
+    assert done.returncode in (1, 5), done.stderr
+    assert "Traceback" not in done.stderr
+    assert sage.resume("r").end["status"] == "succeeded"
+    assert len(documents(sage.project)) == len(DOCUMENTS)
 
 
 def _template(name: str, project: Path) -> Path:

@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(parse_parcel({"number": number, "carrier": {"name": "unknown"}})["carrier"])
     return 0
 '''
-_TESTS = '''\
+_TESTS = """\
 import pytest
 
 from parceltrack.client import Client, parse_parcel
@@ -168,7 +168,7 @@ def test_the_rate_limit_of_a_carrier_is_told():
 
 def test_returned_parcel_has_no_carrier():
     assert parse_parcel({"number": "1"})["carrier"] is None
-'''
+"""
 _DOCS = """\
 # Limits of the public API
 
@@ -250,7 +250,7 @@ def make_python_client(root: Path) -> Path:
                 ADA,
                 {
                     f"{package}/cli.py": _CLI,
-                    "CHANGELOG.md": "# Changes\n\n## 0.4.0\n\n- The command `parceltrack`\n- Three attempts by default\n",
+                    "CHANGELOG.md": "# Changes\n\n## 0.4.0\n\n- The command `parceltrack`\n- Three attempts\n",
                 },
             ),
             Change("Show that returned parcels fail", CHE, {"tests/test_client.py": _TESTS}),

@@ -143,7 +143,9 @@ def make_typescript_api(root: Path) -> Path:
                 {
                     "package.json": _PACKAGE,
                     "tsconfig.json": '{\n  "compilerOptions": {"strict": true, "module": "nodenext"}\n}\n',
-                    "src/server.ts": _SERVER.replace("private readonly limit = 100", "private readonly limit = 10"),
+                    "src/server.ts": _SERVER.replace(
+                        "private readonly limit = 100", "private readonly limit = 10"
+                    ),
                     "src/store.ts": _STORE,
                     "README.md": "# orderly\n\nA small public API for orders, with hooks.\n",
                     ".gitignore": "node_modules/\ndist/\n",
