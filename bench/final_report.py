@@ -28,6 +28,7 @@ __all__ = ["main", "measured", "written"]
 
 _KILLS, _QUICK_KILLS = 100, 10
 _REPEATS = 3
+_SCALES = 20, 40
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser().error(f"{given.repository} is no directory")
     kills = given.kills or (_QUICK_KILLS if given.quick else _KILLS)
     machine = {"repository": name_of(repository), **facts()}
-    sections = measured(repository, kills, Size(given.quick, given.repeat))
+    size = Size(given.quick, given.repeat)
+    sections = measured(repository, kills, size, given.scale or size.pick(*_SCALES))
     for path in written(sections, machine, given.out):
         print(f"written to {path}")
     return 1 if any(each.problem for each in sections) else 0
@@ -55,15 +57,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeat", type=int, metavar="N", help=f"repeat what is repeated N times ({_REPEATS})"
     )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        metavar="N",
+        help=f"operations that wait take 1/N of their time ({_SCALES[0]}; {_SCALES[1]} with --quick)",
+    )
     parser.add_argument("--quick", action="store_true", help="the small size")
     return parser
 
 
-def measured(repository: Path, kills: int, size: Size) -> list[Section]:
+def measured(repository: Path, kills: int, size: Size, scale: float) -> list[Section]:
     """Every section; one that could not be measured says why, and takes no other along."""
     sections = []
     with copied(repository) as here:
-        subject = Subject(here, repository, kills, size)
+        subject = Subject(here, repository, kills, size, scale)
         for measure in MEASURES:
             try:
                 section = measure(subject)

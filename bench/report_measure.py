@@ -45,6 +45,7 @@ class Subject:
     repository: Path
     kills: int
     size: Size
+    scale: float  # what waits are divided by
     rates: list[Bar] = field(default_factory=list)  # in %, of all sections
 
     @cached_property
@@ -108,7 +109,7 @@ def first_output(subject: Subject) -> Section:
 
 def speedups(subject: Subject) -> Section:
     """What running at once saves: operations that wait, and the real ones."""
-    phase = measured_phase(subject.size.pick(20, 40), subject.size.repeats(3, 1))
+    phase = measured_phase(subject.scale, subject.size.repeats(3, 1))
     times = subject.waiting
     together = statistics.median(float(each.end["seconds"]) for each in subject.cold)
     local, serial_s = local_speedup(subject.here, together)

@@ -47,10 +47,10 @@ def svg(chart: Chart) -> str:
         f"<rect width='{_WIDTH}' height='{height}' fill='#ffffff'/>",
         f"<text x='12' y='20' font-size='14' font-weight='600' fill='#1f2328'>{escape(chart.title)}</text>",
     ]
-    for number, bar in enumerate(chart.bars):
-        parts += _row(bar, _HEAD + _ROW * number, scale)
     if chart.limit is not None:
         parts += _limit(chart, _LABELS + chart.limit * scale, height)
+    for number, bar in enumerate(chart.bars):
+        parts += _row(bar, _HEAD + _ROW * number, scale)
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -72,8 +72,8 @@ def _row(bar: Bar, y: float, scale: float) -> list[str]:
         end = max(end, high - _LABELS)
         parts.append(f"<path d='M{low:.1f} {middle}H{high:.1f}' stroke='#1f2328' stroke-width='1.5'/>")
     parts.append(
-        f"<text x='{_LABELS + end + 6:.1f}' y='{middle + 4:.0f}' font-size='12' fill='#1f2328'>"
-        f"{escape(bar.text)}</text>"
+        f"<text x='{_LABELS + end + 6:.1f}' y='{middle + 4:.0f}' font-size='12' fill='#1f2328' "
+        f"stroke='#ffffff' stroke-width='4' paint-order='stroke'>{escape(bar.text)}</text>"
     )
     return parts
 

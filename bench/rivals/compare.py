@@ -45,6 +45,11 @@ class Engine:
     durability: str = ""
     left_out: str = ""
 
+    @property
+    def key(self) -> str:
+        """As `--only` takes it."""
+        return self.name.partition(",")[0]
+
     def line(self) -> str:
         if self.left_out or not self.us:
             return f"{self.name:<24}left out: {self.left_out or 'not run'}"
@@ -60,12 +65,13 @@ _OURS = (
 RIVALS = (
     Engine("langgraph", "langgraph_sqlite.py", ("langgraph", "langgraph-checkpoint-sqlite")),
     Engine("dbos", "dbos_sqlite.py", ("dbos",)),
+    Engine("dbos, WAL set by us", "dbos_sqlite.py", ("dbos",), {"DBOS_JOURNAL": "wal"}),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
-    engines = [*_OURS, *(each for each in RIVALS if not given.only or each.name in given.only)]
+    engines = [*_OURS, *(each for each in RIVALS if not given.only or each.key in given.only)]
     print("\n".join(f"{name}: {value}" for name, value in facts().items()), flush=True)
     with tempfile.TemporaryDirectory(prefix="sage-rivals-") as made:
         python = _environment(given.environment or Path(made))
@@ -90,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--width", type=int, default=50, metavar="N", help="nodes of a layer (50)")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds (3)")
     parser.add_argument(
-        "--only", nargs="+", choices=[each.name for each in RIVALS], metavar="NAME", default=[]
+        "--only", nargs="+", choices=sorted({each.key for each in RIVALS}), metavar="NAME", default=[]
     )
     parser.add_argument("--environment", type=Path, metavar="DIR", help="the virtual environment to use")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there, too")
@@ -150,7 +156,7 @@ def _process(
     """A rival in its environment, which has nothing of ours; ours in this one."""
     numbers = [str(nodes), str(width), "1", str(here.project)]
     if engine.packages:
-        command, environ = [str(python), str(_HERE / engine.file)], _bare()
+        command, environ = [str(python), str(_HERE / engine.file)], _bare() | engine.environ
     else:
         command = [sys.executable, "-m", f"bench.rivals.{Path(engine.file).stem}"]
         environ = {**here.environ, **engine.environ}

@@ -1,4 +1,4 @@
-"""DBOS on SQLite, as it comes: one workflow whose steps are the nodes, each written when it is done.
+"""DBOS on SQLite, as it comes or with a write-ahead log: a workflow whose steps are the nodes, each written when done.
 
 There is no graph: the workflow's own code waits for a layer before it begins the next.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +35,9 @@ async def layers(nodes: int, width: int) -> int:
 
 def prepare(nodes: int, width: int, directory: Path) -> Callable[[str], int]:
     logging.disable(logging.WARNING)
+    if os.environ.get("DBOS_JOURNAL") == "wal":
+        with sqlite3.connect(directory / "dbos.sqlite") as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # the file keeps it
     config: DBOSConfig = {
         "name": "layers",
         "system_database_url": f"sqlite:///{directory / 'dbos.sqlite'}",
