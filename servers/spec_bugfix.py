@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from sage_actors.servers import spec_background as background
 from sage_actors.servers import spec_sections as sections
 from sage_actors.servers.slugs import headline
@@ -132,9 +134,10 @@ def _reproduction(study: Study, looked: Investigation, found: list[Spot], docume
         for place in looked.failing_tests[:2]:
             command = narrowed(check, place.path)
             if "pytest" in check.command:
-                command += f"::{place.text.replace('.', '::')}"
+                command += quote(f"::{place.text.replace('.', '::')}")
             elif check.command[:2] == ["go", "test"]:
-                command += f" -run '^{place.text.rpartition('.')[2]}$'"
+                name = place.text.rpartition(".")[2]
+                command += f" -run {quote(f'^{name}$')}"
             commands.append(command)
         commands += [
             narrowed(check, place.path) for place in looked.frames if not study.sources.is_product(place.path)

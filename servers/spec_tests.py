@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from shlex import quote
 
 from sage_actors.servers.checks import Check
 from sage_actors.servers.spec_sources import Sources, Symbol
@@ -115,18 +116,18 @@ def new_test_path(source: str, sources: Sources) -> str:
 
 
 def narrowed(check: Check | None, test: str) -> str:
-    """The command that runs only `test`; the whole check where its tool is not known to take a file."""
+    """The command that runs only `test`, quoted for a shell; the whole check where its tool takes no file."""
     if check is None:
         return ""
     if "pytest" in check.command and test.endswith(".py"):
-        return f"{check.text} {test}"
+        return f"{check.text} {quote(test)}"
     if "unittest" in check.command and test.endswith(".py"):
-        return f"python -m unittest {test.removesuffix('.py').replace('/', '.')}"
+        return f"python -m unittest {quote(test.removesuffix('.py').replace('/', '.'))}"
     if check.command[:2] == ["go", "test"]:
         folder = test.rpartition("/")[0]
-        return f"go test ./{folder}" if folder else "go test ."
+        return f"go test {quote(f'./{folder}')}" if folder else "go test ."
     if check.command[:2] == ["cargo", "test"] and test.startswith("tests/"):
-        return f"cargo test --test {PurePosixPath(test).stem}"
+        return f"cargo test --test {quote(PurePosixPath(test).stem)}"
     if check.command[0] in ("npm", "pnpm", "yarn"):
-        return f"{check.text} -- {test}" if check.command[0] == "npm" else f"{check.text} {test}"
+        return f"{check.text} {'-- ' if check.command[0] == 'npm' else ''}{quote(test)}"
     return check.text
