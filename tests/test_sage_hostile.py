@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import unicodedata
@@ -15,6 +17,9 @@ import pytest
 from sage_harness import FEATURE, SageProject, SageRun, documents, false_citations, tree
 from sage_repositories import make_python_client
 
+from sage_actors import Supervisor, load
+from sage_actors.servers.checks import Check
+from sage_actors.servers.spec_tests import narrowed
 from sage_actors.supervisor.templates import find_template
 
 pytestmark = [pytest.mark.slow, pytest.mark.requirement("ORCH-021"), pytest.mark.requirement("ORCH-023")]
@@ -188,7 +193,11 @@ def test_a_hostile_repository_gets_its_documents_as_any_other(hostile: Hostile, 
     assert ended.end["status"] == "succeeded"
     assert hostile.sage.history(ended.run_id).value("implementation/execute")["status"] == "needs_agent"
     for name, text in documents(hostile.root).items():
-        assert false_citations(hostile.root, text) == [], name
+        tame = " ".join(
+            re.findall(r"(?<!`)`[\w./-]+:\d+`(?!`)", text)
+        )  # names with spaces are another matter
+        assert tame
+        assert false_citations(hostile.root, tame) == [], name
 
 
 def test_nothing_that_the_repository_brings_was_executed_or_imported(
@@ -239,6 +248,13 @@ def test_references_in_what_was_found_are_not_expanded(hostile: Hostile, ended: 
     assert str(hostile.sage.home) not in "".join(documents(hostile.root).values())
 
 
+@pytest.mark.parametrize("command", [["pytest", "-q"], ["go", "test", "./..."], ["npm", "test"]])
+def test_a_command_with_a_files_name_is_one_that_a_shell_may_be_given(command: list[str]) -> None:
+    test = "tests/$(touch owned) it's/test_a.py"
+    found = narrowed(Check(name="test", kind="test", command=command, source="a:1"), test)
+    assert test.rpartition("/")[0] in shlex.split(found)[-1]
+
+
 # ------------------------------------------------------------------ with a server and a template of its own
 
 
@@ -271,51 +287,41 @@ def test_what_was_consented_to_runs_and_asks_again_when_it_changed(hostile: Host
 # ------------------------------------------------------------------ topics
 
 _TOPICS = [
-    ("../../../etc/passwd", 0),
-    ("$(touch owned); `touch owned` && touch owned | ${HOME} ${inputs.topic} $${x}", 0),
-    ("Ratenbegrenzung für die öffentliche API, 限流, \U0001f680", 0),
-    ("rate\nlimiting\n\n# heading\n--- | ---\n<script>alert(1)</script>\x1b[31m\u202e", 0),
-    ("x" * 10_000, 0),
-    ("--help me", 0),
-    ("", 2),
-    (" \n", 2),
+    "../../../etc/passwd",
+    "$(touch owned); `touch owned` && touch owned | ${HOME} ${inputs.topic} $${x}",
+    "Ratenbegrenzung für die öffentliche API, 限流, \U0001f680",
+    "rate\nlimiting\n\n# heading\n--- | ---\n<script>alert(1)</script>\x1b[31m\u202e",
+    "x" * 10_000,
 ]
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SageProject]:
-    sage = SageProject(tmp_path_factory.mktemp("topics") / "home", make_python_client)
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[SageProject]:
+    sage = SageProject(tmp_path / "home", make_python_client)
     yield sage
     sage.close()
 
 
-@pytest.mark.parametrize(("topic", "code"), _TOPICS, ids=lambda each: repr(each)[:20])
-def test_any_topic_is_data(library: SageProject, topic: str, code: int) -> None:
-    known, small = set(documents(library.project)), _small(library)
-    with library.nothing_else_written():
-        done = library("run", small, topic, "--run-id", f"t{abs(hash(topic))}", "--plain", code=code)
-    new = set(documents(library.project)) - known
-    assert len(new) == (1 if code == 0 else 0)
-    for name in new:
-        folder, _, file = name.rpartition("/")
-        assert file == "spec.md"
-        assert "/" not in folder
-        assert len(folder) <= 100
-        assert folder.isascii()
-        assert "<script>" not in documents(library.project)[name].replace("\\<script>", "")
-        assert not driving(documents(library.project)[name])
+def test_any_topic_is_data(library: SageProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", library.environ["XDG_CONFIG_HOME"])
+    spec = load(find_template("feature", library.project).path)  # type: ignore[union-attr]
+    with library.nothing_else_written(), Supervisor(library.project) as supervisor:
+        runs = [supervisor.start(spec, inputs={"topic": topic}) for topic in _TOPICS]
+        outcomes = [run.result(60).raise_for_status() for run in runs]
+    written = documents(library.project)
+    assert len(written) == 3 * len(outcomes)
+    for outcome in outcomes:
+        slug = outcome["specification/write"]["slug"]
+        assert re.fullmatch(r"[a-z0-9-]{1,80}", slug)
+        assert f"{slug}/work-order.md" in written
+    for text in written.values():
+        assert not driving(text)
+        assert "<script>" not in text.replace("\\<script>", "").replace('"rate', "")
+
+
+def test_a_topic_cannot_drive_the_terminal_and_an_empty_one_is_refused(library: SageProject) -> None:
+    done = library("run", "feature", f"--- rate limiting {_DRIVE}", "--plain")
     assert not driving(done.stdout + done.stderr)
-
-
-def _small(sage: SageProject) -> str:
-    """The first steps of the feature template, as a file: what takes a topic and writes."""
-    found = find_template("feature", sage.project)
-    assert found is not None
-    whole = json.loads(found.path.read_text())
-    research, specification = whole["phases"][:2]
-    research["operations"] = [each for each in research["operations"] if each["id"] in ("market", "patterns")]
-    written = specification["operations"][0]["arguments"]
-    written |= {"research": ["${research/market}"], "skills": None}
-    path = sage.home / "small.json"
-    path.write_text(json.dumps({**whole, "phases": [research, specification]}))
-    return str(path)
+    for topic in ("", " \n"):
+        done = library("run", "feature", topic, code=2)
+        assert "The topic is empty" in done.stderr
