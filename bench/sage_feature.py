@@ -169,32 +169,41 @@ def local_speedup(here: Ground, together_s: float) -> tuple[float, float]:
 
 
 def measure_speedup(size: Size) -> list[Figure]:
-    """On the first of the repositories; the real servers once in quick size."""
+    """On the first of the repositories; in quick size without the real servers one after another."""
+    real, ratios = [], []
     with copied(repositories()[0]) as here:
-        real, ratios = [], []
         for _ in range(size.repeats(3, 1)):
             remove_traces(here)
             real.append(command_line(here, "run", "feature", _TOPIC))
-            ratios.append(local_speedup(here, float(real[-1].end["seconds"])))
+            _ = real[-1].end
+            if not size.quick:
+                ratios.append(local_speedup(here, float(real[-1].end["seconds"])))
     times = waited(real[-1], size.pick(20, 40), size.repeats(3, 1))
-    others = ", ".join(
-        f"{node} {number(each)}" for node, each in times.waits.items() if each not in WAITS_S.values()
+    return [figure("feature-speedup", times.speedups, "x", note=_waits(times)), *_local(ratios)]
+
+
+def _waits(times: Waited) -> str:
+    others = (
+        f"{node} {number(each)}"
+        for node, each in times.waits.items()
+        if node.removeprefix("research/") not in WAITS_S
     )
-    note = (
+    return (
         f"calls that wait, 1/{times.scale:g}: research {', '.join(f'{each:g}' for each in WAITS_S.values())} s, the "
-        f"others as they took in a real run: {others} s; the waits alone allow {times.most:.2f}x: research by "
-        "itself 3.00x, and what follows it has nothing to run beside"
+        f"others as they took in a real run: {', '.join(others)} s; the waits alone allow {times.most:.2f}x: research "
+        "by itself 3.00x, and what follows it has nothing to run beside"
     )
-    local = f"one after another {number(statistics.median(each for _, each in ratios))} s"
-    return [
-        figure("feature-speedup", times.speedups, "x", note=note),
-        figure(
-            "feature-local",
-            [each for each, _ in ratios],
-            "x",
-            note=f"real servers on this machine's cores, which compute and do not wait; {local}",
-        ),
-    ]
+
+
+def _local(ratios: list[tuple[float, float]]) -> list[Figure]:
+    if not ratios:
+        return []
+    serial_s = statistics.median(each for _, each in ratios)
+    note = (
+        "real servers on this machine's cores, which compute and do not wait; one after another "
+        f"{number(serial_s)} s"
+    )
+    return [figure("feature-local", [each for each, _ in ratios], "x", note=note)]
 
 
 BENCHMARKS: dict[str, Benchmark] = {"first": measure_first, "speedup": measure_speedup}

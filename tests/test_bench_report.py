@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from bench import final_report, report_kills
+from bench.__main__ import main as bench_main
 from bench.final_report import written
 from bench.measure import Size, figure
 from bench.report_kills import Kills
@@ -45,34 +45,32 @@ def tree(folder: Path) -> dict[Path, bytes]:
 # ------------------------------------------------------------------ the whole report
 
 
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("repositories") / "tiny"
-    folder.mkdir()
-    make_repository(folder, files=30)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def subject(repository: Path) -> Iterator[Subject]:
-    """Measured once, with two kills and waits that hardly wait."""
-    with copied(repository) as here:
-        yield Subject(here, repository, 2, Size(quick=True), 1000.0)
-
-
-@pytest.fixture(scope="module")
-def sections(subject: Subject) -> dict[str, Section]:
-    return {measure.__name__: measure(subject) for measure in MEASURES}
-
-
 def value(section: Section, name: str) -> float:
     (found,) = [each for each in section.figures if each.name == name]
     return found.value
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.requirement("ORCH-022")
 @pytest.mark.requirement("ORCH-025")
-def test_the_reports_figures_are_those_of_the_runs(subject: Subject, sections: dict[str, Section]) -> None:
+def test_the_report_of_a_tiny_repository_tells_what_its_runs_did(tmp_path: Path) -> None:
+    """One test, so that it is measured once: with two kills, and waits that hardly wait."""
+    repository = tmp_path / "tiny"
+    repository.mkdir()
+    make_repository(repository, files=30)
+    with copied(repository) as here:
+        subject = Subject(here, repository, 2, Size(quick=True), 1000.0)
+        sections = {measure.__name__: measure(subject) for measure in MEASURES}
+    _figures_are_those_of_the_runs(subject, sections)
+    _cache_answered_the_second_run(subject, sections)
+    _kills_are_resumed_and_nothing_is_repeated(sections)
+    _what_cannot_be_measured_is_said_instead(sections)
+    _pages_show_every_figure_and_every_plot(sections, tmp_path)
+    _repository_is_left_alone(repository)
+
+
+def _figures_are_those_of_the_runs(subject: Subject, sections: dict[str, Section]) -> None:
     (first,) = subject.cold
     moments = {
         each.get("node"): moment
@@ -93,11 +91,7 @@ def test_the_reports_figures_are_those_of_the_runs(subject: Subject, sections: d
     assert value(sections["reloads"], "context-reloads") == first.end["context_reloads"] == 0
 
 
-@pytest.mark.slow
-@pytest.mark.requirement("ORCH-022")
-def test_a_second_identical_run_is_answered_by_the_cache(
-    subject: Subject, sections: dict[str, Section]
-) -> None:
+def _cache_answered_the_second_run(subject: Subject, sections: dict[str, Section]) -> None:
     again, _ = subject.second
     cached = sum(each["cached"] for each in again.succeeded.values())
     declared = [
@@ -110,9 +104,7 @@ def test_a_second_identical_run_is_answered_by_the_cache(
     assert value(sections["cache"], "cache-hits") == 100
 
 
-@pytest.mark.slow
-@pytest.mark.requirement("ORCH-022")
-def test_two_kills_are_resumed_and_nothing_is_repeated(sections: dict[str, Section]) -> None:
+def _kills_are_resumed_and_nothing_is_repeated(sections: dict[str, Section]) -> None:
     section = sections["resumes"]
     assert value(section, "resume-rate") == 100
     assert value(section, "nodes-repeated") == 0
@@ -122,14 +114,12 @@ def test_two_kills_are_resumed_and_nothing_is_repeated(sections: dict[str, Secti
     assert {bar.label for bar in rates.bars} >= {"kills that were resumed", "cache hits of a second run"}
 
 
-@pytest.mark.slow
-def test_what_cannot_be_measured_is_said_instead(sections: dict[str, Section]) -> None:
+def _what_cannot_be_measured_is_said_instead(sections: dict[str, Section]) -> None:
     assert "no run was offered a skill" in sections["skills"].not_measured[0]
     assert "none is configured" in sections["tokens"].not_measured[0]
 
 
-@pytest.mark.slow
-def test_the_pages_show_every_figure_and_every_plot(sections: dict[str, Section], tmp_path: Path) -> None:
+def _pages_show_every_figure_and_every_plot(sections: dict[str, Section], tmp_path: Path) -> None:
     paths = written(list(sections.values()), {"CPU": "a fast one"}, tmp_path / "out" / "deep")
     page = (tmp_path / "out/deep/report.md").read_text()
     whole = (tmp_path / "out/deep/report.html").read_text()
@@ -146,10 +136,7 @@ def test_the_pages_show_every_figure_and_every_plot(sections: dict[str, Section]
     assert "a fast one" in whole
 
 
-@pytest.mark.slow
-def test_the_repository_itself_is_left_alone(repository: Path, sections: dict[str, Section]) -> None:
-    """`sections` has measured by now."""
-    assert sections
+def _repository_is_left_alone(repository: Path) -> None:
     assert not (repository / ".sage").exists()
     assert not (repository / "docs/specs").exists()
     status = subprocess.run(["git", "status", "--porcelain"], cwd=repository, capture_output=True, text=True)
@@ -177,7 +164,7 @@ def test_a_measure_that_fails_takes_no_other_along(
 
 def test_a_repository_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as end:
-        final_report.main(["--repository", str(tmp_path / "none")])
+        bench_main(["report", "--repository", str(tmp_path / "none")])
     assert end.value.code == 2
 
 
