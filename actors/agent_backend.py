@@ -1,8 +1,9 @@
-"""The backend that asks a coding agent's command line. For drafts it may only look, in the project itself."""
+"""The backend that asks a coding agent's command line. For drafts it may only look."""
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,8 @@ __all__ = ["AgentBackend"]
 class AgentBackend:
     """Starts the agent once for each prompt. Many may run at once; a cancelled one is ended.
 
-    What "only look" means is up to the agent's own flags (`read` in its table): where it has none, it is asked
-    in good faith.
+    What "only look" means is up to the agent's own flags (`read` in its table). One that has none is started in an
+    empty directory of its own: the evidence is in the prompt, and what it writes there goes with it.
     """
 
     def __init__(
@@ -48,11 +49,17 @@ class AgentBackend:
             TimeoutExceeded: it took longer than the user's `timeout`.
             UsageError: it cannot be started.
         """
+        if self._entry.read:
+            return await self._ask(prompt, schema, self._project)
+        with tempfile.TemporaryDirectory(prefix="sage-draft-") as empty:
+            return await self._ask(prompt, schema, Path(empty))
+
+    async def _ask(self, prompt: str, schema: Mapping[str, Any] | None, cwd: Path) -> Completion:
         request = AgentRequest(
             name=self._agent,
             entry=self._entry,
             prompt=prompt,
-            cwd=self._project,
+            cwd=cwd,
             mode="read",
             model=self._model,
             schema=schema,

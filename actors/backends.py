@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from sage_actors.messages.errors import UsageError
 if TYPE_CHECKING:
     from sage_actors.actors.agent_table import AgentEntry
 
-__all__ = ["AGENT_VARIABLE", "MODEL_VARIABLE", "chosen_backend", "load_backend"]
+__all__ = ["AGENT_VARIABLE", "MODEL_VARIABLE", "check_backend", "chosen_backend", "load_backend"]
 
 AGENT_VARIABLE = "SAGE_AGENT"
 MODEL_VARIABLE = "SAGE_MODEL"
@@ -44,6 +45,22 @@ def load_backend(environ: Mapping[str, str], project: Path, *, name: str | None 
 
     entry = _startable(chosen, config, environ)
     return AgentBackend(chosen, entry, project=project, environ=environ, timeout_s=config.timeout_s)
+
+
+def check_backend(environ: Mapping[str, str]) -> None:
+    """Whether what the user chose is there, before a run begins that would miss it in each of its steps.
+
+    Raises:
+        UsageError, DefinitionError: as `load_backend`; a model's key is looked at when it is asked.
+    """
+    config = load_user_config(environ)
+    chosen = chosen_backend(environ, config)
+    if chosen is None or chosen == _NOBODY:
+        return
+    if ":" not in chosen:
+        _startable(chosen, config, environ)
+    elif find_spec("pydantic_ai") is None:
+        raise UsageError(f"{chosen} needs a client for models: pip install 'sage-actors[llm]'")
 
 
 def chosen_backend(environ: Mapping[str, str], config: UserConfig) -> str | None:

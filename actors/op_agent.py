@@ -114,6 +114,10 @@ class AgentRunner:
             changes = worktree.collect(_message(choice, context), leaves=tuple(entry.leaves))
             outcome = self._checked(config.get("checks", False), worktree, changes, task)
         left = str(worktree.root) if worktree.root.exists() else None
+        if changes.patch is not None:
+            context.usage()  # makes the map where there is none
+            assert task.used is not None
+            task.used["artifacts"] = [str(changes.patch.relative_to(self._project))]
         result = _result(outcome.pop("status"), answer, choice)
         return {**result, **_changes(changes, self._project), **outcome, "worktree": left}
 

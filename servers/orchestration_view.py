@@ -249,10 +249,10 @@ def _results(past: History, nodes: list[NodeView], phases: list[Phase]) -> Resul
 
 
 def _files(past: History, nodes: list[str]) -> list[str]:
-    """The `path` of each result that has one."""
+    """The files that results say they wrote: their `path`, where it names a document."""
     values = (past.value(node) for node in nodes)
     paths = (value.get("path") for value in values if isinstance(value, dict))
-    return list(dict.fromkeys(path for path in paths if isinstance(path, str)))
+    return list(dict.fromkeys(path for path in paths if isinstance(path, str) and path not in ("", ".")))
 
 
 def _outputs(past: History) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ from sage_actors.servers.research_result import (
     result_of,
     scaled,
 )
-from sage_actors.servers.skills import discover_skills
+from sage_actors.servers.skills import OWN_SKILL, discover_skills
 
 __all__ = ["best_practices", "competitive_analysis", "market_research"]
 
@@ -148,6 +148,8 @@ def _skills(project: Path, topic: str) -> list[Found]:
     """Every skill's instructions in passages; those that fit the topic, cited by the skill's file."""
     pieces: list[Piece] = []
     for skill in discover_skills(project):
+        if skill.name == OWN_SKILL:
+            continue
         try:
             text = skill.path.read_text("utf-8", "replace")
         except OSError:

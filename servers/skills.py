@@ -20,7 +20,10 @@ from typing import Literal, NamedTuple
 
 from sage_actors.servers.skills_read import Format, Skill, SkillFileError, clean, read_skill
 
-__all__ = ["Discovery", "Skill", "discover_skills", "find_skills"]
+__all__ = ["OWN_SKILL", "Discovery", "Skill", "discover_skills", "find_skills"]
+
+OWN_SKILL = "sage-workflow"
+"""What `sage-actors init` writes: it tells agents of us, and nothing about the project."""
 
 _MAX_DEPTH = 5  # folders below a place of skills
 _MAX_FOLDERS = 2_000  # that are looked into, in one place
@@ -70,9 +73,17 @@ def find_skills(project: Path, home: Path | None = None) -> Discovery:
             continue
         for skill in _skills_in(base, place, seen, warnings):
             first = found.setdefault(skill.name, skill)
-            if first is not skill:
+            if first is not skill and _bytes_of(first) != _bytes_of(skill):
                 warnings.append(f"{skill.place}: {first.place} has the name {skill.name!r} already")
     return Discovery(list(found.values()), warnings)
+
+
+def _bytes_of(skill: Skill) -> bytes | None:
+    """Its file: many tools keep the same skill in several folders."""
+    try:
+        return Path(skill.path).read_bytes()
+    except OSError:
+        return None
 
 
 def _home(home: Path | None) -> Path | None:

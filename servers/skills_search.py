@@ -17,7 +17,7 @@ from sage_actors.messages.findings import EvidenceLevel, Provenance, TokenCount
 from sage_actors.messages.passages import Passage, split_passages
 from sage_actors.messages.ranking import PassageIndex, query_words
 from sage_actors.messages.tokens import count_tokens, tokenizer_name
-from sage_actors.servers.skills import Skill, find_skills
+from sage_actors.servers.skills import OWN_SKILL, Skill, find_skills
 
 __all__ = ["SkillFound", "SkillHit", "SkillsFound", "search_skills", "skills_search"]
 
@@ -112,7 +112,7 @@ def search_skills(skills: Sequence[Skill], topic: str, top: int | None = 5) -> l
 def skills_search(project: Path, topic: str, top: int = 5, *, home: Path | None = None) -> SkillsFound:
     """The skills of `project` and its user for `topic`, as a step of a workflow is given them."""
     found = find_skills(project, home)
-    hits = search_skills(found.skills, topic, top)
+    hits = search_skills([skill for skill in found.skills if skill.name != OWN_SKILL], topic, top)
     raw = "\n".join(f"{_head(skill)}\n{_instructions(skill)}" for skill in found.skills)
     notes = [f"not used: {warning}" for warning in found.warnings]
     if not hits:

@@ -45,7 +45,8 @@ def list_entries(project: Path, as_json: bool) -> None:
         left = "expired" if row["expires_in"] <= 0 else f"{row['expires_in'] / 86400:.1f} days left"
         if not row["readable"]:
             left = "cannot be opened: damaged, or sealed under another key"
-        click.echo(f"{row['name'][:_SHORT]}  {row['bytes']:>9,} bytes  {row['operation'] or '?'}  ({left})")
+        what = f"{row['operation'] or '?'}  of {row['node']}" if row["node"] else row["operation"] or "?"
+        click.echo(f"{row['name'][:_SHORT]}  {row['bytes']:>9,} bytes  {what}  ({left})")
 
 
 @cache_command.command("show")

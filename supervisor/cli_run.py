@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -141,6 +142,8 @@ def run_command(
     """
     if fresh and must_exist:
         raise click.UsageError("--fresh and --resume exclude each other.")
+    from sage_actors.actors.backends import check_backend
+    from sage_actors.servers.catalog import SAGE_SERVERS
     from sage_actors.supervisor.cli_consent import ensure_consent
     from sage_actors.supervisor.definitions import default_run_id, resolve_inputs
     from sage_actors.supervisor.templates import find_template, load_workflow
@@ -163,6 +166,9 @@ def run_command(
         trust=chosen.trust,
         quiet=chosen.quiet,
     )
+
+    if any(node.operation.config.get("server") in SAGE_SERVERS for node in spec.nodes):
+        check_backend(os.environ)
 
     def start(supervisor: Supervisor) -> Run:
         return supervisor.start(

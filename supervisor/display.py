@@ -138,7 +138,7 @@ def measured_lines(data: Mapping[str, Any]) -> list[str]:
     lines = []
     busy, seconds, speedup = data.get("busy_seconds"), data.get("seconds"), data.get("speedup")
     counts = data.get("counts") or {}
-    if speedup and busy and seconds and counts.get("succeeded", 0) > 1:
+    if speedup and speedup >= 1 and busy and seconds and counts.get("succeeded", 0) > 1:
         lines.append(
             f"speedup {speedup:.1f}x: nodes took {duration(speedup * seconds)}, the run {duration(seconds)}"
         )
@@ -155,6 +155,12 @@ def measured_lines(data: Mapping[str, Any]) -> list[str]:
             f"servers {_count(starts, 'start')}, {_count(data.get('context_reloads', 0), 'context reload')}"
         )
     lines.extend(f"wrote {one_line(each)}" for each in data.get("artifacts") or ())
+    for result in (data.get("results") or {}).values():
+        if isinstance(result, Mapping) and result.get("status") == "needs_agent":
+            order = one_line(result.get("work_order") or result.get("path") or "the work order")
+            lines.append(
+                f"next: hand {order} to a coding agent, or choose one: SAGE_AGENT=claude and --fresh"
+            )
     return lines
 
 

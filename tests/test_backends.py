@@ -151,7 +151,7 @@ def test_many_drafts_run_at_once(tmp_path: Path) -> None:
     """Each waits until the other one has come, so that two that took turns would never end."""
     write_config(
         '[backend]\ntimeout = "20s"\n[agents.pair]\ncommand = ["/bin/sh", "-c", '
-        '"touch here.$$; while [ $(ls here.* | wc -l) -lt 2 ]; do sleep 0.02; done; cat"]\n'
+        f'"cd {tmp_path}; touch here.$$; while [ $(ls here.* | wc -l) -lt 2 ]; do sleep 0.02; done; cat"]\n'
     )
     backend = chosen(tmp_path, tmp_path, "pair")
 
@@ -159,6 +159,19 @@ def test_many_drafts_run_at_once(tmp_path: Path) -> None:
         return [each.value for each in await asyncio.gather(backend.complete("a"), backend.complete("b"))]
 
     assert asyncio.run(both()) == ["a", "b"]
+
+
+def test_a_draft_of_an_agent_that_cannot_be_told_to_look_only_leaves_the_project_alone(
+    tmp_path: Path,
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    write_config('[agents.eager]\ncommand = ["/bin/sh", "-c", "touch changed; pwd; cat"]\n')
+    backend = chosen(tmp_path, project, "eager")
+    where, said = asyncio.run(backend.complete("a")).value.splitlines()
+    assert said == "a"
+    assert list(project.iterdir()) == []
+    assert not Path(where).exists()
 
 
 def test_models_and_agents_answer_the_same_call(tmp_path: Path) -> None:

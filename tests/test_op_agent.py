@@ -95,7 +95,7 @@ def test_an_agent_changes_files_in_a_worktree_and_the_result_says_all(agents: An
     assert (result["worktree"], result["checks"], result["notes"]) == (None, [], [])
     usage = {"input_tokens": 1200, "output_tokens": 34, "cost": 0.25}
     assert result["usage"] == usage
-    assert used(there, key) == usage
+    assert used(there, key) == {**usage, "artifacts": [result["patch"]]}
     git(there.project, "apply", str(there.project / result["patch"]))
     assert (there.project / "app.py").read_text() == "one\ntwo\n"
     assert '"type": "result"' in there.pool.output(key, "stdout")
