@@ -39,7 +39,7 @@ from sage_actors.messages.tokens import count_tokens, tokenizer_name
 from sage_actors.servers.catalog import create_server
 from sage_actors.servers.settings import ServerSettings
 
-__all__ = ["BENCHMARKS", "Amount", "Sifted", "sifted"]
+__all__ = ["BENCHMARKS", "Amount", "Sifted", "edges", "sifted"]
 
 _RESEARCH = ("sage-research", "sage-patterns")
 _INPUT = "${inputs.topic}"
@@ -105,7 +105,7 @@ def sifted(repository: Path, template: str, told: Told, project: Path) -> Sifted
     kept = {node: _amount(events.get(node, {}), "kept") for node in nodes}
     research = [node for node, each in nodes.items() if each.get("server") in _RESEARCH]
     unranked = [node for node in research if node not in seen.ranked]
-    edges = _edges(nodes)
+    handed_on = edges(nodes)
     return Sifted(
         repository=name_of(repository),
         template=template,
@@ -113,9 +113,9 @@ def sifted(repository: Path, template: str, told: Told, project: Path) -> Sifted
         candidates=sum((raw[each] for each in unranked), _size_of(seen.passages())),
         found=sum((raw[each] for each in research), Amount()),
         passed=sum((kept[each] for each in research), Amount()),
-        handed_candidates=sum(seen.tokens.get(source, raw[source].tokens) for _, source in edges),
-        handed_found=sum(raw[source].tokens for _, source in edges),
-        handed=sum(kept[source].tokens for _, source in edges),
+        handed_candidates=sum(seen.tokens.get(source, raw[source].tokens) for _, source in handed_on),
+        handed_found=sum(raw[source].tokens for _, source in handed_on),
+        handed=sum(kept[source].tokens for _, source in handed_on),
         passages=len(seen.passages()),
     )
 
@@ -124,17 +124,21 @@ def _amount(event: Mapping[str, Any], which: str) -> Amount:
     return Amount(int(event.get(f"{which}_bytes") or 0), int(event.get(f"{which}_tokens") or 0))
 
 
-def _edges(nodes: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(node, whose result it is given), by the references in its arguments."""
+def edges(nodes: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(node, whose whole result it is given), by the references in its arguments, each once.
+
+    What takes a part of a result (`${write | path}`) is no edge: a path is not what was found.
+    """
     from sage_actors.supervisor.references import find_references
     from sage_actors.supervisor.validation import resolve_name
 
-    return [
+    found = dict.fromkeys(
         (name, resolve_name(reference.name, name.partition("/")[0]))
         for name, each in nodes.items()
         for reference in find_references(each["arguments"])
-        if reference.kind == "node"
-    ]
+        if reference.kind == "node" and reference.expression is None
+    )
+    return list(found)
 
 
 # ------------------------------------------------------------------ candidates

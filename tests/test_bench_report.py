@@ -23,7 +23,7 @@ from bench.sage_feature import Waited, one_after_another
 from bench.sage_ground import Told, copied, repositories, template_data
 from bench.sage_makespan import Phase
 from bench.sage_repository import make_repository
-from bench.sage_research import Amount, Sifted
+from bench.sage_research import Amount, Sifted, edges
 
 _SPEC = "specification/write"
 
@@ -267,6 +267,16 @@ def test_fewer_tokens_are_told_against_candidates_and_against_findings() -> None
     one = Sifted("r", "feature", 1, Amount(), Amount(), Amount(), 1000, 400, 100)
     assert (one.fewer_percent, one.fewer_than_found_percent) == (90, 75)
     assert Amount(1, 2) + Amount(3, 4) == Amount(4, 6)
+
+
+def test_an_edge_is_a_whole_result_that_is_handed_on_once() -> None:
+    given = {"all": ["${a/x}", "${a/x}", "${z}"], "part": "${a/w | path}", "topic": "${inputs.topic}"}
+    nodes: dict[str, dict[str, Any]] = {
+        "a/x": {"arguments": {}},
+        "b/z": {"arguments": {}},
+        "b/y": {"arguments": given},
+    }
+    assert edges(nodes) == [("b/y", "a/x"), ("b/y", "b/z")]
 
 
 def test_the_generated_repository_is_the_same_each_time(tmp_path: Path) -> None:
