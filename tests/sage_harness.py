@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import pickle
 import re
 import signal
 import stat
@@ -13,9 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
+import pytest
 from cli_harness import CommandLine, events, wait_until
 
 from sage_actors.actors.keys import KeyRing, load_keys
@@ -32,9 +35,11 @@ __all__ = [
     "documents",
     "false_citations",
     "processes_of",
+    "shared",
     "tree",
 ]
 
+Value = TypeVar("Value")
 FEATURE = "rate limiting for the public API"
 PHASES = {
     "feature": ("research", "specification", "planning", "implementation"),
@@ -151,6 +156,22 @@ class SageProject(CommandLine):
         before = tree(self.home, *written)
         yield
         assert tree(self.home, *written) == before
+
+
+def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Value]) -> Value:
+    """What `make(folder)` returns, made once for all processes of this test session."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    kept = root / f"{name}.pickle"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            value = make(root / name)
+            kept.write_bytes(pickle.dumps(value))
+            return value
+        found: Value = pickle.loads(kept.read_bytes())
+        return found
 
 
 def tree(root: Path, *without: str) -> dict[str, str]:

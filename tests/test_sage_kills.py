@@ -7,12 +7,14 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from cli_harness import wait_until
-from sage_harness import FEATURE, PHASES, SageProject, SageRun, documents
+from sage_harness import FEATURE, PHASES, SageProject, SageRun, documents, shared
 from sage_repositories import make_python_client, python_client
 
 from sage_actors import Supervisor
@@ -42,6 +44,14 @@ class Killed:
         return self.lives[-1]
 
 
+def _begins(prefix: str, event: dict[str, Any]) -> bool:
+    return event["event"] == "node_started" and bool(event["node"].startswith(prefix))
+
+
+def _is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid)
+
+
 def _kill_in_each_phase(home: Path, template: str) -> Killed:
     topic = _ASKED[template]
     calm = SageProject(home / "calm", make_python_client)
@@ -52,25 +62,22 @@ def _kill_in_each_phase(home: Path, template: str) -> Killed:
     lives = []
     command = ["run", "--json", "--no-cache", template, topic, "--run-id", "killed"]
     for phase in PHASES[template]:
-        lives.append(
-            sage.run_until(
-                lambda event, phase=phase: (
-                    event["event"] == "node_started" and event["node"].startswith(f"{phase}/")
-                ),
-                *command,
-            )
-        )
+        lives.append(sage.run_until(partial(_begins, f"{phase}/"), *command))
         command = ["resume", "--json", "--no-cache", "killed"]
     lives.append(sage.resume("--no-cache", "killed"))
     return Killed(sage, template, lives, undisturbed)
 
 
+def _kill_all(folder: Path) -> dict[str, Killed]:
+    with ThreadPoolExecutor(2) as pool:
+        made = pool.map(lambda each: _kill_in_each_phase(folder / each, each), PHASES)
+    return dict(zip(PHASES, made, strict=True))
+
+
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Killed]]:
     """The three templates; in each, one process is killed a phase. That none leaves a process is checked here."""
-    with ThreadPoolExecutor(2) as pool:
-        made = pool.map(lambda each: _kill_in_each_phase(tmp_path_factory.mktemp(each), each), PHASES)
-    found = dict(zip(PHASES, made, strict=True))
+    found = shared(tmp_path_factory, "killed", _kill_all)
     yield found
     for each in found.values():
         each.sage.close()
@@ -139,7 +146,7 @@ def test_a_killed_mcp_worker_is_replaced_and_the_run_recovers_by_itself(
             ):
                 (pid,) = supervisor.statistics().pids
                 os.kill(pid, signal.SIGKILL)
-                wait_until(lambda pid=pid: not psutil.pid_exists(pid), seconds=5.0)
+                wait_until(partial(_is_gone, pid), seconds=5.0)
         outcome = run.result(60).raise_for_status()
     sage.close()
     lost = [each for each in seen if each.event == "worker_lost"]
