@@ -101,7 +101,7 @@ def first_output(subject: Subject) -> Section:
     bars = [_bar(label, each) for label, each in zip(labels, figures, strict=True)]
     return Section(
         title="The first output",
-        how=f"`sage-actors run feature`, {len(told)} times, each without state, cache or documents of another.",
+        how=f"`sage-actors run feature`, runs: {len(told)}, each without state, cache or documents of another.",
         figures=figures,
         charts=[Chart("first-output", "Time from the command until ... (s)", bars)],
     )

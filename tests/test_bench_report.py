@@ -318,6 +318,8 @@ def test_a_rival_that_cannot_be_installed_is_left_out_with_the_reason(tmp_path: 
     assert engine.left_out.startswith("it could not be installed: ")
     compare._run(engine, Path(sys.executable), 1, 1)
     assert (engine.us, engine.line().split()[:3]) == ([], ["rival", "left", "out:"])
+    page = compare._page("what", {"CPU": "fast"}, [engine])
+    assert "| rival |  | not measured |  | it could not be installed: " in page
 
 
 def test_a_rival_that_fails_is_left_out_with_the_reason() -> None:

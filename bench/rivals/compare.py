@@ -3,6 +3,7 @@
     python -m bench rivals                           300 nodes in layers of 50, three rounds
     python -m bench rivals --environment DIR         keep (and use again) the virtual environment
     python -m bench rivals --only langgraph          some of them
+    python -m bench rivals --markdown RIVALS.md      and write the table there
 
 The engines take turns: in every round each has a fresh process, a fresh state, one run that is not counted, and one
 that is. Exit code 0 also when a rival was left out.
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,7 +73,8 @@ RIVALS = (
 def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     engines = [*_OURS, *(each for each in RIVALS if not given.only or each.key in given.only)]
-    print("\n".join(f"{name}: {value}" for name, value in facts().items()), flush=True)
+    machine = facts()
+    print("\n".join(f"{name}: {value}" for name, value in machine.items()), flush=True)
     with tempfile.TemporaryDirectory(prefix="sage-rivals-") as made:
         python = _environment(given.environment or Path(made))
         for each in engines:
@@ -80,11 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for _ in range(given.repeat):
             for each in engines:
                 _run(each, python, given.nodes, given.width)
-    print(f"\nwall per node, {given.nodes} no-op nodes in layers of {given.width}, of {given.repeat} runs:")
-    for each in sorted(engines, key=lambda one: statistics.median(one.us) if one.us else float("inf")):
-        print(each.line(), flush=True)
+    engines.sort(key=lambda one: statistics.median(one.us) if one.us else float("inf"))
+    what = (
+        f"Wall per node: {given.nodes} no-op nodes in layers of {given.width}, {given.repeat} runs, in turn."
+    )
+    print("", what, *(each.line() for each in engines), sep="\n", flush=True)
     if given.json:
         given.json.write_text(json.dumps([_told(each) for each in engines]))
+    if given.markdown:
+        given.markdown.write_text(_page(what, machine, engines))
     return 0 if all(each.us for each in engines if not each.packages) else 1
 
 
@@ -100,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--environment", type=Path, metavar="DIR", help="the virtual environment to use")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there, too")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the same as a table")
     return parser
 
 
@@ -175,6 +182,24 @@ def _last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")[
         :300
     ]
+
+
+def _page(what: str, machine: Mapping[str, str], engines: Sequence[Engine]) -> str:
+    lines = ["# The same graph in other engines", "", f"Written by `python -m bench rivals`. {what}", ""]
+    lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in machine.items()), ""]
+    lines += [
+        "| engine | version | us per node | spread | what is on disk when a node is done |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [f"| {' | '.join(_cells(each))} |" for each in engines]
+    return "\n".join([*lines, ""])
+
+
+def _cells(engine: Engine) -> tuple[str, ...]:
+    if not engine.us:
+        return (engine.name, engine.version, "not measured", "", engine.left_out.replace("|", "\\|"))
+    spread = f"{number(min(engine.us))} .. {number(max(engine.us))}"
+    return (engine.name, engine.version, number(statistics.median(engine.us)), spread, engine.durability)
 
 
 def _told(engine: Engine) -> dict[str, object]:
