@@ -254,13 +254,19 @@ class AgentOperation(_Operation):
     type: Literal["agent"]
     prompt: str = Field(min_length=1, description="what to do; the named arguments are added to it")
     agent: str | None = Field(
-        None, min_length=1, description="the coding agent to start, such as claude or codex; by default the user's"
+        None,
+        min_length=1,
+        description="the coding agent to start, such as claude or codex; by default the user's",
     )
     model: str | None = Field(
-        None, min_length=1, description="the model to ask, as provider:model; with an agent, the model it uses"
+        None,
+        min_length=1,
+        description="the model to ask, as provider:model; with an agent, the model it uses",
     )
     command: str | list[str] | None = Field(
-        None, min_length=1, description="any command as the agent; it gets the prompt by stdin, or for {prompt}"
+        None,
+        min_length=1,
+        description="any command as the agent; it gets the prompt by stdin, or for {prompt}",
     )
     schema_: dict[str, Any] | None = Field(
         None, alias="schema", description="JSON Schema of an object, which the answer must be"
