@@ -41,6 +41,7 @@ __all__ = [
     "ServerStartFailed",
     "ToolError",
     "ToolUnusable",
+    "bad_arguments",
     "explain",
     "protocol_error",
     "unusable",
@@ -54,6 +55,7 @@ _ASKING = frozenset({MISSING_REQUIRED_CLIENT_CAPABILITY, URL_ELICITATION_REQUIRE
 _QUESTIONS = frozenset({"Elicitation not supported", "Sampling not supported", "List roots not supported"})
 LIMIT_TEXT = f"exceeded the {MAX_MESSAGE_BYTES} byte limit"  # the words of httpx2 for an event
 _NAMES = 8
+_BAD_ARGUMENTS = re.compile(r"\d+ validation errors? for \w*Arguments")
 
 
 class ToolError(OperationError):
@@ -170,9 +172,21 @@ def unusable(
         return ToolUnusable(f"the server {server!r} has no tool {tool!r}; {hint}it has {shown}")
     if not isinstance(error, MCPError) or error.code not in (METHOD_NOT_FOUND, INVALID_PARAMS):
         return None
+    return _refused(tool, server, error.message, tools)
+
+
+def bad_arguments(text: str, tool: str, server: str, tools: Sequence[Tool]) -> ToolUnusable | None:
+    """That the tool does not take these arguments, as servers of the Python SDK say so: in a failed result."""
+    if not _BAD_ARGUMENTS.search(text):
+        return None
+    lines = [line.strip() for line in text.splitlines() if "errors.pydantic.dev" not in line]
+    return _refused(tool, server, "; ".join(line for line in lines if line), tools)
+
+
+def _refused(tool: str, server: str, reason: str, tools: Sequence[Tool]) -> ToolUnusable:
     found = next((each for each in tools if each.name == tool), None)
     takes = f"; it takes {_parameters(found)}" if found is not None else ""
-    return ToolUnusable(f"{tool!r} of {server!r} refused the call: {_cut(error.message)}{takes}")
+    return ToolUnusable(f"{tool!r} of {server!r} refused the call: {_cut(reason)}{takes}")
 
 
 def _parameters(tool: Tool) -> str:

@@ -27,6 +27,7 @@ from sage_actors.actors.mcp_errors import (
     ServerDied,
     ServerStartFailed,
     ToolError,
+    bad_arguments,
     explain,
     protocol_error,
     unusable,
@@ -106,8 +107,10 @@ class McpSessions:
         """The error for a result that says it is one: perhaps there is no such tool."""
         found = self._servers.get(server)
         tools = await found.tools_now() if found is not None else []
-        return unusable(protocol_error(text), tool, server, tools) or ToolError(
-            f"{tool!r} of {server!r} failed: {text}"
+        return (
+            unusable(protocol_error(text), tool, server, tools)
+            or bad_arguments(text, tool, server, tools)
+            or ToolError(f"{tool!r} of {server!r} failed: {text}")
         )
 
     async def close(self) -> None:

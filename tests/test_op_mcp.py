@@ -281,7 +281,7 @@ def test_calls_work_alike_on_every_transport(
     }
     assert errors == {
         "broken": ("ToolError", True),
-        "arguments": ("ToolError", True),
+        "arguments": ("ToolUnusable", False),
         "unknown": ("ToolUnusable", False),
         "asks": ("InputNeeded", False),
     }
