@@ -197,7 +197,8 @@ def test_a_template_is_found_by_its_name(sage: CommandLine) -> None:
         "name: greet\ninputs: {topic: {type: string}}\nnodes:\n"
         "  - {id: hello, type: shell, command: [echo, '${inputs.topic}']}\n"
     )
-    done = sage("run", "greet", "big world", "--json")
+    assert "--trust" in sage("run", "greet", "big world", code=2).stderr
+    done = sage("run", "greet", "big world", "--json", "--trust")
     assert events(done.stdout)[0]["run_id"] == "greet-big-world"
     assert events(done.stdout)[-1]["results"]["hello"]["stdout"] == "big world\n"
     assert "greet" in sage("run", "greeet", code=2).stderr
