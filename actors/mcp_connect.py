@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from anyio import to_thread
 from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.client.stdio import get_default_environment
@@ -40,6 +41,9 @@ Hear = Callable[[str, str], None]
 """Gets what a server says beside its answers: a level or source, and a line."""
 
 _STARTUP_S = 30.0
+_TOOL_THREADS = (
+    3  # tools of built-in servers compute under one interpreter lock: of few, the first is done sooner
+)
 _CONNECT_S = 30.0
 _SILENCE_S = 600.0  # between two bytes of an HTTP answer
 
@@ -104,6 +108,7 @@ class ServerFinder:
         trusts_checks = self._trust.trusts(self._project, checks_item(self._project))
         settings = ServerSettings(self._project, _load_backend(self._project), trusts_checks)
         client = _client(create_server(name, settings), hear)
+        to_thread.current_default_thread_limiter().total_tokens = _TOOL_THREADS
         return OpenServer(client, asyncio.Event(), lambda: "it was stopped")
 
 
