@@ -162,7 +162,9 @@ def test_no_option_is_described_that_does_not_exist() -> None:
     known = {each for _, command in commands() for each in options(command)} | {"--help", "-h", "--version"}
     for page in ("README.md", *(f"docs/{each.name}" for each in GUIDES)):
         said = set(
-            re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"(?m)^.*(printf|git|pip|bench),? .*$", "", read(page)))
+            re.findall(
+                r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"(?m)^.*(printf|git|pip|bench),? .*$", "", read(page))
+            )
         )
         assert said <= known | FOREIGN, page
 
