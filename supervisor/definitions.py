@@ -28,6 +28,7 @@ __all__ = [
     "json_schema",
     "load_dict",
     "load_file",
+    "read_file",
     "resolve_inputs",
     "spec_from_dict",
     "validate_spec",
@@ -62,13 +63,34 @@ def load_dict(
     base: Path | None = None,
     known_types: Collection[str] = AVAILABLE_TYPES,
     warn: Warn | None = None,
+    file: Path | None = None,
 ) -> WorkflowSpec:
     """The workflow that `data` says in the file format.
 
     source: what to call it in errors. lines: the line of a place. base: the folder that paths of
-    sub-workflows are relative to; without one they are refused. Raises DefinitionError as `load_file`.
+    sub-workflows are relative to; without one they are refused. file: where `data` was read, so that a
+    sub-workflow which leads back there is refused. Raises DefinitionError as `load_file`.
     """
-    return _Loader(known_types, warn).data(data, source=source, lines=lines, base=base)
+    chain = () if file is None else (file.resolve(),)
+    return _Loader(known_types, warn, chain).data(data, source=source, lines=lines, base=base)
+
+
+def read_file(path: Path) -> tuple[Any, LineOf]:
+    """What a .json, .yaml or .yml file holds, and the line of each place in it.
+
+    Raises:
+        DefinitionError: it cannot be read, or is neither.
+    """
+    source = str(path)
+    try:
+        path.resolve()
+        text = _read(path)
+        return (parse_yaml if path.suffix.lower() in (".yaml", ".yml") else parse_json)(text)
+    except DefinitionError as error:
+        raise DefinitionError(error.problems, source=source) from error
+    except (OSError, ValueError, RuntimeError) as cause:
+        reason = getattr(cause, "strerror", None) or str(cause)
+        raise DefinitionError([Problem("", f"cannot be read: {reason}")], source=source) from cause
 
 
 def json_schema() -> dict[str, Any]:
@@ -92,18 +114,9 @@ class _Loader:
         self._depth = depth
 
     def file(self, path: Path) -> WorkflowSpec:
-        source = str(path)
-        try:
-            resolved = path.resolve()
-            text = _read(path)
-            data, lines = (parse_yaml if path.suffix.lower() in (".yaml", ".yml") else parse_json)(text)
-        except DefinitionError as error:
-            raise DefinitionError(error.problems, source=source) from error
-        except (OSError, ValueError, RuntimeError) as cause:
-            reason = getattr(cause, "strerror", None) or str(cause)
-            raise DefinitionError([Problem("", f"cannot be read: {reason}")], source=source) from cause
-        inner = _Loader(self._known_types, self._warn, (*self._chain, resolved), self._depth)
-        return inner.data(data, source=source, lines=lines, base=path.parent)
+        data, lines = read_file(path)
+        inner = _Loader(self._known_types, self._warn, (*self._chain, path.resolve()), self._depth)
+        return inner.data(data, source=str(path), lines=lines, base=path.parent)
 
     def data(self, data: Any, *, source: str, lines: LineOf | None, base: Path | None) -> WorkflowSpec:
         problems, warnings, spec = self._examine(data, base)

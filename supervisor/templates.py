@@ -13,13 +13,14 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import DefinitionError, Problem, StorageError, UsageError
-from sage_actors.supervisor.definitions import load_dict, load_file
-from sage_actors.supervisor.source import parse_json, parse_yaml
-from sage_actors.supervisor.templates_upstream import Normalised, from_upstream, is_upstream
+from sage_actors.supervisor.definitions import LineOf, load_dict, read_file
+
+if TYPE_CHECKING:
+    from sage_actors.supervisor.templates_upstream import Normalised
 
 __all__ = [
     "SUFFIXES",
@@ -84,15 +85,7 @@ def load_workflow(path: Path, *, warn: Warn | None = None) -> WorkflowSpec:
     Raises:
         DefinitionError: all problems, each with its place; CycleError if a cycle is among them.
     """
-    normalised = _normalised(path)
-    if normalised is None:
-        return load_file(path, warn=warn)
-    if normalised.problems:
-        raise DefinitionError(normalised.problems, source=str(path))
-    for warning in normalised.warnings if warn else ():
-        assert warn is not None
-        warn(warning)
-    return load_dict(normalised.data, source=str(path), base=path.parent, warn=warn)
+    return _loaded(path, warn)[0]
 
 
 def check_template(path: Path) -> Checked:
@@ -140,8 +133,7 @@ def add_template(source: Path, project: Path, *, name: str | None = None, replac
 
 
 def _to_write(source: Path) -> tuple[str, bytes]:
-    spec = load_workflow(source)
-    normalised = _normalised(source)
+    spec, normalised = _loaded(source)
     if normalised is not None:
         return ".json", _json(normalised.data)
     if any(node.operation.type == "workflow" for node in spec.nodes):
@@ -170,15 +162,27 @@ def _replace(path: Path, data: bytes) -> None:
         raise
 
 
-def _normalised(path: Path) -> Normalised | None:
-    """The workflow of a file in one of upstream's shapes; None for every other file, a broken one too."""
-    try:
-        if not path.is_file() or path.stat().st_size > _PEEK_LIMIT_BYTES:
-            return None
-        text = path.read_text(encoding="utf-8-sig")
-        data, lines = (parse_yaml if path.suffix.lower() in (".yaml", ".yml") else parse_json)(text)
-    except (DefinitionError, OSError, ValueError):
-        return None  # whoever reads it in full says what is wrong
+def _loaded(path: Path, warn: Warn | None = None) -> tuple[WorkflowSpec, Normalised | None]:
+    """The workflow, and what was made of the file where it is in one of upstream's shapes."""
+    data, lines = read_file(path)
+    normalised = _normalised(path, data, lines)
+    if normalised is None:
+        spec = load_dict(data, source=str(path), lines=lines, base=path.parent, warn=warn, file=path)
+        return spec, None
+    if normalised.problems:
+        raise DefinitionError(normalised.problems, source=str(path))
+    for warning in normalised.warnings if warn else ():
+        assert warn is not None
+        warn(warning)
+    return load_dict(normalised.data, source=str(path), base=path.parent, warn=warn), normalised
+
+
+def _normalised(path: Path, data: Any, lines: LineOf) -> Normalised | None:
+    """The workflow of a file in one of upstream's shapes; None for every other file."""
+    if not isinstance(data, dict) or "phases" not in data or path.stat().st_size > _PEEK_LIMIT_BYTES:
+        return None
+    from sage_actors.supervisor.templates_upstream import from_upstream, is_upstream
+
     if not is_upstream(data):
         return None
     found = from_upstream(data)
