@@ -142,7 +142,6 @@ def run_command(
     """
     if fresh and must_exist:
         raise click.UsageError("--fresh and --resume exclude each other.")
-    from sage_actors.actors.backends import check_backend
     from sage_actors.servers.catalog import SAGE_SERVERS
     from sage_actors.supervisor.cli_consent import ensure_consent
     from sage_actors.supervisor.definitions import default_run_id, resolve_inputs
@@ -168,6 +167,8 @@ def run_command(
     )
 
     if any(node.operation.config.get("server") in SAGE_SERVERS for node in spec.nodes):
+        from sage_actors.actors.backends import check_backend
+
         check_backend(os.environ)
 
     def start(supervisor: Supervisor) -> Run:

@@ -143,11 +143,11 @@ def _operations(spec: WorkflowSpec) -> Iterator[OperationSpec]:
 
 
 def _server_items(operations: Sequence[OperationSpec], project: Path) -> list[Item]:
-    from sage_actors.actors.mcp_config import load_servers
-
     names = [str(each.config.get("server")) for each in operations if each.type == "mcp"]
     if not names:
         return []
+    from sage_actors.actors.mcp_config import load_servers
+
     servers = load_servers(project)
     if any("${" in name for name in names):  # which one is known only when it runs
         names = list(servers)
@@ -155,14 +155,14 @@ def _server_items(operations: Sequence[OperationSpec], project: Path) -> list[It
 
 
 def _skill_items(operations: Sequence[OperationSpec], project: Path) -> list[Item]:
-    from sage_actors.actors.op_skill import find_skill, skill_item
-    from sage_actors.servers.skills import discover_skills
-
     executed = [
         each.config for each in operations if each.type == "skill" and not each.config.get("instructions")
     ]
     if not executed:
         return []
+    from sage_actors.actors.op_skill import find_skill, skill_item
+    from sage_actors.servers.skills import discover_skills
+
     if any("${" in str(config.get("skill")) for config in executed):
         skills = discover_skills(project)
     else:
