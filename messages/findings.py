@@ -9,6 +9,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sage_actors.messages.packing import utf8_bytes
+from sage_actors.messages.tokens import count_tokens, tokenizer_name
+
 __all__ = ["Citation", "EvidenceLevel", "Finding", "Provenance", "ResearchResult", "TokenCount"]
 
 EvidenceLevel = Literal["measured", "cited", "inferred", "none"]
@@ -52,6 +55,17 @@ class TokenCount(_Data):
     raw_tokens: int = Field(ge=0)
     kept_tokens: int = Field(ge=0)
     tokenizer: str
+
+    @classmethod
+    def of(cls, raw: str, kept: str) -> TokenCount:
+        """The count of two texts: what was looked at, and what of it is passed on."""
+        return cls(
+            raw_bytes=utf8_bytes(raw),
+            kept_bytes=utf8_bytes(kept),
+            raw_tokens=count_tokens(raw),
+            kept_tokens=count_tokens(kept),
+            tokenizer=tokenizer_name(max(len(raw), len(kept))),
+        )
 
 
 class ResearchResult(_Data):

@@ -12,11 +12,9 @@ from pydantic import BaseModel
 
 from sage_actors.messages.backend import TokenUsage
 from sage_actors.messages.errors import SageError
-from sage_actors.messages.findings import TokenCount
-from sage_actors.messages.tokens import count_tokens, tokenizer_name
 from sage_actors.servers.drafting import usage_meta
 
-__all__ = ["WRITES", "answer", "counted", "tool_errors"]
+__all__ = ["WRITES", "answer", "tool_errors"]
 
 WRITES = ToolAnnotations(
     read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
@@ -39,14 +37,3 @@ def tool_errors() -> Iterator[None]:
         yield
     except (SageError, ValueError) as error:
         raise ToolError(str(error)) from error
-
-
-def counted(raw: str, kept: str) -> TokenCount:
-    """What was handed over or read, and what of it is in the document."""
-    return TokenCount(
-        raw_bytes=len(raw.encode("utf-8", "replace")),
-        kept_bytes=len(kept.encode("utf-8", "replace")),
-        raw_tokens=count_tokens(raw),
-        kept_tokens=count_tokens(kept),
-        tokenizer=tokenizer_name(max(len(raw), len(kept))),
-    )

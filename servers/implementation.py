@@ -16,7 +16,7 @@ from sage_actors.messages.errors import SageError
 from sage_actors.messages.findings import EvidenceLevel, Provenance, TokenCount
 from sage_actors.servers.check_runner import DEFAULT_LIMIT_S, CheckResult, not_run, run_checks
 from sage_actors.servers.checks import Check, best_check, detect_checks
-from sage_actors.servers.document_tools import answer, counted, tool_errors
+from sage_actors.servers.document_tools import answer, tool_errors
 from sage_actors.servers.documents import read_document, write_document
 from sage_actors.servers.settings import ServerSettings
 from sage_actors.servers.slugs import check_slug, slug_of
@@ -210,7 +210,7 @@ async def execute_implementation(
         citations=list(made.citations),
         provenance=provenance,
         evidence_level="measured" if settings.trusts_checks else "cited",
-        tokens=counted(order.spec + order.plan, text),
+        tokens=TokenCount.of(order.spec + order.plan, text),
         notes=[*notes, *([] if settings.trusts_checks or not study.checks else [_NOT_TRUSTED])],
     )
     return result, usage

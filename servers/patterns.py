@@ -14,7 +14,6 @@ from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from sage_actors.messages.findings import TokenCount
-from sage_actors.messages.tokens import count_tokens, tokenizer_name
 from sage_actors.servers.patterns_extract import extract
 from sage_actors.servers.patterns_model import (
     ExtractResult,
@@ -114,7 +113,7 @@ class _Tools:
             citations=_cited(patterns),
             provenance="cache",
             evidence_level="measured" if patterns else "none",
-            tokens=_tokens(text, text),
+            tokens=TokenCount.of(text, text),
             notes=loaded.notes or ([] if loaded.sets else [_NOTHING_SAVED]),
         )
 
@@ -138,7 +137,7 @@ class _Tools:
         loaded = load_saved(self.project, patternsDir)
         chosen = within_level(loaded.sets, path, level)
         everything = "".join(pattern.model_dump_json() for each in loaded.sets for pattern in each.patterns)
-        tokens = _tokens(everything, "".join(each.model_dump_json() for each in chosen))
+        tokens = TokenCount.of(everything, "".join(each.model_dump_json() for each in chosen))
         reduction = 100 * (1 - tokens.kept_tokens / tokens.raw_tokens) if tokens.raw_tokens else 0.0
         return ProgressiveResult(
             success=bool(loaded.sets),
@@ -179,7 +178,7 @@ class _Tools:
             citations=_cited(chosen),
             provenance="cache" if is_saved else "local",
             evidence_level="measured" if chosen else "none",
-            tokens=_tokens(everything, "".join(each.model_dump_json() for each in chosen)),
+            tokens=TokenCount.of(everything, "".join(each.model_dump_json() for each in chosen)),
             notes=notes + _what_is_missing(found),
         )
 
@@ -247,7 +246,7 @@ def _extracted(found: PatternSet, saved: str) -> ExtractResult:
         skipped=found.skipped[:_SHOWN_SKIPPED],
         citations=_cited(found.patterns, of_each=1),
         evidence_level="measured" if found.patterns else "none",
-        tokens=_tokens("".join(each.model_dump_json() for each in found.patterns), kept),
+        tokens=TokenCount.of("".join(each.model_dump_json() for each in found.patterns), kept),
         notes=_what_is_missing(found),
     )
 
@@ -306,13 +305,3 @@ def _what_is_missing(found: PatternSet) -> list[str]:
 
 def _cited(patterns: Iterable[Pattern], *, of_each: int = 3) -> list[str]:
     return list(dict.fromkeys(str(place) for each in patterns for place in each.citations[:of_each]))
-
-
-def _tokens(raw: str, kept: str) -> TokenCount:
-    return TokenCount(
-        raw_bytes=len(raw.encode()),
-        kept_bytes=len(kept.encode()),
-        raw_tokens=count_tokens(raw),
-        kept_tokens=count_tokens(kept),
-        tokenizer=tokenizer_name(len(raw)),
-    )

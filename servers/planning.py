@@ -15,8 +15,9 @@ from pydantic import Field, ValidationError
 
 from sage_actors.messages.backend import TokenUsage
 from sage_actors.messages.errors import UsageError
+from sage_actors.messages.findings import TokenCount
 from sage_actors.servers import spec_sections as sections
-from sage_actors.servers.document_tools import WRITES, answer, counted, tool_errors
+from sage_actors.servers.document_tools import WRITES, answer, tool_errors
 from sage_actors.servers.documents import read_document, write_document
 from sage_actors.servers.drafting import Drafted, PlanDraft, ask, cleaned
 from sage_actors.servers.plan_tasks import check_order, plan_tasks
@@ -128,7 +129,7 @@ async def generate_plan(
         citations=list(made.document.citations),
         provenance=made.provenance,
         evidence_level="cited" if made.provenance == "local" else "inferred",
-        tokens=counted(handed, made.text),
+        tokens=TokenCount.of(handed, made.text),
         notes=_notes(spec, drafted),
     )
     return result, drafted.usage if drafted else None

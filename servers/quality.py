@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage_actors.messages.findings import EvidenceLevel, Provenance, TokenCount
 from sage_actors.messages.passages import Passage
 from sage_actors.messages.ranking import PassageIndex
-from sage_actors.messages.tokens import count_tokens, tokenizer_name
 from sage_actors.servers.patterns_facts import FileFacts, FunctionFacts
 from sage_actors.servers.patterns_scan import Scan, Sources
 from sage_actors.servers.quality_churn import Churn, read_churn
@@ -300,10 +299,4 @@ def _tokens(measured: Sequence[_Measured], result: QualityResult) -> TokenCount:
     raw = "".join(each.quality.model_dump_json() for each in measured)
     raw += "".join(each.model_dump_json() for each in _functions(measured))
     kept = result.model_dump_json(exclude={"tokens"})
-    return TokenCount(
-        raw_bytes=len(raw.encode()),
-        kept_bytes=len(kept.encode()),
-        raw_tokens=count_tokens(raw),
-        kept_tokens=count_tokens(kept),
-        tokenizer=tokenizer_name(len(raw)),
-    )
+    return TokenCount.of(raw, kept)

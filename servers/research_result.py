@@ -10,7 +10,6 @@ from itertools import pairwise
 from sage_actors.messages.findings import Citation, Finding, ResearchResult, TokenCount
 from sage_actors.messages.passages import Passage
 from sage_actors.messages.ranking import Ranked, select
-from sage_actors.messages.tokens import count_tokens, tokenizer_name
 from sage_actors.servers.corpus import Corpus
 from sage_actors.servers.relevance import Found, Query, stems
 
@@ -49,14 +48,7 @@ class _Sizes:
     kept: list[str] = field(default_factory=list)
 
     def count(self) -> TokenCount:
-        raw, kept = "\n".join(self.raw), "\n".join(self.kept)
-        return TokenCount(
-            raw_bytes=len(_utf8(raw)),
-            kept_bytes=len(_utf8(kept)),
-            raw_tokens=count_tokens(raw),
-            kept_tokens=count_tokens(kept),
-            tokenizer=tokenizer_name(len(raw)),
-        )
+        return TokenCount.of("\n".join(self.raw), "\n".join(self.kept))
 
 
 def found_evidence(found: Iterable[Found], topic: str) -> list[Evidence]:
@@ -153,7 +145,3 @@ def _shown(hit: Found) -> str:
 def scaled(found: Iterable[Found], factors: dict[str, float]) -> list[Found]:
     """`found` with scores multiplied by the factor of their kind (1 where there is none)."""
     return [replace(hit, score=hit.score * factors.get(hit.piece.passage.kind, 1.0)) for hit in found]
-
-
-def _utf8(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

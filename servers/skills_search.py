@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage_actors.messages.findings import EvidenceLevel, Provenance, TokenCount
 from sage_actors.messages.passages import Passage, split_passages
 from sage_actors.messages.ranking import PassageIndex, query_words
-from sage_actors.messages.tokens import count_tokens, tokenizer_name
 from sage_actors.servers.skills import OWN_SKILL, Skill, find_skills
 
 __all__ = ["SkillFound", "SkillHit", "SkillsFound", "search_skills", "skills_search"]
@@ -179,10 +178,4 @@ def _instructions(skill: Skill) -> str:
 
 def _count(raw: str, kept: Sequence[SkillFound]) -> TokenCount:
     text = "\n".join(each.model_dump_json() for each in kept)
-    return TokenCount(
-        raw_bytes=len(raw.encode("utf-8", "replace")),
-        kept_bytes=len(text.encode("utf-8", "replace")),
-        raw_tokens=count_tokens(raw),
-        kept_tokens=count_tokens(text),
-        tokenizer=tokenizer_name(len(raw)),
-    )
+    return TokenCount.of(raw, text)

@@ -13,9 +13,9 @@ from mcp_types import CallToolResult
 from pydantic import Field
 
 from sage_actors.messages.backend import TokenUsage
-from sage_actors.messages.findings import EvidenceLevel
+from sage_actors.messages.findings import EvidenceLevel, TokenCount
 from sage_actors.servers import spec_sections as sections
-from sage_actors.servers.document_tools import WRITES, answer, counted, tool_errors
+from sage_actors.servers.document_tools import WRITES, answer, tool_errors
 from sage_actors.servers.documents import write_document
 from sage_actors.servers.drafting import Drafted, SpecificationDraft, ask, cleaned
 from sage_actors.servers.settings import ServerSettings
@@ -132,7 +132,7 @@ async def create_specification(
         citations=list(made.document.citations),
         provenance=made.provenance,
         evidence_level=made.level,
-        tokens=counted(handed, made.text),
+        tokens=TokenCount.of(handed, made.text),
         notes=_notes(study, drafted),
     )
     return result, drafted.usage if drafted else None
