@@ -20,6 +20,7 @@ __all__ = [
     "name_style",
     "see_file_name",
     "summary_line",
+    "yes_or_no",
 ]
 
 LANGUAGES = {
@@ -193,6 +194,11 @@ def is_test_path(path: str) -> bool:
 def is_side_path(path: str) -> bool:
     """Whether it is an example, a benchmark or documentation: code that shows, not code that is the project."""
     return any(part.lower() in _SIDE_FOLDERS for part in PurePosixPath(path).parts[:-1])
+
+
+def yes_or_no(value: object) -> str:
+    """How a fact of two values is counted."""
+    return "yes" if value else "no"
 
 
 def name_style(name: str) -> str | None:

@@ -6,6 +6,7 @@ import re
 
 from tree_sitter import Node
 
+from sage_actors.servers.patterns_facts import yes_or_no
 from sage_actors.servers.patterns_treesitter import Grammar, Reading
 
 __all__ = ["GO"]
@@ -80,12 +81,12 @@ def _on_declaration(reading: Reading, node: Node) -> None:
     if name == "main" and node.type == "function_declaration":
         reading.see("architecture.entry", "func main", node)
     if name[:1].isupper():
-        reading.see("documentation.public", _yes(_is_documented(node)), node)
+        reading.see("documentation.public", yes_or_no(_is_documented(node)), node)
     parameters = reading.text(node.child_by_field_name("parameters"))
-    reading.see("async.context", _yes(re.match(r"\(\s*\w*\s*context\.Context", parameters)), node)
+    reading.see("async.context", yes_or_no(re.match(r"\(\s*\w*\s*context\.Context", parameters)), node)
     result = reading.text(node.child_by_field_name("result"))
     if result:
-        reading.see("errors.returns", _yes(re.search(r"\berror\b", result)), node)
+        reading.see("errors.returns", yes_or_no(re.search(r"\berror\b", result)), node)
     receiver = node.child_by_field_name("receiver")
     if receiver is not None:
         is_pointer = "*" in reading.text(receiver)
@@ -101,7 +102,7 @@ def _see_test(reading: Reading, node: Node, name: str) -> None:
         )
         body = reading.text(node.child_by_field_name("body"))
         is_table = bool(re.search(r"\[\](struct\s*\{|\w*[tT]est\w*\{)", body)) and "range" in body
-        reading.see("testing.tables", _yes(is_table), node)
+        reading.see("testing.tables", yes_or_no(is_table), node)
     elif name.startswith("Benchmark"):
         reading.see("testing.helpers", "benchmarks", node)
     elif name.startswith("Example"):
@@ -118,7 +119,7 @@ def _on_type(reading: Reading, node: Node) -> None:
     declaration = node.parent if node.parent is not None else node
     if name[:1].isupper() and declaration.type == "type_declaration":
         documented = _is_documented(declaration) or _is_documented(node)
-        reading.see("documentation.public", _yes(documented), node)
+        reading.see("documentation.public", yes_or_no(documented), node)
 
 
 def _on_constant(reading: Reading, node: Node) -> None:
@@ -203,10 +204,6 @@ def _style(name: str) -> str:
     if "_" not in stripped:
         return "MixedCaps"
     return "UPPER_CASE" if stripped == stripped.upper() else "with underscores"
-
-
-def _yes(value: object) -> str:
-    return "yes" if value else "no"
 
 
 GO = Grammar(

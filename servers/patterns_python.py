@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sage_actors.servers.patterns_facts import FileFacts, FunctionFacts, name_style
+from sage_actors.servers.patterns_facts import FileFacts, FunctionFacts, name_style, yes_or_no
 from sage_actors.servers.patterns_python_nodes import (
     Function,
     annotation_of,
@@ -24,7 +24,6 @@ from sage_actors.servers.patterns_python_nodes import (
     is_plain,
     is_text,
     parameters_of,
-    yes,
 )
 from sage_actors.servers.patterns_python_parse import parse_python
 
@@ -102,7 +101,7 @@ class _Reader:
     def walk(self, tree: ast.Module) -> None:
         """All nodes, on a stack of its own: depth costs no recursion. Statements of the module in their order."""
         if not self.facts.is_test:
-            self.facts.see("documentation.modules", yes(ast.get_docstring(tree, clean=False)), 1)
+            self.facts.see("documentation.modules", yes_or_no(ast.get_docstring(tree, clean=False)), 1)
             self._see_future(tree)
         top = _Where()
         stack = self.stack
@@ -165,11 +164,11 @@ class _Reader:
         if style is not None:
             see("naming.functions", style, node)
         if not where.in_function and not where.class_name and not node.name.startswith("__"):
-            see("naming.private", yes(node.name.startswith("_")), node)
+            see("naming.private", yes_or_no(node.name.startswith("_")), node)
         see("types.functions", annotation_of(node, is_method=is_method), node)
-        see("async.functions", yes(isinstance(node, ast.AsyncFunctionDef)), node)
+        see("async.functions", yes_or_no(isinstance(node, ast.AsyncFunctionDef)), node)
         if is_public:
-            see("documentation.public", yes(ast.get_docstring(node, clean=False)), node)
+            see("documentation.public", yes_or_no(ast.get_docstring(node, clean=False)), node)
             self._see_doc_style(node)
 
     def _see_doc_style(self, node: Function) -> None:
@@ -191,7 +190,7 @@ class _Reader:
         if style is not None:
             self.see("naming.classes", style, node)
         if is_public:
-            self.see("documentation.public", yes(ast.get_docstring(node, clean=False)), node)
+            self.see("documentation.public", yes_or_no(ast.get_docstring(node, clean=False)), node)
         bases = [dotted(base) for base in node.bases]
         for decorator in node.decorator_list:
             record = _RECORDS.get(dotted(decorator))
@@ -261,7 +260,7 @@ class _Reader:
             if name and name[0].isupper():
                 self.see("errors.raised", name, node)
             if where.caught:
-                self.see("errors.chained", yes(node.cause), node)
+                self.see("errors.chained", yes_or_no(node.cause), node)
         return where
 
     def on_import(self, node: ast.Import, where: _Where) -> None:

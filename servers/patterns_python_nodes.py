@@ -21,7 +21,6 @@ __all__ = [
     "is_plain",
     "is_text",
     "parameters_of",
-    "yes",
 ]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -125,7 +124,3 @@ def is_plain(value: ast.expr) -> bool:
 
 def constant_style(name: str) -> str:
     return "UPPER_CASE" if name == name.upper() else name_style(name) or "lower-case word"
-
-
-def yes(value: object) -> str:
-    return "yes" if value else "no"

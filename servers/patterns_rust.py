@@ -6,7 +6,7 @@ import re
 
 from tree_sitter import Node
 
-from sage_actors.servers.patterns_facts import name_style
+from sage_actors.servers.patterns_facts import name_style, yes_or_no
 from sage_actors.servers.patterns_treesitter import Grammar, Reading
 
 __all__ = ["RUST"]
@@ -78,10 +78,10 @@ def _on_declaration(reading: Reading, node: Node) -> None:
     if name == "main" and node.parent is not None and node.parent.type == "source_file":
         reading.see("architecture.entry", "fn main", node)
     modifiers = [reading.text(each) for each in node.named_children if each.type == "function_modifiers"]
-    reading.see("async.functions", _yes(any("async" in each for each in modifiers)), node)
+    reading.see("async.functions", yes_or_no(any("async" in each for each in modifiers)), node)
     result = reading.text(node.child_by_field_name("return_type"))
     if result:
-        reading.see("errors.returns", _yes(re.match(r"(\w+::)*\w*Result\b", result)), node)
+        reading.see("errors.returns", yes_or_no(re.match(r"(\w+::)*\w*Result\b", result)), node)
 
 
 def _see_test(reading: Reading, node: Node) -> None:
@@ -110,7 +110,7 @@ def _on_type(reading: Reading, node: Node) -> None:
 def _see_public(reading: Reading, node: Node) -> None:
     visibility = next((each for each in node.named_children if each.type == "visibility_modifier"), None)
     if reading.text(visibility) == "pub":
-        reading.see("documentation.public", _yes(_is_documented(reading, node)), node)
+        reading.see("documentation.public", yes_or_no(_is_documented(reading, node)), node)
 
 
 def _is_documented(reading: Reading, node: Node) -> bool:
@@ -167,10 +167,6 @@ def _on_attribute(reading: Reading, node: Node) -> None:
     if text.startswith("#[derive("):
         for each in re.findall(r"[\w:]+", text[len("#[derive(") :].rpartition(")")[0]):
             reading.see("types.derives", each.rpartition("::")[2], node)
-
-
-def _yes(value: object) -> str:
-    return "yes" if value else "no"
 
 
 RUST = Grammar(

@@ -6,7 +6,7 @@ import re
 
 from tree_sitter import Node
 
-from sage_actors.servers.patterns_facts import name_style
+from sage_actors.servers.patterns_facts import name_style, yes_or_no
 from sage_actors.servers.patterns_treesitter import Grammar, Reading
 
 __all__ = ["JAVASCRIPT", "TSX", "TYPESCRIPT"]
@@ -132,10 +132,10 @@ def _on_declaration(reading: Reading, node: Node) -> None:
         reading.see("naming.components" if is_component else "naming.functions", style, node)
     statement = _statement(node)
     if statement.parent is not None and statement.parent.type == "program":
-        reading.see("documentation.public", _yes(_is_documented(reading, statement)), node)
+        reading.see("documentation.public", yes_or_no(_is_documented(reading, statement)), node)
     if reading.facts.language == "typescript" and short != "constructor":
         returns = _value(node).child_by_field_name("return_type")
-        reading.see("types.returns", _yes(returns), node)
+        reading.see("types.returns", yes_or_no(returns), node)
 
 
 def _statement(node: Node) -> Node:
@@ -157,7 +157,7 @@ def _is_documented(reading: Reading, statement: Node) -> bool:
 
 def _on_any_function(reading: Reading, node: Node) -> None:
     is_async = any(each.type == "async" for each in node.children)
-    reading.see("async.functions", _yes(is_async), node)
+    reading.see("async.functions", yes_or_no(is_async), node)
     if node.type in ("function_expression", "arrow_function"):
         value = "arrow function" if node.type == "arrow_function" else "function expression"
         reading.see("style.functions", value, node)
@@ -286,16 +286,12 @@ def _on_string(reading: Reading, node: Node) -> None:
 
 def _on_statement(reading: Reading, node: Node) -> None:
     has = reading.source[node.end_byte - 1 : node.end_byte] == b";"
-    reading.see("style.semicolons", _yes(has), node)
+    reading.see("style.semicolons", yes_or_no(has), node)
 
 
 def _on_predefined(reading: Reading, node: Node) -> None:
     if reading.text(node) == "any":
         reading.see("types.any", "any", node)
-
-
-def _yes(value: object) -> str:
-    return "yes" if value else "no"
 
 
 def _grammar(package: str, entry: str, query: str) -> Grammar:
