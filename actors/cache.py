@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import msgpack
 
-from sage_actors.actors.disk import DISK, create_private, exclusive, make_private_directory, temporary_name
+from sage_actors.actors.disk import exclusive, make_private_directory, replace_file
 from sage_actors.actors.keys import KeyRing, MasterKey
 
 __all__ = ["DEFAULT_TTL_S", "MAX_BYTES", "CacheCounts", "CacheEntry", "ResultCache"]
@@ -104,17 +104,7 @@ class ResultCache:
         """Keep `entry`. OSError: it could not be written; what was there before is still there."""
         path = self._path(name)
         make_private_directory(path.parent)
-        temporary = temporary_name(path)
-        try:
-            fd = create_private(temporary)
-            try:
-                DISK.write_all(fd, self._seal(name, entry))
-            finally:
-                os.close(fd)
-            os.rename(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        replace_file(path, self._seal(name, entry), durable=False)
 
     def entries(self) -> Iterator[tuple[str, int, CacheEntry | None]]:
         """(name, bytes on disk, entry or None where it does not open) of every file."""
@@ -172,7 +162,7 @@ class ResultCache:
                         "stored": old.stored + stored,
                         "tokens_saved": old.tokens_saved + tokens_saved,
                     }
-                    self._write_counts(json.dumps(new).encode())
+                    replace_file(self.root / "counts.json", json.dumps(new).encode(), durable=False)
             finally:
                 os.close(fd)
 
@@ -189,16 +179,6 @@ class ResultCache:
     def forget_counts(self) -> None:
         """Begin to count anew."""
         (self.root / "counts.json").unlink(missing_ok=True)
-
-    def _write_counts(self, data: bytes) -> None:
-        path = self.root / "counts.json"
-        temporary = temporary_name(path)
-        fd = create_private(temporary)
-        try:
-            DISK.write_all(fd, data)
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
 
     # parts
 

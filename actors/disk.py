@@ -8,13 +8,14 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
     "DISK",
     "Disk",
+    "check_directory_of",
     "copy_prefix",
     "create_private",
     "exclusive",
@@ -22,6 +23,7 @@ __all__ = [
     "publish",
     "read_all",
     "replace_file",
+    "replace_shared_file",
     "temporary_name",
     "why_not_private",
 ]
@@ -158,21 +160,52 @@ def publish(temporary: Path, path: Path, *, disk: Disk = DISK) -> None:
         os.close(fd)
 
 
-def replace_file(path: Path, data: bytes, *, disk: Disk = DISK) -> None:
-    """`path` holds `data`, mode 0600. A crash leaves the old content or the new one, whole."""
+def replace_file(path: Path, data: bytes, *, durable: bool = True, disk: Disk = DISK) -> None:
+    """`path` holds `data`, mode 0600. A crash leaves the old content or the new one, whole.
+
+    durable: False leaves it to the system when the bytes reach the disk; a loss of power may tear them.
+    """
     temporary = temporary_name(path)
     try:
         fd = create_private(temporary)
         try:
             disk.write_all(fd, data)
-            disk.sync(fd)
+            if durable:
+                disk.sync(fd)
         finally:
             os.close(fd)
         os.rename(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    disk.sync_directory(path.parent)
+    if durable:
+        disk.sync_directory(path.parent)
+
+
+def replace_shared_file(path: Path, data: bytes) -> None:
+    """`path` holds `data`, old or new but whole; with the mode that it had, a new file as the umask says."""
+    temporary = temporary_name(path)
+    try:
+        with open(temporary, "xb") as file:
+            if path.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def check_directory_of(path: Path, what: str, error: Callable[[str], Exception]) -> None:
+    """Raises `error` where somebody else could replace `path`: its directory is not ours, or others may write in it."""
+    directory = path.parent
+    status = os.stat(directory)
+    if status.st_uid not in (os.getuid(), 0):
+        raise error(f"{what} {directory} belongs to user {status.st_uid}")
+    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+        raise error(f"others may write in {what} {directory}; chmod go-w it")
 
 
 def copy_prefix(source: int, target: int, length: int, *, disk: Disk = DISK) -> None:

@@ -12,13 +12,13 @@ import hmac
 import importlib.util
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sage_actors.actors.disk import (
     DISK,
+    check_directory_of,
     create_private,
     exclusive,
     make_private_directory,
@@ -199,7 +199,7 @@ def _load_file(path: Path, *, create: bool) -> KeyRing:
 
 def _read_file(path: Path) -> KeyRing:
     try:
-        _check_directory(path.parent)
+        check_directory_of(path, "the key's directory", KeyUnusableError)
         # O_NONBLOCK: a FIFO in the file's place must not hold this process up
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -217,14 +217,6 @@ def _read_file(path: Path) -> KeyRing:
     lines = data.decode("utf-8", "replace").splitlines()
     text = ",".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
     return KeyRing(_parse(text, f"the key file {path}"), "file")
-
-
-def _check_directory(directory: Path) -> None:
-    status = os.stat(directory)
-    if status.st_uid not in (os.getuid(), 0):
-        raise KeyUnusableError(f"the key's directory {directory} belongs to user {status.st_uid}")
-    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
-        raise KeyUnusableError(f"others may write in the key's directory {directory}; chmod go-w it")
 
 
 def _file_text(keys: tuple[MasterKey, ...]) -> bytes:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sage_actors.actors.disk import (
+    check_directory_of,
     exclusive,
     make_private_directory,
     read_all,
@@ -170,7 +171,7 @@ class TrustStore:
             raise StorageError(f"consent cannot be recorded: {cause}") from cause
 
     def _record(self, path: Path, project: str, items: list[Item]) -> None:
-        _check_directory(path.parent)
+        check_directory_of(path, "the directory of consents", _UnusableError)
         try:
             projects = self._read()
         except _UnusableError:
@@ -230,7 +231,7 @@ def _read_private(path: Path) -> bytes | None:
             f"the file of consents cannot be read, so nothing is trusted: {cause}"
         ) from cause
     try:
-        _check_directory(path.parent)
+        check_directory_of(path, "the directory of consents", _UnusableError)
         if reason := why_not_private(fd):
             raise _UnusableError(
                 f"the file of consents {path} is not private: {reason}; nothing is trusted until it is a "
@@ -241,15 +242,6 @@ def _read_private(path: Path) -> bytes | None:
         raise _UnusableError(f"the file of consents {path} cannot be read: {cause}") from cause
     finally:
         os.close(fd)
-
-
-def _check_directory(directory: Path) -> None:
-    """Who may write there could write consents."""
-    status = os.stat(directory)
-    if status.st_uid not in (os.getuid(), 0):
-        raise _UnusableError(f"the directory of consents {directory} belongs to user {status.st_uid}")
-    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
-        raise _UnusableError(f"others may write in the directory of consents {directory}; chmod go-w it")
 
 
 def _parse(data: bytes) -> dict[str, Any]:

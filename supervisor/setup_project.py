@@ -13,13 +13,13 @@ leaves each file old or new, whole; a second call does the rest.
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sage_actors.actors.disk import replace_shared_file
 from sage_actors.actors.statedir import StateDirectory
 from sage_actors.messages.errors import StorageError, UsageError
 from sage_actors.supervisor.mcp_json import merge_server
@@ -80,7 +80,7 @@ def apply_changes(project: Path, changes: list[Change]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             if change.backup:
                 _copy(path, project / change.backup)
-            _replace(path, change.content)
+            replace_shared_file(path, change.content)
         except OSError as cause:
             raise StorageError(f"{change.path} cannot be written: {cause}") from cause
 
@@ -164,19 +164,3 @@ def _copy(source: Path, target: Path) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """`path` holds `data`, old or new but whole; with the mode that it had."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            if path.exists():
-                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

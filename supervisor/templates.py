@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sage_actors.actors.disk import replace_shared_file
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import DefinitionError, Problem, StorageError, UsageError
 from sage_actors.supervisor.definitions import LineOf, load_dict, read_file
@@ -124,7 +124,7 @@ def add_template(source: Path, project: Path, *, name: str | None = None, replac
     path = folder / f"{name}{suffix}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(path, data)
+        replace_shared_file(path, data)
         if taken is not None and taken != path:
             taken.unlink()
     except OSError as cause:
@@ -146,20 +146,6 @@ def _to_write(source: Path) -> tuple[str, bytes]:
 
 def _json(data: Any) -> bytes:
     return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """`path` holds `data`, old or new but whole; readable as the umask says, for it is there to be shared."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _loaded(path: Path, warn: Warn | None = None) -> tuple[WorkflowSpec, Normalised | None]:

@@ -182,3 +182,19 @@ def test_any_bytes_are_a_miss(data: bytes) -> None:
         path.parent.mkdir(parents=True)
         path.write_bytes(data)
         assert cache.get("ab" * 32) is None
+
+
+def test_counts_that_a_disk_refuses_are_short_by_it_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make(tmp_path)
+    cache.count(hits=1)
+
+    def refuse(source: object, target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    cache.count(hits=1)
+    monkeypatch.undo()
+    assert cache.counts().hits == 1
+    assert [each.name for each in (tmp_path / "cache").iterdir()] == ["counts.json"]
