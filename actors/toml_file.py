@@ -1,16 +1,32 @@
-"""Reads a file of settings."""
+"""Reads a file of settings, and reports all that is wrong with it at once."""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sage_actors.messages.errors import DefinitionError, Problem
 
-__all__ = ["read_toml"]
+__all__ = ["load_settings", "read_toml"]
+
+T = TypeVar("T")
 
 _MOST_BYTES = 1 << 20
+
+
+def load_settings(path: Path, check: Callable[[dict[str, Any], list[Problem]], T]) -> T:
+    """What `check` makes of the file, of an empty one where there is none; it adds to the problems it is given.
+
+    Raises:
+        DefinitionError: all that is wrong with the file.
+    """
+    problems: list[Problem] = []
+    settings = check(read_toml(path) or {}, problems)
+    if problems:
+        raise DefinitionError(problems, source=str(path))
+    return settings
 
 
 def read_toml(path: Path) -> dict[str, Any] | None:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.actors.keys import default_key_path
-from sage_actors.actors.toml_file import read_toml
-from sage_actors.messages.errors import DefinitionError, KeyUnusableError, Problem
+from sage_actors.actors.toml_file import load_settings
+from sage_actors.messages.errors import KeyUnusableError, Problem
 from sage_actors.messages.units import parse_duration
 
 __all__ = ["UserConfig", "default_config_path", "load_user_config"]
@@ -58,14 +58,7 @@ def load_user_config(environ: Mapping[str, str] = os.environ, *, path: Path | No
         path = path or default_config_path(environ)
     except KeyUnusableError:
         return UserConfig()
-    said = read_toml(path)
-    if said is None:
-        return UserConfig()
-    problems: list[Problem] = []
-    config = _checked(said, problems)
-    if problems:
-        raise DefinitionError(problems, source=str(path))
-    return config
+    return load_settings(path, _checked)
 
 
 def _checked(said: dict[str, Any], problems: list[Problem]) -> UserConfig:

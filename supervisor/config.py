@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.actors.breaker_policy import BreakerPolicy
-from sage_actors.actors.toml_file import read_toml
+from sage_actors.actors.toml_file import load_settings
 from sage_actors.messages.errors import DefinitionError, Problem
 
 __all__ = ["Config", "load_config"]
@@ -46,15 +46,7 @@ def load_config(project: Path) -> Config:
     Raises:
         DefinitionError: all that is wrong with the file.
     """
-    path = project / ".sage" / "config.toml"
-    data = read_toml(path)
-    if data is None:
-        return Config()
-    problems: list[Problem] = []
-    config = _checked(data, problems)
-    if problems:
-        raise DefinitionError(problems, source=str(path))
-    return config
+    return load_settings(project / ".sage" / "config.toml", _checked)
 
 
 def _checked(data: dict[str, Any], problems: list[Problem]) -> Config:
