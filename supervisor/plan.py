@@ -337,11 +337,10 @@ def _placed(operation: OperationSpec) -> OperationSpec:
     """The operation, knowing which kind of worker it runs in."""
     kind = worker_kind(operation.type, is_async=operation.is_async, limited=operation.limits is not None)
     lane = 0 if kind == "engine" else LANES.index(kind)
-    is_async = lane != 0
     endpoint = operation.endpoint or _own_endpoint(operation)
-    if operation.lane == lane and operation.is_async is is_async and operation.endpoint == endpoint:
+    if operation.lane == lane and operation.endpoint == endpoint:
         return operation
-    return replace(operation, is_async=is_async, lane=lane, endpoint=endpoint)
+    return replace(operation, lane=lane, endpoint=endpoint)
 
 
 def _own_endpoint(operation: OperationSpec) -> str | None:

@@ -403,12 +403,12 @@ def _recount_scope(run: RunCore, scope: Any) -> None:
 def _isolate(run: RunCore, interrupted: dict[int, int]) -> None:
     """What executed when the supervisor died runs alone next time, or is in doubt."""
     alone = []
-    crowd = sum(1 for node in interrupted if run.operation(node).is_async) > _MOST_ALONE
+    crowd = sum(1 for node in interrupted if run.operation(node).lane) > _MOST_ALONE
     for node, attempt in interrupted.items():
         operation = run.operation(node)
         if operation.effect == "once":
             run.resumed_doubts.append((node, attempt))
-        elif not (operation.is_async and crowd):
+        elif not (operation.lane and crowd):
             alone.append(node)
     for node in (*alone, *run.crashes):
         if run.state[node] != st.SUCCEEDED:

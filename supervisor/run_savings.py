@@ -55,9 +55,6 @@ class RunSavings(RunState):
             self.options.cache and _is_cacheable(operation) and (operation.cache or {}).get("stale_if_error")
         ):
             return False
-        if node in self.failing or node in self.asked_stale:
-            return False
-        self.asked_stale.add(node)
         self.failing[node] = (error, micros, usage)
         self.running -= 1
         self._ask(node, operation, stale=True)

@@ -18,10 +18,7 @@ from sage_actors.messages.codec import MAX_RESULT_BYTES, embed, pack, unpack
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import ResultError, SageError, StorageError
 from sage_actors.messages.events import Event
-from sage_actors.messages.records import (
-    LogLines,
-    Record,
-)
+from sage_actors.messages.records import LogLines, Record
 from sage_actors.supervisor import states as st
 from sage_actors.supervisor.permits import PermitLine
 from sage_actors.supervisor.plan import Plan, node_number
@@ -85,7 +82,6 @@ class RunState:
         self.doubts: set[int] = set()
         self.permits: dict[int, str] = {}
         self.asked_cache: set[int] = set()
-        self.asked_stale: set[int] = set()
         self.failing: dict[int, tuple[dict[str, Any], int, dict[str, Any] | None]] = {}  # but for the cache
         self.reserved: dict[int, tuple[int, float]] = {}  # tokens and cost that a node may use
         self.line = PermitLine(lambda node, endpoint: self.ports.request_permit(self, node, endpoint))
@@ -101,9 +97,7 @@ class RunState:
         self.busy_us = 0
         self.busy_before_us = 0  # in earlier processes
         self.usage: dict[str, float] = {"input_tokens": 0, "output_tokens": 0, "cost": 0.0}
-        self.measured: dict[
-            str, Any
-        ] = {}  # sizes before and after digests, tokens that hits saved, artifacts
+        self.measured: dict[str, Any] = {}  # sizes around digests, tokens that hits saved, artifacts
         self.server_starts: dict[str, int] = {}
         self.counts = {"succeeded": 0, "failed": 0, "skipped": 0, "cached": 0, "retries": 0}
         self.stopping: str | None = None  # reason; no further dispatch
