@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 import anyio.to_thread
 from mcp.server import MCPServer
 from mcp_types import CallToolResult, ToolAnnotations
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from sage_actors.messages.backend import TokenUsage, usage_of_failure
 from sage_actors.messages.errors import SageError
 from sage_actors.messages.findings import EvidenceLevel, Provenance, TokenCount
 from sage_actors.servers.check_runner import DEFAULT_LIMIT_S, CheckResult, not_run, run_checks
 from sage_actors.servers.checks import Check, best_check, detect_checks
-from sage_actors.servers.document_tools import answer, tool_errors
+from sage_actors.servers.document_tools import answer, tool_errors, valid_items
 from sage_actors.servers.documents import read_document, write_document
 from sage_actors.servers.settings import ServerSettings
 from sage_actors.servers.slugs import check_slug, slug_of
@@ -175,7 +175,7 @@ async def execute_implementation(
         slug=name,
         spec_path=_path(given_spec, f"docs/specs/{name}/spec.md"),
         plan_path=_path(given_plan, f"docs/specs/{name}/plan.md"),
-        tasks=_tasks(given_plan),
+        tasks=valid_items(Task, given_plan.get("tasks")),
     )
     order.spec = read_document(settings.project, order.spec_path) or ""
     order.plan = read_document(settings.project, order.plan_path) or ""
@@ -240,17 +240,6 @@ def _path(given: Mapping[str, Any], default: str) -> str:
     path = given.get("path")
     safe = isinstance(path, str) and re.fullmatch(r"(?!/)(?!.*\.\.)[^\0\\]+\.md", path)
     return str(path) if safe else default
-
-
-def _tasks(plan: Mapping[str, Any]) -> list[Task]:
-    tasks = []
-    listed = plan.get("tasks")
-    for one in listed if isinstance(listed, list) else []:
-        try:
-            tasks.append(Task.model_validate(one))
-        except ValidationError:
-            continue
-    return tasks
 
 
 def _missing(order: WorkOrder) -> list[str]:

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import anyio.to_thread
 from mcp.server import MCPServer
 from mcp_types import CallToolResult
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sage_actors.messages.backend import TokenUsage
 from sage_actors.messages.errors import UsageError
 from sage_actors.messages.findings import TokenCount
 from sage_actors.servers import spec_sections as sections
-from sage_actors.servers.document_tools import WRITES, answer, tool_errors
+from sage_actors.servers.document_tools import WRITES, answer, tool_errors, valid_items
 from sage_actors.servers.documents import read_document, write_document
 from sage_actors.servers.drafting import Drafted, PlanDraft, ask, cleaned
 from sage_actors.servers.plan_tasks import check_order, plan_tasks
@@ -145,7 +145,9 @@ class _Specification:
             self.text = read_document(settings.project, self.path) or ""
         except UsageError:
             self.text = ""
-        self.requirements = _read_requirements(self.text) or _given_requirements(given.get("requirements"))
+        self.requirements = _read_requirements(self.text) or valid_items(
+            Requirement, given.get("requirements")
+        )
         self.questions = _read_questions(self.text) or [
             q for q in given.get("open_questions") or [] if isinstance(q, str)
         ]
@@ -159,16 +161,6 @@ def _read_requirements(text: str) -> list[Requirement]:
             found.append(Requirement(**match.groupdict(), rests_on=_CITED.findall(match["text"])))  # type: ignore[arg-type]
         elif found and line.startswith("  - Accepted when "):
             found[-1].acceptance.append(line.removeprefix("  - Accepted when ").rstrip("."))
-    return found
-
-
-def _given_requirements(value: Any) -> list[Requirement]:
-    found = []
-    for one in value if isinstance(value, list) else []:
-        try:
-            found.append(Requirement.model_validate(one))
-        except ValidationError:
-            continue
     return found
 
 
