@@ -85,7 +85,7 @@ class RunSavings(RunState):
         """A worker's answer is the cache's, and the whole of it, where dependents see a digest."""
         node, _attempt, micros, value, usage = row
         whole = usage.pop("whole", None) if usage else None
-        if whole is not None:
+        if whole is not None and not self.volatile:  # which writes nothing, and needs no key
             self.ports.keep_whole(self, node, whole)
         if node in self.asked_cache:
             self.asked_cache.discard(node)

@@ -92,6 +92,14 @@ def test_without_durability_nothing_is_kept_and_nothing_needs_a_key(tmp_path: Pa
     assert not (tmp_path / ".sage" / "cache").exists()
 
 
+def test_without_durability_the_whole_of_a_digest_is_kept_nowhere(tmp_path: Path) -> None:
+    flow = Workflow("flow")
+    flow.add(ops.echo, id="big", value={"findings": passages(200)}, digest={"max_bytes": 2000})
+    with make_supervisor(tmp_path, durability="none", keys=None) as supervisor:
+        assert supervisor.run(flow, run_id="one").status == "succeeded"
+    assert not (tmp_path / ".sage" / "cache").exists()
+
+
 def test_a_cache_that_cannot_be_used_is_a_miss(tmp_path: Path) -> None:
     (tmp_path / ".sage").mkdir()
     (tmp_path / ".sage" / "cache").write_text("not a directory")
