@@ -37,6 +37,7 @@ _MAGIC: Final = b"SAGECAC1"
 _INFO: Final = b"sage-actors/v1/cache"
 _SALT_BYTES: Final = 32
 _HEAD_BYTES: Final = len(_MAGIC) + 8 + _SALT_BYTES
+_HALF_DONE_S: Final = 3600.0
 _TRIM_TO: Final = 0.9  # of the limit, as upstream's research cache does
 
 
@@ -128,7 +129,8 @@ class ResultCache:
         return gone
 
     def trim(self, limit_bytes: int = MAX_BYTES) -> int:
-        """Remove expired files first, then those read least recently, while all exceed the limit; how many."""
+        """Remove those read least recently, while all exceed the limit; how many. What a kill left half done goes, too."""
+        self._sweep()
         files = []
         for path in self._paths():
             with contextlib.suppress(OSError):
@@ -184,6 +186,13 @@ class ResultCache:
 
     def _path(self, name: str) -> Path:
         return self._files / name[:2] / f"{name}.sage"
+
+    def _sweep(self) -> None:
+        """Temporary files of writers that were killed: none takes an hour."""
+        for path in self._files.glob("[0-9a-f][0-9a-f]/.*.tmp"):
+            with contextlib.suppress(OSError):
+                if self._now() - path.stat().st_mtime > _HALF_DONE_S:
+                    path.unlink()
 
     def _paths(self) -> Iterator[Path]:
         return self._files.glob("[0-9a-f][0-9a-f]/*.sage")

@@ -128,6 +128,18 @@ def test_trim_keeps_what_was_written_last_under_the_limit(tmp_path: Path) -> Non
     assert cache.trim(limit_bytes=6000) == 0
 
 
+def test_what_a_killed_writer_left_is_removed_after_an_hour(tmp_path: Path) -> None:
+    cache = make(tmp_path, now=10_000.0)
+    cache.put("ab" * 32, entry(at=10_000.0))
+    folder = tmp_path / "cache/results/ab"
+    for name, at in (("old", 1_000.0), ("new", 9_000.0)):
+        path = folder / f".{name}.sage.0123.tmp"
+        path.write_bytes(b"half")
+        os.utime(path, (at, at))
+    cache.trim()
+    assert sorted(each.name for each in folder.iterdir()) == [".new.sage.0123.tmp", f"{'ab' * 32}.sage"]
+
+
 def _hit_often(root: Path) -> None:
     for _ in range(50):
         make(root).count(hits=1, tokens_saved=2)
