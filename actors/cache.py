@@ -129,7 +129,10 @@ class ResultCache:
         return gone
 
     def trim(self, limit_bytes: int = MAX_BYTES) -> int:
-        """Remove those read least recently, while all exceed the limit; how many. What a kill left half done goes, too."""
+        """Remove those read least recently, while all exceed the limit; how many.
+
+        What writers that were killed left half done goes, too.
+        """
         self._sweep()
         files = []
         for path in self._paths():
