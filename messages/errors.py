@@ -6,12 +6,14 @@ SageError                       exit 70
  |- UsageError                       2   wrong arguments, wrong moment
  |   |- NoCheckpointError            2   there is nothing under that run id
  |   |- ChangedDefinitionError       2   the run exists under another definition
- |   `- SecretInStateError           2
+ |   |- SecretInStateError           2
+ |   `- SandboxUnavailable           2   this machine cannot confine operations, and the policy demands it
  |- RunLockedError                   3   another live process owns the run
  |- StateError
  |   |- StateCorruptedError          4   damaged outside a torn tail
  |   |- WrongKeyError                4
  |   |- KeyUnusableError             4   set but malformed, or a key file that others can read
+ |   |- AuditError                   4   the audit log does not prove itself
  |   `- StorageError                 5   disk full, I/O error: paused, resumable
  |- RunPausedError                   5
  |- BudgetExceeded                   5
@@ -19,6 +21,8 @@ SageError                       exit 70
  |- OperationError                   1   one attempt at a node failed
  |   |- TimeoutExceeded              1
  |   |- LimitExceeded                1   memory, CPU, processes, size of a result
+ |   |- SandboxViolation             1   an operation reached for what its profile does not grant
+ |   |- SandboxSetupError            1   a step of the confinement failed; the operation never ran
  |   |- PoisonedError                1   the node killed its worker max_crashes times
  |   |- BreakerOpenError             1
  |   |- RejectedError                1   a person said no
@@ -37,6 +41,7 @@ from typing import ClassVar
 
 __all__ = [
     "ActorDeadError",
+    "AuditError",
     "BreakerOpenError",
     "BudgetExceeded",
     "ChangedDefinitionError",
@@ -57,6 +62,9 @@ __all__ = [
     "RunLockedError",
     "RunPausedError",
     "SageError",
+    "SandboxSetupError",
+    "SandboxUnavailable",
+    "SandboxViolation",
     "SecretInStateError",
     "StateCorruptedError",
     "StateError",
@@ -146,6 +154,12 @@ class SecretInStateError(UsageError):
     code = "SECRET_IN_STATE"
 
 
+class SandboxUnavailable(UsageError):
+    """Operations must be confined here, and this machine cannot: says which check failed, and the ways out."""
+
+    code = "SANDBOX_UNAVAILABLE"
+
+
 class RunLockedError(SageError):
     """Another live process owns this run."""
 
@@ -176,6 +190,12 @@ class KeyUnusableError(StateError):
     """A key was given, but it is malformed or not private. There is no fall back to another key."""
 
     code = "KEY_UNUSABLE"
+
+
+class AuditError(StateError):
+    """The audit log, or its counterpart in a journal, was changed or cut: says the first bad line."""
+
+    code = "AUDIT_FAILED"
 
 
 class StorageError(StateError):
@@ -222,6 +242,34 @@ class LimitExceeded(OperationError):
     """An operation used more than its limit; says which limit, its value and what was seen."""
 
     code = "LIMIT_EXCEEDED"
+
+
+class SandboxViolation(OperationError):
+    """An operation reached for what its profile does not grant. `hint`: what to add, if it should be granted.
+
+    kind: "read", "write", "network" or "process". target: the path or `host:port`. Trying again cannot help.
+    """
+
+    retryable = False
+    code = "SANDBOX_VIOLATION"
+
+    def __init__(self, kind: str, target: str, hint: str = "") -> None:
+        self.kind, self.target, self.hint = kind, target, hint
+        self.details = {"kind": kind, "target": target, "hint": hint}
+        super().__init__(
+            f"the sandbox does not grant this operation to {kind} {target}" + (f": {hint}" if hint else "")
+        )
+
+
+class SandboxSetupError(OperationError):
+    """A step of the confinement failed, so the operation never ran. `step` names it."""
+
+    retryable = False
+    code = "SANDBOX_SETUP_FAILED"
+
+    def __init__(self, step: str, reason: str) -> None:
+        self.step = step
+        super().__init__(f"the sandbox could not be set up: {step}: {reason}")
 
 
 class PoisonedError(OperationError):
