@@ -46,11 +46,21 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one operation's process tree. memory: bytes. cpu_seconds: seconds. processes: a count."""
+    """Limits of one operation's process tree. None: not limited, but for `result` (MAX_RESULT_BYTES).
+
+    Of the whole tree: memory (bytes), cpu_seconds (seconds), processes (how many at once), output (bytes that it
+    prints), tmp (bytes in its private temporary directory, where it has one). Of each process: files (open at
+    once), file_size (bytes, of any file that it writes). Of the attempt: result (bytes, packed).
+    """
 
     memory: int | None = None
     cpu_seconds: float | None = None
     processes: int | None = None
+    files: int | None = None
+    file_size: int | None = None
+    output: int | None = None
+    result: int | None = None
+    tmp: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

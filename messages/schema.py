@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from sage_actors.messages.codec import MAX_RESULT_BYTES
 from sage_actors.messages.definition import RetryPolicy
 from sage_actors.messages.units import parse_duration, parse_size
 
@@ -30,6 +31,7 @@ __all__ = [
 
 _MAX_NAME = 200  # characters of an id or a name
 _BACKOFF = RetryPolicy()
+_FEWEST_FILES = 32  # the worker itself needs a dozen, and an import a few at a time
 _DURATION = r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)\s*$"
 _SIZE = r"^\s*\d+(\.\d+)?\s*([KMGT]i?B|B)\s*$"
 
@@ -85,6 +87,12 @@ Bytes: TypeAlias = Annotated[
     BeforeValidator(_size),
     _number_or_text({"type": "integer", "exclusiveMinimum": 0}, _SIZE, "512MiB"),
 ]
+ResultBytes: TypeAlias = Annotated[
+    int,
+    Field(gt=0, le=MAX_RESULT_BYTES),
+    BeforeValidator(_size),
+    _number_or_text({"type": "integer", "exclusiveMinimum": 0, "maximum": MAX_RESULT_BYTES}, _SIZE, "1MiB"),
+]
 
 
 class _Model(BaseModel):
@@ -115,6 +123,11 @@ class LimitsDefinition(_Model):
     memory: Bytes | None = Field(None, description='bytes, or a text such as "512MiB"')
     cpu_seconds: Seconds | None = Field(None, description="seconds of processor time")
     processes: int | None = Field(None, ge=1, description="processes at once")
+    files: int | None = Field(None, ge=_FEWEST_FILES, description="files that each process has open at once")
+    file_size: Bytes | None = Field(None, description="a size; no file that it writes may grow beyond it")
+    output: Bytes | None = Field(None, description="a size; what it may print")
+    result: ResultBytes | None = Field(None, description="a size; the packed result, 60 MiB at most")
+    tmp: Bytes | None = Field(None, description="a size; its private temporary directory")
 
 
 class CacheDefinition(_Model):

@@ -26,6 +26,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from sage_actors.messages.errors import ProtocolError
+from sage_actors.messages.limits import describe_limit
 
 __all__ = [
     "FAILED",
@@ -91,7 +92,7 @@ class Evidence:
     def describe(self) -> str:
         """One sentence for a person."""
         if self.limit is not None:
-            return f"{self.limit['kind']} limit {self.limit['limit']} exceeded: {self.limit['seen']} seen"
+            return describe_limit(self.limit)
         if self.exitcode is None:
             text = "the worker process is gone"
         elif self.exitcode < 0:

@@ -20,6 +20,7 @@ from sage_actors.messages.definition import (
     RetryPolicy,
     WorkflowSpec,
 )
+from sage_actors.messages.limits import BYTE_LIMITS
 from sage_actors.messages.units import parse_duration, parse_size
 
 __all__ = ["DEFAULT_ATTEMPTS", "DEFAULT_CONCURRENCY", "spec_from_dict"]
@@ -119,12 +120,13 @@ def _retry(value: Any) -> RetryPolicy:
 
 
 def _limits(value: Mapping[str, Any]) -> Limits:
-    memory, seconds = value.get("memory"), value.get("cpu_seconds")
-    return Limits(
-        memory=parse_size(memory) if isinstance(memory, str) else memory,
-        cpu_seconds=None if seconds is None else _seconds(seconds),
-        processes=value.get("processes"),
-    )
+    said = {
+        name: parse_size(each) if isinstance(each, str) and name in BYTE_LIMITS else each
+        for name, each in value.items()
+    }
+    if value.get("cpu_seconds") is not None:
+        said["cpu_seconds"] = _seconds(value["cpu_seconds"])
+    return Limits(**said)
 
 
 def _cache(value: Any) -> dict[str, Any]:
