@@ -44,6 +44,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _TICK_S = 1.0  # how often strays are looked for without a reason
 _STRAYS_S = 1.0  # a stray that SIGKILL does not end in this time hangs in the kernel: go on without it
 _FINISH_S = 30.0
+_ON_A_LOOP = ("async", "mcp")
 
 
 @dataclass(slots=True)
@@ -155,7 +156,7 @@ class Keeper:
     def _fork(self, number: int, kind: str) -> None:
         fds = [self._fds.popleft() for _ in range(FDS_PER_WORKER)]
         try:
-            if kind != "blocking":  # loaded once, here, so that every fork has it
+            if kind in _ON_A_LOOP:  # loaded once, here, so that every fork has it
                 import sage_actors.actors.async_worker  # noqa: F401
             context = multiprocessing.get_context("fork")
             process = context.Process(
@@ -250,7 +251,7 @@ class Keeper:
 
 
 def _entry(kind: str) -> Any:
-    if kind != "blocking":
+    if kind in _ON_A_LOOP:
         from sage_actors.actors import async_worker
 
         return async_worker.mcp_main if kind == "mcp" else async_worker.main

@@ -6,6 +6,7 @@ what it executes. The class is called as `Class(spec, settings)` once for each o
 
     worker     "blocking": in a worker's main thread, one at a time. "async": on an event loop with hundreds
                of others. "mcp": in the one worker that holds every MCP session, on its event loop.
+               "own": in a worker that is confined for this one task, and ends with it.
                "any": as the operation itself says (`def` or `async def`).
                "engine": the supervisor does it itself; there is no class.
 """
@@ -21,6 +22,7 @@ from sage_actors.actors.context import Task
 from sage_actors.messages.errors import UsageError
 
 __all__ = [
+    "CROWDED",
     "LANES",
     "OPERATION_TYPES",
     "OperationType",
@@ -52,7 +54,7 @@ class Runner(Protocol):
 @dataclass(frozen=True, slots=True)
 class OperationType:
     name: str
-    worker: Literal["blocking", "async", "mcp", "any", "engine"]
+    worker: Literal["blocking", "async", "mcp", "own", "any", "engine"]
     runner: str = ""
 
     @property
@@ -61,18 +63,21 @@ class OperationType:
         return self.worker == "engine"
 
 
-LANES: Final = ("blocking", "async", "mcp")
+LANES: Final = ("blocking", "async", "mcp", "own")
 """The kinds of workers. The engine calls them by their position here."""
+
+CROWDED: Final = frozenset({LANES.index("async"), LANES.index("mcp")})
+"""Lanes whose workers execute many tasks at once."""
 
 OPERATION_TYPES: dict[str, OperationType] = {
     each.name: each
     for each in (
         OperationType("python", "any", "sage_actors.actors.op_python:PythonRunner"),
-        OperationType("shell", "blocking", "sage_actors.actors.op_shell:ShellRunner"),
+        OperationType("shell", "own", "sage_actors.actors.op_shell:ShellRunner"),
         OperationType("http", "async", "sage_actors.actors.op_http:HttpRunner"),
         OperationType("mcp", "mcp", "sage_actors.actors.op_mcp:McpRunner"),
-        OperationType("agent", "blocking", "sage_actors.actors.op_agent:AgentRunner"),
-        OperationType("skill", "blocking", "sage_actors.actors.op_skill:SkillRunner"),
+        OperationType("agent", "own", "sage_actors.actors.op_agent:AgentRunner"),
+        OperationType("skill", "own", "sage_actors.actors.op_skill:SkillRunner"),
         OperationType("approval", "engine"),
         OperationType("wait", "engine"),
         OperationType("workflow", "engine"),
@@ -81,15 +86,15 @@ OPERATION_TYPES: dict[str, OperationType] = {
 
 
 def worker_kind(
-    type_name: str, *, is_async: bool = False, limited: bool = False
-) -> Literal["blocking", "async", "mcp", "engine"]:
-    """The kind of worker for an operation. `limited`: it has `limits`, which count a worker's whole process
-    tree, so that it must be alone in one."""
+    type_name: str, *, is_async: bool = False, alone: bool = False
+) -> Literal["blocking", "async", "mcp", "own", "engine"]:
+    """The kind of worker for an operation. `alone`: it has `limits`, which count a worker's whole process tree,
+    or a `sandbox` of its own, which cannot be taken off again: it gets a process of its own."""
     worker = OPERATION_TYPES[type_name].worker
     if worker == "engine":
         return "engine"
-    if limited and worker != "mcp":
-        return "blocking"
+    if alone and worker != "mcp":
+        return "own"
     if worker == "any":
         return "async" if is_async else "blocking"
     return worker

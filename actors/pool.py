@@ -252,7 +252,7 @@ class LocalPool:
             return
         handle.close_child_side()
         handle.launched = True
-        if handle.kind != "blocking":
+        if handle.kind in ("async", "mcp"):
             handle.heartbeat_at = time.monotonic() + (_MCP_LOAD_S if handle.kind == "mcp" else 5.0)
             self._loop.call_at(time.monotonic() + 1.0, lambda: self._check_heartbeat(handle))
 

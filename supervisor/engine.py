@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from sage_actors.actors.clock import Clock
-from sage_actors.actors.operation_types import LANES
+from sage_actors.actors.operation_types import CROWDED, LANES
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import StorageError
 from sage_actors.messages.wire import OK, Evidence, error_map
@@ -28,12 +28,14 @@ Key = tuple[int, int, int]  # run, node, attempt: the fencing token
 
 _LANES = range(len(LANES))
 _MCP = LANES.index("mcp")  # one worker holds every session
+_OWN = LANES.index("own")  # a worker takes one task, and ends with it
 _AHEAD_US = 1000.0  # work that is handed to a worker ahead of time
 _LEAST_US = 8.0  # what any task costs a worker, however short
 _WEIGHT = 0.3  # of the newest batch in the estimate of what an operation costs
 _MOST_ROWS = 512  # tasks in one worker's queue
 _ASYNC_ROWS = 1024  # coroutines in one async worker
 _ASYNC_SHARE = 128  # from how many coroutines on another async worker is worth its start
+_SPENT = "spent"  # a worker of one task that has answered
 _OVERRUN_S = 0.02  # a node that runs this long gives the queue behind it back
 _IMPORT_S = 120.0  # for the first use of an operation in a worker, besides its timeout
 _CERTAIN_S = 0.05  # a head that ran this long is what the worker executed: results are flushed after 2 ms
@@ -49,6 +51,7 @@ class EnginePorts(Ports, Protocol):
     def give_back(self, worker: int) -> None: ...
     def cancel(self, worker: int, keys: Sequence[Key]) -> None: ...
     def kill(self, worker: int, reason: str) -> None: ...
+    def retire(self, worker: int) -> None: ...
     def tick_at(self, when: float) -> None: ...
     def worker_lost(self, run: RunCore, evidence: Evidence, nodes: list[str]) -> None: ...
 
@@ -76,7 +79,7 @@ class Worker:
 
     def __init__(self, number: int, lane: int) -> None:
         self.number, self.lane = number, lane
-        self.is_async = lane != 0
+        self.is_async = lane in CROWDED
         self.tasks: dict[Key, int] = {}
         self.load_us = 0.0
         self.head_since = 0.0
@@ -95,6 +98,8 @@ class Worker:
             return False
         if self.is_async:
             return len(self.tasks) < _ASYNC_ROWS
+        if self.lane == _OWN:
+            return not self.tasks
         return self.load_us < _AHEAD_US / 2 and len(self.tasks) < _MOST_ROWS
 
     def is_idle(self) -> bool:
@@ -228,7 +233,7 @@ class Engine:
     def _fill(self, lane: int) -> None:
         if not any(run.ready[lane] or run.solo[lane] for run in self.hungry.values()):
             return
-        mine = [worker for worker in self.workers.values() if worker.lane == lane]
+        mine = [worker for worker in self.workers.values() if worker.lane == lane and worker.dying != _SPENT]
         most = 1 if lane == _MCP else self.max_workers
         kept = self._serve_solo(mine, lane)
         self._give_all([worker for worker in mine if worker.accepts() and worker is not kept])
@@ -296,13 +301,14 @@ class Engine:
             self.ports.submit(worker.number, batch)
             for run, rows in given:
                 run.announce(rows, worker.number)
-            if not lane:
+            if not worker.is_async:
                 self._watch(worker, self.clock.monotonic())
         return bool(batch)
 
     def _room(self, worker: Worker, run: RunCore) -> int:
         """How many tasks of `run` this worker may take now."""
-        cap = (_ASYNC_ROWS if worker.is_async else _MOST_ROWS) - len(worker.tasks)
+        most = _ASYNC_ROWS if worker.is_async else 1 if worker.lane == _OWN else _MOST_ROWS
+        cap = most - len(worker.tasks)
         limit = run.options.concurrency
         if limit is None:
             return cap
@@ -370,7 +376,7 @@ class Engine:
                     waiting += len(run.ready[lane]) + len(run.solo[lane])
         if not waiting:
             return False
-        if not lane or not mine:
+        if lane not in CROWDED or not mine:
             return True
         held = sum(len(worker.tasks) for worker in mine)
         return any(run.solo[lane] for run in self.hungry.values()) or held + waiting > _ASYNC_SHARE * len(
@@ -415,6 +421,9 @@ class Engine:
             worker.overrun = False
             self._watch(worker, worker.head_since)
         worker.solo = worker.solo and bool(tasks)
+        if worker.lane == _OWN and not worker.dying:
+            worker.dying = _SPENT
+            self.ports.retire(number)
         for run_number, mine in by_run.items():
             run = self.runs.get(run_number)
             if run is None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage_actors.actors.journal_format import Location
+from sage_actors.actors.operation_types import CROWDED
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import StateCorruptedError
 from sage_actors.messages.records import (
@@ -403,12 +404,12 @@ def _recount_scope(run: RunCore, scope: Any) -> None:
 def _isolate(run: RunCore, interrupted: dict[int, int]) -> None:
     """What executed when the supervisor died runs alone next time, or is in doubt."""
     alone = []
-    crowd = sum(1 for node in interrupted if run.operation(node).lane) > _MOST_ALONE
+    crowd = sum(1 for node in interrupted if run.operation(node).lane in CROWDED) > _MOST_ALONE
     for node, attempt in interrupted.items():
         operation = run.operation(node)
         if operation.effect == "once":
             run.resumed_doubts.append((node, attempt))
-        elif not (operation.lane and crowd):
+        elif not (operation.lane in CROWDED and crowd):
             alone.append(node)
     for node in (*alone, *run.crashes):
         if run.state[node] != st.SUCCEEDED:

@@ -522,6 +522,9 @@ class SupervisorActor(MailboxActor):
     def kill(self, worker: int, reason: str) -> None:
         self.pool.kill(worker, reason)
 
+    def retire(self, worker: int) -> None:
+        self.pool.retire(worker)
+
     def tick_at(self, when: float) -> None:
         me = self.actor_ref
         self.pool.call_at(when, lambda: _tell(me, _TICK))

@@ -38,6 +38,7 @@ class Core:
         self.events: list[Event] = []
         self.submitted: list[tuple[int, Row]] = []
         self.asked_back: list[int] = []
+        self.retired: list[int] = []
         self.killed: list[tuple[int, str]] = []
         self.cancelled: list[tuple[int, list[Any]]] = []
         self.forgotten: list[int] = []
@@ -223,6 +224,9 @@ class Core:
 
     def kill(self, worker: int, reason: str) -> None:
         self.killed.append((worker, reason))
+
+    def retire(self, worker: int) -> None:
+        self.retired.append(worker)
 
     def tick_at(self, when: float) -> None:
         self.clock.call_at(when, self.engine.tick)

@@ -29,11 +29,11 @@ def test_types_of_the_engine_have_no_worker() -> None:
 
 def test_an_operation_with_limits_is_alone_in_its_worker() -> None:
     assert worker_kind("python", is_async=True) == "async"
-    assert worker_kind("python", is_async=True, limited=True) == "blocking"
+    assert worker_kind("python", is_async=True, alone=True) == "own"
     assert worker_kind("python") == "blocking"
-    assert worker_kind("http", limited=True) == "blocking"
+    assert worker_kind("http", alone=True) == "own"
     assert worker_kind("http") == "async"
-    assert worker_kind("shell", is_async=True) == "blocking"
+    assert worker_kind("shell", is_async=True) == "own"
 
 
 def test_an_unknown_type_is_refused() -> None:

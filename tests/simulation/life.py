@@ -10,6 +10,7 @@ from typing import Any
 
 from sage_actors.actors.breaker_core import BreakerCore, Granted, State, Transition, Waiting
 from sage_actors.actors.cache import CacheEntry
+from sage_actors.actors.operation_types import LANES
 from sage_actors.messages.codec import unpack
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import UsageError
@@ -43,6 +44,7 @@ class Life:
         self.cores: dict[int, RunCore] = {}
         self.disks: dict[int, Disk] = {}
         self.workers: dict[int, FakeWorker] = {}
+        self.unused: set[int] = set()  # workers for one task that have had none
         self.operations: dict[int, OperationSpec] = {}
         self.breaker_in: deque[tuple[Any, ...]] = deque()
         self.cache_in: list[tuple[RunCore, int]] = []
@@ -143,7 +145,7 @@ class Life:
         """Compiled once from what was given, and once from what the journal says: plans never change."""
         source = "given" if spec is script.spec else "journaled"
         if source not in script.plans:
-            script.plans[source] = _with_mcp_nodes(compile_plan(spec))
+            script.plans[source] = _in_all_lanes(compile_plan(spec))
         return script.plans[source]
 
     def _offline_decisions(self, script: Script, restored: Restored) -> list[dict[str, Any]]:
@@ -311,12 +313,19 @@ class Life:
 
     def start_worker(self, kind: str) -> int:
         number: int = self.world.next_number()
-        self.workers[number] = FakeWorker(number, kind != "blocking", self)
+        self.workers[number] = FakeWorker(number, kind in ("async", "mcp"), self)
+        if kind == "own":
+            self.unused.add(number)
         self.trace.append(("start worker", number, kind))
         return number
 
     def submit(self, worker: int, rows: Sequence[Any]) -> None:
         self.trace.append(("submit", worker, [(row[0], row[4], row[2]) for row in rows]))
+        if any(
+            self.operations[row[3]].lane == LANES.index("own") for row in rows if row[3] in self.operations
+        ):
+            ensure(worker in self.unused and len(rows) == 1, "G-17", f"worker {worker} is for one task only")
+            self.unused.discard(worker)
         for row in rows:
             ensure(row[3] in self.operations, "G-13", f"operation {row[3]} of {row[4]} is not defined")
             core = self.cores[row[0]]
@@ -348,6 +357,10 @@ class Life:
     def kill(self, worker: int, reason: str) -> None:
         self.trace.append(("kill", worker, reason))
         self.workers[worker].ending = self.workers[worker].ending or reason
+
+    def retire(self, worker: int) -> None:
+        """It holds nothing any more, so that its end takes nothing along."""
+        self.kill(worker, "stopped")
 
     def tick_at(self, when: float) -> None:
         heapq.heappush(self.ticks, when)
@@ -517,11 +530,14 @@ class Life:
         worker.die(evidence, culprits)
 
 
-def _with_mcp_nodes(plan: Plan) -> Plan:
-    """Every third async operation goes to the one worker that MCP sessions live in; some ask the cache."""
+def _in_all_lanes(plan: Plan) -> Plan:
+    """Some async operations go to the one worker that MCP sessions live in, some others to workers of one task;
+    some ask the cache."""
     for at, operation in enumerate(plan.ops):
         if operation.is_async and at % 3 == 0:
-            plan.ops[at] = operation = replace(operation, lane=2)
+            plan.ops[at] = operation = replace(operation, lane=LANES.index("mcp"))
+        elif operation.type == "python" and not operation.is_async and at % 3 == 2:
+            plan.ops[at] = operation = replace(operation, lane=LANES.index("own"))
         if at % 4 == 1:
             plan.ops[at] = replace(operation, cache={"enabled": True})
     for node, op in enumerate(plan.op_of):
