@@ -11,13 +11,13 @@ told when the server is asked for.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from sage_actors.actors.disk import read_all
 from sage_actors.actors.keys import KEY_VARIABLE
 from sage_actors.actors.trust import Item, digest_of
+from sage_actors.actors.trust_programs import named_programs
 from sage_actors.messages.errors import DefinitionError, Problem
 
 __all__ = ["CONFIG_NAME", "ServerEntry", "Transport", "expand", "load_servers"]
@@ -43,10 +44,6 @@ _TRANSPORTS: dict[str, Transport] = {
     "streamableHttp": "http",
     "sse": "sse",
 }
-_PROGRAM = re.compile(
-    r".*\.(bash|[cm]?[jt]sx?|csx?|exs|go|jar|jl|kts|lua|php|p[ly]|ps1|py[cz]|rb?|sh|tcl|wasm|zsh)",
-    re.IGNORECASE,
-)
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -92,41 +89,18 @@ class ServerEntry:
         """What a user consents to: the entry as written, and the content of the project's programs that it names.
 
         Changed content asks again. Data that it names may change; what a program loads in its turn is not
-        followed.
+        followed (`trust_programs`).
         """
-        files = {path: _file_digest(self.project / path) for path in self._named_programs()}
-        digest = digest_of({"entry": self.written, "files": files})
-        shown = (
-            _command_as_written(self.written) if self.transport == "stdio" else str(self.written.get("url"))
-        )
-        return Item("mcp-server", self.name, digest, shown[:_DESCRIPTION_CHARS])
+        digest = digest_of({"entry": self.written, "files": self.programs()})
+        return Item("mcp-server", self.name, digest, _described(self.transport, self.written))
 
-    def _named_programs(self) -> list[str]:
-        """The programs in the project that command and arguments name, relative to it."""
+    def programs(self) -> dict[str, str]:
+        """SHA-256 of the project's programs that it executes, by their paths there."""
         if self.transport != "stdio":
-            return []
-        words = [self.command, *self.args]
-        words += [value for word in self.args if (value := word.partition("=")[2])]
-        real = Path(os.path.realpath(self.project))
-        found: dict[str, None] = {}
-        for word in words:
-            # a bare command is looked up in PATH, not in the directory
-            if word == self.command and "/" not in word:
-                continue
-            path = self._inside(word, real)
-            if path is not None:
-                found[path] = None
-        return sorted(found)
-
-    def _inside(self, word: str, real: Path) -> str | None:
-        try:
-            path = Path(os.path.normpath(self.directory / word))
-            for root, place in ((self.project, path), (real, Path(os.path.realpath(path)))):
-                if place.is_relative_to(root) and _is_program(place):
-                    return str(place.relative_to(root))
-        except (OSError, ValueError):  # an argument need not be a path
-            pass
-        return None
+            return {}
+        return named_programs(
+            (self.command, *self.args), self.env, directory=self.directory, project=self.project
+        )
 
 
 def load_servers(project: Path, environ: Mapping[str, str] | None = None) -> dict[str, ServerEntry]:
@@ -179,7 +153,11 @@ def _read(path: Path) -> Any:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise _wrong(path, "is not a regular file")
-        return json.loads(read_all(fd, limit_bytes=_LIMIT_BYTES).decode("utf-8-sig"))
+        return json.loads(
+            read_all(fd, limit_bytes=_LIMIT_BYTES).decode("utf-8-sig"),
+            parse_constant=_no_number,
+            parse_float=_number,
+        )
     except json.JSONDecodeError as cause:
         raise _wrong(path, f"is not JSON: {cause.msg}", line=cause.lineno) from cause
     except UnicodeDecodeError as cause:
@@ -190,6 +168,15 @@ def _read(path: Path) -> Any:
         raise _wrong(path, "is nested too deeply") from cause
     finally:
         os.close(fd)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    return value if isfinite(value) else _no_number(text)  # 1e999
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name[:20]} is no JSON number")
 
 
 def _servers_of(content: Any, path: Path) -> Mapping[str, Any]:
@@ -344,31 +331,21 @@ def _url_problem(url: str) -> str:
     return ""
 
 
+def _described(transport: Transport, written: Mapping[str, Any]) -> str:
+    """What starts, and which of the user's variables it gets; what is cut off is said."""
+    shown = _command_as_written(written) if transport == "stdio" else str(written.get("url"))
+    if len(shown) > _DESCRIPTION_CHARS:
+        shown = f"{shown[:_DESCRIPTION_CHARS]}… ({len(shown) - _DESCRIPTION_CHARS} more characters)"
+    names = dict.fromkeys(match[1] for match in _VARIABLE.finditer(json.dumps(written)))
+    return f"{shown}; is given your {', '.join(f'${name}' for name in names)}" if names else shown
+
+
 def _command_as_written(written: Mapping[str, Any]) -> str:
     args = written.get("args")
     words = [written.get("command"), *(args if isinstance(args, list) else [])]
     env = written.get("env")
     names = f" (sets {', '.join(sorted(map(str, env)))})" if isinstance(env, dict) and env else ""
     return " ".join(str(word) for word in words if word is not None) + names
-
-
-def _is_program(path: Path) -> bool:
-    """By its name, its mode or its first two bytes: a database that a server writes to is none."""
-    if not path.is_file():
-        return False
-    if _PROGRAM.fullmatch(path.name) or path.stat().st_mode & 0o111:
-        return True
-    with path.open("rb") as file:
-        return file.read(2) == b"#!"
-
-
-def _file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, whatever its size."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 def _json_type(value: Any) -> str:

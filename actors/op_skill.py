@@ -4,14 +4,15 @@ config: skill (its name), script (relative to its `scripts/` or its folder; need
 instructions (true: execute nothing), check (default true: a non-zero exit code is a failure). The node's
 arguments reach the script as JSON on its standard input; besides it gets
 
-    SAGE_SKILL_NAME  SAGE_SKILL_DIR (its folder)  SAGE_SKILL_PROJECT (where it runs)  SAGE_SKILL_RUN (the run's id)
+    SAGE_SKILL_NAME  SAGE_SKILL_DIR (its folder: a copy of what was consented to)  SAGE_SKILL_PROJECT (where it runs)
+    SAGE_SKILL_RUN (the run's id)
 
 The result is {skill, script, exit_code, stdout, stderr, output}: `output` is stdout as JSON where it is JSON, else
 null. A skill without scripts, and every one with `instructions: true`, gives {skill, description, instructions, path}
 for the next operation, which needs no consent.
 
-A script that the project brings runs only if the user consented to the skill's content as it is now. It has a
-process group of its own, which ends with the operation.
+A script that the project brings runs only if the user consented to the skill's content as it is now, and then from a
+private copy of that. It has a process group of its own, which ends with the operation.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,7 @@ from sage_actors.actors.trust import Item, TrustStore, digest_of
 from sage_actors.messages.codec import unpack
 from sage_actors.messages.errors import UsageError
 from sage_actors.servers.skills import Skill, discover_skills
-from sage_actors.servers.skills_content import content_of
+from sage_actors.servers.skills_content import content_of, copy_content
 from sage_actors.servers.skills_read import SkillFileError
 
 __all__ = ["SkillRunner", "choose_script", "find_skill", "skill_item"]
@@ -63,16 +67,16 @@ class SkillRunner:
         script = None if config.get("instructions") else choose_script(skill, config.get("script"))
         if script is None:
             return _instructions(skill)
-        _require_consent(self._project, skill)
-        output = run_command(
-            _command(skill, script),
-            cwd=str(self._project),
-            env=os.environ | self._environment(skill, task),
-            stdin=json.dumps(row.get("arguments") or {}) + "\n",
-            on_text=lambda text, stream: task.services.log(task.key, text, stream),
-            stop=lambda: task.cancelled,
-            ends_group=True,
-        )
+        with _as_consented(self._project, skill) as skill:
+            output = run_command(
+                _command(skill, script),
+                cwd=str(self._project),
+                env=os.environ | self._environment(skill, task),
+                stdin=json.dumps(row.get("arguments") or {}) + "\n",
+                on_text=lambda text, stream: task.services.log(task.key, text, stream),
+                stop=lambda: task.cancelled,
+                ends_group=True,
+            )
         if output.exit_code != 0 and config.get("check", True):
             raise CommandFailed(output.exit_code, output.stderr)
         return {
@@ -139,16 +143,38 @@ def skill_item(skill: Skill) -> Item | None:
     if skill.origin == "user":
         return None
     try:
-        digest = digest_of(content_of(skill))
+        return _item(skill, content_of(skill))
     except SkillFileError as cause:
         raise UsageError(f"skill {skill.name!r} in {skill.place}: {cause}") from cause
-    return Item("skill", skill.name, digest, f"runs {_shown(skill)} of {skill.place}")
 
 
-def _require_consent(project: Path, skill: Skill) -> None:
-    item = skill_item(skill)
+def _item(skill: Skill, content: Mapping[str, str]) -> Item:
+    return Item("skill", skill.name, digest_of(content), f"runs {_shown(skill)} of {skill.place}")
+
+
+@contextmanager
+def _as_consented(project: Path, skill: Skill) -> Iterator[Skill]:
+    """The skill to execute: a copy of the content that was consented to, so that nobody can change it any more.
+
+    A skill of the user's own is executed where it lies. A crash leaves the copy among the temporary files.
+    """
+    if skill.origin == "user":
+        yield skill
+        return
+    with tempfile.TemporaryDirectory(prefix="sage-skill-") as name:
+        folder = Path(os.path.realpath(name)) / os.path.basename(skill.folder)
+        folder.mkdir()
+        try:
+            item = _item(skill, copy_content(skill, folder))
+        except (SkillFileError, OSError) as cause:
+            raise UsageError(f"skill {skill.name!r} in {skill.place} cannot be copied: {cause}") from cause
+        _require_consent(project, skill, item)
+        yield replace(skill, path=folder / skill.path.name)
+
+
+def _require_consent(project: Path, skill: Skill, item: Item) -> None:
     store = TrustStore()
-    if item is not None and not store.trusts(project, item):
+    if not store.trusts(project, item):
         why = store.problem() or "you have not consented to its present content"
         raise UsageError(
             f"skill {skill.name!r} is not trusted: {why}; read {skill.place} and its scripts, then continue the "

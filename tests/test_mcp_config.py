@@ -203,7 +203,34 @@ def test_a_description_shows_the_command_and_no_values_of_variables(tmp_path: Pa
     raw = {"command": "npx", "args": ["-y", "${PACKAGE}"], "env": {"TOKEN": "secret"}}
     item = load(tmp_path, {"PACKAGE": "evil"}, server=raw)["server"].trust_item()
     assert (item.kind, item.name) == ("mcp-server", "server")
-    assert item.description == "npx -y ${PACKAGE} (sets TOKEN)"
+    assert item.description == "npx -y ${PACKAGE} (sets TOKEN); is given your $PACKAGE"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"url": "https://host/mcp", "headers": {"X-Key": "Bearer ${AWS_SECRET_ACCESS_KEY}"}},
+        {"command": "x", "args": ["-" * 5000], "env": {"PLAIN": "${AWS_SECRET_ACCESS_KEY:-none}"}},
+    ],
+)
+def test_a_description_names_the_users_variables_that_would_be_handed_over(
+    tmp_path: Path, raw: dict[str, Any]
+) -> None:
+    assert "your $AWS_SECRET_ACCESS_KEY" in load(tmp_path, server=raw)["server"].trust_item().description
+
+
+def test_what_a_description_leaves_out_is_said(tmp_path: Path) -> None:
+    item = load(tmp_path, server={"command": "sh", "args": ["-c", "true;" * 200 + "evil"]})[
+        "server"
+    ].trust_item()
+    assert "more characters" in item.description
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_a_number_that_json_does_not_have_is_a_problem_of_the_file(tmp_path: Path, number: str) -> None:
+    (tmp_path / ".mcp.json").write_text(f'{{"mcpServers": {{"s": {{"command": "x", "timeout": {number}}}}}}}')
+    with pytest.raises(DefinitionError, match="no JSON number"):
+        load_servers(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -64,16 +64,18 @@ def run(project: Path, arguments: dict[str, Any] | None = None, **config: Any) -
 
 @pytest.mark.requirement("ORCH-020")
 def test_a_script_gets_its_arguments_and_gives_its_output(project: Path) -> None:
-    folder = skill(project, run_py=ECHO)
+    skill(project, run_py=ECHO)
     consent(project)
     result, logged = run(project, {"topic": "rate limiting"})
+    folder = result["output"].pop("folder")
     assert result["output"] == {
         "given": {"topic": "rate limiting"},
         "cwd": str(project),
         "name": "notes",
-        "folder": str(folder),
         "run": "run-7",
     }
+    assert Path(folder).name == "notes"  # a copy, which is gone by now
+    assert not Path(folder).exists()
     assert (result["skill"], result["script"], result["exit_code"]) == ("notes", "scripts/run.py", 0)
     assert logged == result["stdout"]
 
@@ -113,6 +115,44 @@ def test_compiled_python_that_is_put_beside_a_script_ends_the_consent(project: P
     (folder / "scripts/__pycache__/help_me.cpython-311.pyc").write_bytes(b"")
     with pytest.raises(UsageError, match="not trusted"):
         run(project, script="run.py")
+
+
+@pytest.mark.requirement("ORCH-023")
+def test_what_is_executed_is_what_was_consented_to_whoever_changes_it_meanwhile(project: Path) -> None:
+    """The script changes itself, and what it calls, where the project has them: its second half is the old one."""
+    folder = skill(project, run_sh="", other_sh="echo as consented")
+    (folder / "scripts/run.sh").write_text(
+        f"echo 'echo evil' > '{folder}/scripts/other.sh'\necho 'echo evil' >> '{folder}/scripts/run.sh'\n"
+        'sh "$SAGE_SKILL_DIR/scripts/other.sh"\n'
+    )
+    consent(project)
+    assert run(project, script="run.sh")[0]["stdout"] == "as consented\n"
+    with pytest.raises(UsageError, match="not trusted"):
+        run(project, script="run.sh")
+
+
+@pytest.mark.requirement("ORCH-023")
+def test_what_a_link_leads_to_outside_of_a_skill_is_not_part_of_it(project: Path) -> None:
+    """Consent covers the folder's content: a library behind a link could change without a question."""
+    folder = skill(project, run_sh='ls "$SAGE_SKILL_DIR/lib" "$SAGE_SKILL_DIR/inside" 2>/dev/null; true')
+    (project / "lib").mkdir()
+    (project / "lib/evil.sh").touch()
+    (folder / "lib").symlink_to("../../../lib")
+    (folder / "inside").symlink_to("scripts")
+    consent(project)
+    stdout = run(project)[0]["stdout"]
+    assert "run.sh" in stdout
+    assert "evil.sh" not in stdout
+
+
+@pytest.mark.requirement("ORCH-023")
+def test_a_script_that_becomes_executable_ends_the_consent(project: Path) -> None:
+    """It would be executed by what its first line names, no longer by its suffix."""
+    folder = skill(project, run_sh="#!/usr/bin/env python3\nprint('polyglot')\n")
+    consent(project)
+    (folder / "scripts/run.sh").chmod(0o755)
+    with pytest.raises(UsageError, match="not trusted"):
+        run(project)
 
 
 def test_a_damaged_store_of_consents_is_named(project: Path) -> None:
