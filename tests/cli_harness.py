@@ -10,8 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from sage_actors.supervisor.cli import _run
 
 SOURCES = Path(__file__).resolve().parents[1] / "src"
 
@@ -81,6 +86,37 @@ class CommandLine:
         """How often something wrote a line to this file of the project."""
         path = self.project / name
         return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one command printed."""
+
+    stdout: str
+    stderr: str
+
+
+class Inside:
+    """A command in this process and in the project of `sage`: a tenth of the time, where it carries nothing out."""
+
+    def __init__(
+        self, sage: CommandLine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self._capsys, self._monkeypatch = capsys, monkeypatch
+        monkeypatch.chdir(sage.project)
+        for name in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "PYTHON_KEYRING_BACKEND"):
+            monkeypatch.setenv(name, sage.environ[name])
+
+    def __call__(self, *args: str, code: int = 0, environ: Mapping[str, str] = {}) -> Said:
+        """Run one command to its end; its exit code must be `code`."""
+        self._capsys.readouterr()
+        with self._monkeypatch.context() as changed:
+            for name, value in environ.items():
+                changed.setenv(name, value)
+            found = _run(args)
+        said = Said(*self._capsys.readouterr())
+        assert found == code, f"exit {found}\n{said.stdout}\n{said.stderr}"
+        return said
 
 
 def shell(node: str, command: str | list[str], **fields: Any) -> dict[str, Any]:

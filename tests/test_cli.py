@@ -1,4 +1,4 @@
-"""The command line from outside: real processes, real signals, real exit codes."""
+"""The command line from outside: real processes, real signals, real exit codes. What only looks is asked inside."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_harness import CommandLine, events, noted, on_terminal, shell, wait_until
+from cli_harness import CommandLine, Inside, events, noted, on_terminal, shell, wait_until
 from click.testing import CliRunner
 
 from sage_actors.supervisor.cli import cli
@@ -47,6 +47,11 @@ def sage(tmp_path: Path) -> Iterator[CommandLine]:
     command_line = CommandLine(tmp_path)
     yield command_line
     command_line.close()
+
+
+@pytest.fixture
+def inside(sage: CommandLine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Inside:
+    return Inside(sage, capsys, monkeypatch)
 
 
 # ------------------------------------------------------------------ help and usage
@@ -128,10 +133,10 @@ def test_version_is_printed(sage: CommandLine) -> None:
     ],
 )
 def test_wrong_usage_exits_2_says_what_and_runs_nothing(
-    sage: CommandLine, args: list[str], said: str
+    sage: CommandLine, inside: Inside, args: list[str], said: str
 ) -> None:
     sage.flow(noted("a"))
-    done = sage(*args, code=2)
+    done = inside(*args, code=2)
     assert said in done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -142,7 +147,7 @@ def test_wrong_usage_exits_2_says_what_and_runs_nothing(
 
 
 @pytest.mark.requirement("ORCH-008")
-def test_a_bad_file_reports_every_problem_exits_2_and_runs_nothing(sage: CommandLine) -> None:
+def test_a_bad_file_reports_every_problem_exits_2_and_runs_nothing(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(
         noted("a"),
         shell("b", "true", needs=["c"]),
@@ -150,43 +155,47 @@ def test_a_bad_file_reports_every_problem_exits_2_and_runs_nothing(sage: Command
         {"id": "d", "type": "nonsense"},
         shell("e", "true", needs=["aa"], timeout=-1),
     )
-    for args in (["run", flow], ["run", flow, "--json"], ["validate", flow]):
-        done = sage(*args, code=2)
+    for command, args in (
+        (sage, ["run", flow]),
+        (inside, ["run", flow, "--json"]),
+        (inside, ["validate", flow]),
+    ):
+        done = command(*args, code=2)
         assert done.stdout == ""
         for said in ("b -> c -> b", "nonsense", "aa", "timeout"):
             assert said in done.stderr
     assert sage.count("ran-a") == 0
-    verdict = json.loads(sage("validate", flow, "--json", code=2).stdout)
+    verdict = json.loads(inside("validate", flow, "--json", code=2).stdout)
     assert verdict["valid"] is False
     assert len(verdict["problems"]) >= 4
     assert all(problem["line"] for problem in verdict["problems"])
 
 
-def test_validate_finds_a_python_call_that_cannot_be_imported(sage: CommandLine) -> None:
+def test_validate_finds_a_python_call_that_cannot_be_imported(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow({"id": "a", "type": "python", "call": "no_such_module_here:function"})
-    assert "no_such_module_here" in sage("validate", flow, code=2).stderr
+    assert "no_such_module_here" in inside("validate", flow, code=2).stderr
 
 
-def test_validate_says_that_a_good_file_is_valid(sage: CommandLine) -> None:
+def test_validate_says_that_a_good_file_is_valid(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(
         noted("a"), {"id": "b", "type": "python", "call": "json:dumps", "arguments": {"obj": "${a}"}}
     )
-    assert "2 nodes" in sage("validate", flow).stdout
-    assert json.loads(sage("validate", flow, "--json").stdout)["valid"] is True
+    assert "2 nodes" in inside("validate", flow).stdout
+    assert json.loads(inside("validate", flow, "--json").stdout)["valid"] is True
     assert sage.count("ran-a") == 0
 
 
 @pytest.mark.requirement("ORCH-010")
-def test_graph_shows_batches_and_what_depends_on_what(sage: CommandLine) -> None:
+def test_graph_shows_batches_and_what_depends_on_what(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(shell("A", "true"), shell("B", "true"), shell("C", "true", needs=["A", "B"]))
-    text = sage("graph", flow).stdout
+    text = inside("graph", flow).stdout
     assert "Batch 1: [A, B]" in text
     assert "Batch 2: [C]  C depends on [A, B]" in text
-    assert json.loads(sage("graph", flow, "--json").stdout)["batches"] == [["A", "B"], ["C"]]
+    assert json.loads(inside("graph", flow, "--json").stdout)["batches"] == [["A", "B"], ["C"]]
 
 
-def test_schema_is_json_and_names_the_parts(sage: CommandLine) -> None:
-    schema = json.loads(sage("schema").stdout)
+def test_schema_is_json_and_names_the_parts(inside: Inside) -> None:
+    schema = json.loads(inside("schema").stdout)
     assert {"name", "phases", "nodes"} <= schema["properties"].keys()
 
 
@@ -317,12 +326,12 @@ def test_durability_none_writes_nothing_and_needs_no_key(sage: CommandLine) -> N
     assert not (sage.project / ".sage" / "state" / "flow").exists()
 
 
-def test_bytes_and_not_a_number_come_out_as_valid_json(sage: CommandLine) -> None:
+def test_bytes_and_not_a_number_come_out_as_valid_json(sage: CommandLine, inside: Inside) -> None:
     (sage.project / "odd.py").write_text("def make():\n    return {'b': b'hi', 'n': float('nan')}\n")
     flow = sage.flow({"id": "a", "type": "python", "call": "odd:make"})
     told = events(sage("run", flow, "--json").stdout)
     assert told[-1]["results"]["a"] == {"b": {"$base64": "aGk="}, "n": None}
-    assert json.loads(sage("show", "flow", "a").stdout) == {"b": {"$base64": "aGk="}, "n": None}
+    assert json.loads(inside("show", "flow", "a").stdout) == {"b": {"$base64": "aGk="}, "n": None}
 
 
 def test_a_reader_that_goes_away_leaves_a_run_that_can_be_continued(sage: CommandLine) -> None:
@@ -403,13 +412,13 @@ def test_a_terminal_never_gets_the_control_characters_of_an_operation(sage: Comm
         assert "\033[2J" not in sent
 
 
-def test_a_terminal_is_asked_about_changes_and_no_changes_nothing(sage: CommandLine) -> None:
+def test_a_terminal_is_asked_about_changes_and_no_changes_nothing(sage: CommandLine, inside: Inside) -> None:
     sage("run", sage.flow(noted("a")))
     edited = sage.flow(shell("a", "echo changed"))
     code, sent = on_terminal(sage, "run", edited, answer="n\n")
     assert code == 2
     assert "a will run again" in sent
-    assert json.loads(sage("show", "flow", "a").stdout)["stdout"] == "a\n"
+    assert json.loads(inside("show", "flow", "a").stdout)["stdout"] == "a\n"
     code, sent = on_terminal(sage, "run", edited, answer="y\n")
     assert code == 0
     assert "changed" in sent
@@ -460,7 +469,7 @@ def test_one_signal_stops_with_grace_and_says_how_to_continue(sage: CommandLine,
     assert (sage.count("ran-a"), sage.count("ran-end")) == (1, 1)
 
 
-def test_two_signals_stop_at_once(sage: CommandLine) -> None:
+def test_two_signals_stop_at_once(sage: CommandLine, inside: Inside) -> None:
     process, _ = _running(sage)
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
@@ -469,15 +478,15 @@ def test_two_signals_stop_at_once(sage: CommandLine) -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=4)
     assert process.returncode == 130
-    assert json.loads(sage("status", "flow", "--json").stdout)["status"] == "paused"
+    assert json.loads(inside("status", "flow", "--json").stdout)["status"] == "paused"
 
 
 @pytest.mark.requirement("ORCH-017")
-def test_a_killed_run_continues_where_it_stood(sage: CommandLine) -> None:
+def test_a_killed_run_continues_where_it_stood(sage: CommandLine, inside: Inside) -> None:
     process, _ = _running(sage)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=10)
-    assert json.loads(sage("status", "flow", "--json").stdout)["status"] == "interrupted"
+    assert json.loads(inside("status", "flow", "--json").stdout)["status"] == "interrupted"
     sage("run", _unblock(sage), "--accept-changes")
     assert (sage.count("ran-a"), sage.count("ran-end")) == (1, 1)
 
@@ -503,14 +512,16 @@ def test_a_second_process_on_one_run_exits_3(sage: CommandLine) -> None:
 # ------------------------------------------------------------------ keys and damage
 
 
-def test_a_wrong_key_exits_4_and_a_bad_one_never_falls_through(sage: CommandLine) -> None:
+def test_a_wrong_key_exits_4_and_a_bad_one_never_falls_through(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(noted("a"))
     sage("run", flow)
     other = {"SAGE_STATE_KEY": "sak1-AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}
     for args in (["run", flow], ["resume", "flow"], ["status", "flow"], ["show", "flow"]):
-        assert "key" in sage(*args, code=4, environ=other).stderr
-        assert sage(*args, code=4, environ={"SAGE_STATE_KEY": "secret-typo"}).stderr.count("secret-typo") == 0
-    assert "unreadable" in sage("list", environ=other).stdout
+        command = sage if args[0] == "run" else inside
+        assert "key" in command(*args, code=4, environ=other).stderr
+        typo = command(*args, code=4, environ={"SAGE_STATE_KEY": "secret-typo"})
+        assert "secret-typo" not in typo.stderr
+    assert "unreadable" in inside("list", environ=other).stdout
     assert sage.count("ran-a") == 1
 
 
@@ -527,7 +538,7 @@ def test_damage_exits_4_with_file_and_offset_and_repair_continues(sage: CommandL
     sage("run", flow, "--repair")
 
 
-def test_keys_are_described_never_shown_but_by_export(sage: CommandLine) -> None:
+def test_keys_are_described_never_shown_but_by_export(sage: CommandLine, inside: Inside) -> None:
     assert "key" in sage("keys", "show", code=4).stderr
     sage("keys", "create")
     secret = sage("keys", "export", "--yes").stdout.strip()
@@ -539,7 +550,7 @@ def test_keys_are_described_never_shown_but_by_export(sage: CommandLine) -> None
     rotated = json.loads(sage("keys", "show", "--json").stdout)
     assert rotated["seals"] != facts["seals"]
     assert facts["seals"] in rotated["opens"]
-    sage("show", "flow")
+    inside("show", "flow")
     for args in (["keys"], ["keys", "show"], ["doctor"]):
         done = sage(*args)
         assert secret[5:] not in done.stdout + done.stderr
@@ -553,27 +564,27 @@ APPROVAL = {"id": "ok", "type": "approval", "message": "Publish it?", "needs": [
 
 
 @pytest.mark.requirement("ORCH-017")
-def test_an_approval_pauses_with_5_and_another_process_answers_it(sage: CommandLine) -> None:
+def test_an_approval_pauses_with_5_and_another_process_answers_it(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(noted("a"), APPROVAL, shell("last", "echo v${ok | data.version}"))
     done = sage("run", flow, code=5)
     assert "sage-actors approve flow ok" in done.stderr
     assert "Publish it?" in done.stdout
-    assert "nope" in sage("approve", "flow", "nope", code=2).stderr
+    assert "nope" in inside("approve", "flow", "nope", code=2).stderr
     sage("approve", "flow", "ok", "--data", '{"version": 3}')
     assert json.loads(sage("resume", "flow", "--quiet").stdout)["last"]["stdout"] == "v3\n"
     assert sage.count("ran-a") == 1
-    decisions = [each for each in events(sage("history", "flow", "--json").stdout) if "kind" in each]
+    decisions = [each for each in events(inside("history", "flow", "--json").stdout) if "kind" in each]
     assert [each["kind"] for each in decisions] == ["approve"]
 
 
-def test_a_rejection_fails_the_run(sage: CommandLine) -> None:
+def test_a_rejection_fails_the_run(sage: CommandLine, inside: Inside) -> None:
     sage("run", sage.flow(noted("a"), APPROVAL, noted("last", needs=["ok"])), code=5)
-    sage("approve", "flow", "ok", "--reject")
+    inside("approve", "flow", "ok", "--reject")
     sage("resume", "flow", code=None)
     assert sage.count("ran-last") == 0
 
 
-def test_a_node_in_doubt_pauses_and_a_person_resolves_it(sage: CommandLine) -> None:
+def test_a_node_in_doubt_pauses_and_a_person_resolves_it(sage: CommandLine, inside: Inside) -> None:
     once = shell("pay", "echo x >> started; sleep 30", effect="once")
     process = sage.start("run", sage.flow(once, noted("last", needs=["pay"])))
     wait_until(lambda: sage.count("started"), what="the payment starts")
@@ -581,13 +592,15 @@ def test_a_node_in_doubt_pauses_and_a_person_resolves_it(sage: CommandLine) -> N
     process.communicate()
     done = sage("resume", "flow", code=5)
     assert "sage-actors resolve flow pay" in done.stderr
-    sage("resolve", "flow", "pay", "--result", '{"paid": true}')
+    inside("resolve", "flow", "pay", "--result", '{"paid": true}')
     sage("resume", "flow")
     assert (sage.count("started"), sage.count("ran-last")) == (1, 1)
-    assert json.loads(sage("show", "flow", "pay").stdout) == {"paid": True}
+    assert json.loads(inside("show", "flow", "pay").stdout) == {"paid": True}
 
 
-def test_a_live_run_is_followed_answered_and_cancelled_from_another_process(sage: CommandLine) -> None:
+def test_a_live_run_is_followed_answered_and_cancelled_from_another_process(
+    sage: CommandLine, inside: Inside
+) -> None:
     flow = sage.flow(
         noted("a"),
         APPROVAL,
@@ -601,9 +614,9 @@ def test_a_live_run_is_followed_answered_and_cancelled_from_another_process(sage
     first = json.loads(follower.stdout.readline())
     assert first["event"] == "run_status"
     assert first["running"] == ["slow"]
-    sage("approve", "flow", "ok")
+    inside("approve", "flow", "ok")
     wait_until(lambda: sage.count("ran-z"), what="what waited for the approval runs")
-    status = json.loads(sage("status", "flow", "--json").stdout)
+    status = json.loads(inside("status", "flow", "--json").stdout)
     assert (status["status"], status["running"]) == ("running", ["slow"])
     sage("cancel", "flow")
     assert process.wait(30) == 1
@@ -612,29 +625,29 @@ def test_a_live_run_is_followed_answered_and_cancelled_from_another_process(sage
     assert "z" in {event.get("node") for event in rest}
     assert rest[-1]["status"] == "cancelled"
     assert list(sage.runtime.glob("sage-actors/*")) == []
-    assert json.loads(sage("status", "flow", "--json").stdout)["status"] == "cancelled"
+    assert json.loads(inside("status", "flow", "--json").stdout)["status"] == "cancelled"
 
 
 # ------------------------------------------------------------------ looking, and clearing away
 
 
-def test_looking_at_a_run_shows_states_errors_output_and_records(sage: CommandLine) -> None:
+def test_looking_at_a_run_shows_states_errors_output_and_records(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(noted("a"), shell("bad", "echo to-stderr >&2; exit 3", needs=["a"]))
     sage("run", flow, code=1)
-    assert "flow" in sage("list").stdout
-    (row,) = json.loads(sage("list", "--json").stdout)
+    assert "flow" in inside("list").stdout
+    (row,) = json.loads(inside("list", "--json").stdout)
     assert (row["run_id"], row["status"], row["total"]) == ("flow", "failed", 2)
-    assert "exit code 3" in sage("status", "flow").stdout
-    facts = json.loads(sage("status", "flow", "--json").stdout)
+    assert "exit code 3" in inside("status", "flow").stdout
+    facts = json.loads(inside("status", "flow", "--json").stdout)
     assert {node["id"]: node["state"] for node in facts["nodes"]} == {"a": "succeeded", "bad": "failed"}
-    assert json.loads(sage("show", "flow", "a").stdout)["stdout"] == "a\n"
-    assert "exit code 3" in sage("show", "flow", "bad", code=1).stderr
-    assert "a?" in sage("show", "flow", "aa", code=2).stderr.replace("'", "")
-    assert "bad | to-stderr" in sage("logs", "flow").stdout
-    assert sage("logs", "flow", "bad").stdout == "to-stderr\n"
-    records = events(sage("history", "flow", "--json").stdout)
+    assert json.loads(inside("show", "flow", "a").stdout)["stdout"] == "a\n"
+    assert "exit code 3" in inside("show", "flow", "bad", code=1).stderr
+    assert "a?" in inside("show", "flow", "aa", code=2).stderr.replace("'", "")
+    assert "bad | to-stderr" in inside("logs", "flow").stdout
+    assert inside("logs", "flow", "bad").stdout == "to-stderr\n"
+    records = events(inside("history", "flow", "--json").stdout)
     assert [record["seq"] for record in records] == list(range(1, len(records) + 1))
-    assert "run_admitted" in sage("history", "flow").stdout
+    assert "run_admitted" in inside("history", "flow").stdout
 
 
 def test_logs_follow_a_live_run_to_its_end_without_a_line_twice(sage: CommandLine) -> None:
@@ -646,27 +659,27 @@ def test_logs_follow_a_live_run_to_its_end_without_a_line_twice(sage: CommandLin
     process.communicate()
 
 
-def test_delete_asks_first_and_prune_goes_by_age(sage: CommandLine) -> None:
+def test_delete_asks_first_and_prune_goes_by_age(sage: CommandLine, inside: Inside) -> None:
     for name in ("one", "two", "three"):
         sage("run", sage.flow(noted("a"), name=name))
-    assert "--yes" in sage("delete", "one", code=2).stderr
-    sage("delete", "one", "--yes")
-    assert "one" not in sage("list").stdout
+    assert "--yes" in inside("delete", "one", code=2).stderr
+    inside("delete", "one", "--yes")
+    assert "one" not in inside("list").stdout
     old = next((sage.project / ".sage/state/two").glob("journal-*"))
     os.utime(old, (1_000_000_000, 1_000_000_000))
-    assert json.loads(sage("prune", "--older-than", "30d", "--dry-run", "--json").stdout) == {
+    assert json.loads(inside("prune", "--older-than", "30d", "--dry-run", "--json").stdout) == {
         "would_be_deleted": ["two"]
     }
-    assert "--yes" in sage("prune", "--older-than", "30d", code=2).stderr
-    sage("prune", "--older-than", "30d", "--yes")
-    assert [row["run_id"] for row in json.loads(sage("list", "--json").stdout)] == ["three"]
+    assert "--yes" in inside("prune", "--older-than", "30d", code=2).stderr
+    inside("prune", "--older-than", "30d", "--yes")
+    assert [row["run_id"] for row in json.loads(inside("list", "--json").stdout)] == ["three"]
 
 
-def test_another_project_is_named_by_an_option_and_in_the_hints(sage: CommandLine) -> None:
+def test_another_project_is_named_by_an_option_and_in_the_hints(sage: CommandLine, inside: Inside) -> None:
     other = sage.home / "other project"
     other.mkdir()
     flow = sage.flow(shell("bad", "exit 1"))
     done = sage("run", flow, "--project", str(other), code=1)
     assert f"--project '{other}'" in done.stderr
-    assert "flow" in sage("list", "--project", str(other)).stdout
-    assert "no runs" in sage("list").stdout
+    assert "flow" in inside("list", "--project", str(other)).stdout
+    assert "no runs" in inside("list").stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_harness import CommandLine, shell
+from cli_harness import CommandLine, Inside, shell
 
 SCRIPT = 'read given; echo "{\\"got\\": $given}"; echo once >> ran-skill'
 
@@ -18,6 +18,11 @@ def sage(tmp_path: Path) -> Iterator[CommandLine]:
     command_line = CommandLine(tmp_path)
     yield command_line
     command_line.close()
+
+
+@pytest.fixture
+def inside(sage: CommandLine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Inside:
+    return Inside(sage, capsys, monkeypatch)
 
 
 def skill(sage: CommandLine, name: str, description: str, *, script: str = "", tools: str = "") -> Path:
@@ -33,59 +38,59 @@ def skill(sage: CommandLine, name: str, description: str, *, script: str = "", t
     return folder
 
 
-def listed(sage: CommandLine) -> Any:
-    return json.loads(sage("skills", "list", "--json").stdout)
+def listed(inside: Inside) -> Any:
+    return json.loads(inside("skills", "list", "--json").stdout)
 
 
 @pytest.mark.requirement("ORCH-020")
-def test_list_search_and_show_agree_on_what_there_is(sage: CommandLine) -> None:
+def test_list_search_and_show_agree_on_what_there_is(sage: CommandLine, inside: Inside) -> None:
     skill(sage, "flaky", "Finds flaky tests.", script="echo")
     skill(sage, "rate", "Limits the rate of a public API.")
-    assert [each["name"] for each in listed(sage)["skills"]] == ["flaky", "rate"]
-    assert "rate  (.agents/skills/rate/SKILL.md)" in sage("skills", "list").stdout
-    found = json.loads(sage("skills", "search", "rate limiting", "--json").stdout)
+    assert [each["name"] for each in listed(inside)["skills"]] == ["flaky", "rate"]
+    assert "rate  (.agents/skills/rate/SKILL.md)" in inside("skills", "list").stdout
+    found = json.loads(inside("skills", "search", "rate limiting", "--json").stdout)
     assert [each["name"] for each in found["skills"]] == ["rate"]
-    assert sage("skills", "search", "rate limiting").stdout.startswith("100%  rate")
-    assert "run only after consent" in sage("skills", "show", "flaky").stdout
-    shown = json.loads(sage("skills", "show", "flaky", "--json").stdout)
+    assert inside("skills", "search", "rate limiting").stdout.startswith("100%  rate")
+    assert "run only after consent" in inside("skills", "show", "flaky").stdout
+    shown = json.loads(inside("skills", "show", "flaky", "--json").stdout)
     assert (shown["trusted"], shown["instructions"]) == (False, "# Steps\n\nDo it.\n")
-    assert "did you mean 'flaky'" in sage("skills", "show", "flake", code=2).stderr
+    assert "did you mean 'flaky'" in inside("skills", "show", "flake", code=2).stderr
 
 
-def test_a_project_without_skills_says_how_to_have_one(sage: CommandLine) -> None:
-    assert "There are no skills" in sage("skills", "list").stdout
-    assert listed(sage)["usage"]["reuse_rate"] is None
-    sage("skills", "check")
+def test_a_project_without_skills_says_how_to_have_one(inside: Inside) -> None:
+    assert "There are no skills" in inside("skills", "list").stdout
+    assert listed(inside)["usage"]["reuse_rate"] is None
+    inside("skills", "check")
 
 
 @pytest.mark.requirement("ORCH-020")
-def test_check_says_which_prerequisites_are_missing(sage: CommandLine) -> None:
+def test_check_says_which_prerequisites_are_missing(sage: CommandLine, inside: Inside) -> None:
     skill(sage, "good", "d", tools="sh")
     skill(sage, "needy", "d", tools="nowhere-to-be-found>=1.0")
-    sage("skills", "check", "good")
-    assert "nowhere-to-be-found>=1.0: missing" in sage("skills", "check", code=2).stdout
-    (verdict,) = json.loads(sage("skills", "check", "needy", "--json", code=2).stdout)["skills"]
+    inside("skills", "check", "good")
+    assert "nowhere-to-be-found>=1.0: missing" in inside("skills", "check", code=2).stdout
+    (verdict,) = json.loads(inside("skills", "check", "needy", "--json", code=2).stdout)["skills"]
     assert (verdict["ok"], verdict["tools"][0]["state"]) == (False, "missing")
 
 
-def test_a_skill_that_had_to_be_left_out_fails_the_check(sage: CommandLine) -> None:
+def test_a_skill_that_had_to_be_left_out_fails_the_check(sage: CommandLine, inside: Inside) -> None:
     folder = sage.project / ".agents/skills/bad"
     folder.mkdir(parents=True)
     (folder / "SKILL.md").write_text("---\nname: bad\n---\n")
-    assert "left out: it has no description" in sage("skills", "check", code=2).stderr
+    assert "left out: it has no description" in inside("skills", "check", code=2).stderr
 
 
 @pytest.mark.requirement("ORCH-020")
-def test_a_run_executes_a_skill_after_consent_and_is_counted(sage: CommandLine) -> None:
+def test_a_run_executes_a_skill_after_consent_and_is_counted(sage: CommandLine, inside: Inside) -> None:
     skill(sage, "notes", "Writes notes.", script=SCRIPT)
     flow = sage.flow({"id": "n", "type": "skill", "skill": "notes", "arguments": {"topic": "x"}})
     assert "skill notes" in sage("run", flow, code=2).stderr
     assert sage.count("ran-skill") == 0
     sage("run", flow, "--trust")
     assert sage.count("ran-skill") == 1
-    value = json.loads(sage("show", "flow", "n", "--json").stdout)
+    value = json.loads(inside("show", "flow", "n", "--json").stdout)
     assert value["output"] == {"got": {"topic": "x"}}
-    found = listed(sage)
+    found = listed(inside)
     assert found["usage"]["reuse_rate"] == 1.0
     assert (found["skills"][0]["runs_offered"], found["skills"][0]["runs_used"]) == (0, 1)
 
@@ -103,7 +108,9 @@ def test_a_skill_that_changes_while_its_run_is_under_way_does_not_run(sage: Comm
 
 @pytest.mark.slow
 @pytest.mark.requirement("ORCH-020")
-def test_what_a_search_found_is_offered_and_what_a_step_hands_on_is_used(sage: CommandLine) -> None:
+def test_what_a_search_found_is_offered_and_what_a_step_hands_on_is_used(
+    sage: CommandLine, inside: Inside
+) -> None:
     skill(sage, "rate", "Limits the rate of a public API.")
     search = {
         "id": "look",
@@ -114,7 +121,7 @@ def test_what_a_search_found_is_offered_and_what_a_step_hands_on_is_used(sage: C
     }
     use = {"id": "use", "type": "skill", "skill": "${look | skills[0].name}"}
     sage("run", sage.flow(search, use, inputs={"topic": {"type": "string"}}), "rate limiting")
-    found = listed(sage)
+    found = listed(inside)
     assert found["usage"] == {
         "runs": 1,
         "runs_offered": 1,

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_harness import CommandLine, noted, on_terminal
-
-from sage_actors.supervisor.cli import _run
+from cli_harness import CommandLine, Inside, noted, on_terminal
 
 FLOW = {"name": "mine", "nodes": [noted("a")]}
 
@@ -25,31 +22,9 @@ def sage(tmp_path: Path) -> Iterator[CommandLine]:
     command_line.close()
 
 
-@dataclass(frozen=True)
-class Said:
-    stdout: str
-    stderr: str
-
-
-class Inside:
-    """A command in this process: a tenth of the time, where it starts nothing."""
-
-    def __init__(self, sage: CommandLine, capsys: pytest.CaptureFixture[str]) -> None:
-        self._project, self._capsys = sage.project, capsys
-
-    def __call__(self, *args: str, code: int = 0) -> Said:
-        self._capsys.readouterr()
-        found = _run([*args, "--project", str(self._project)])
-        said = Said(*map(str, self._capsys.readouterr()))
-        assert found == code, f"exit {found}\n{said.stdout}\n{said.stderr}"
-        return said
-
-
 @pytest.fixture
 def inside(sage: CommandLine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Inside:
-    monkeypatch.chdir(sage.project)
-    monkeypatch.setenv("HOME", str(sage.home))
-    return Inside(sage, capsys)
+    return Inside(sage, capsys, monkeypatch)
 
 
 def template(sage: CommandLine, name: str = "mine", definition: Any = FLOW) -> Path:
