@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,9 +32,18 @@ from sage_actors.actors.disk import (
 )
 from sage_actors.messages.errors import KeyUnusableError, StorageError
 
-__all__ = ["Item", "ItemKind", "TrustStore", "checks_item", "default_trust_path", "digest_of"]
+__all__ = [
+    "Consented",
+    "Item",
+    "ItemKind",
+    "TrustStore",
+    "checks_item",
+    "default_trust_path",
+    "digest_of",
+    "sandbox_item",
+]
 
-ItemKind = Literal["mcp-server", "skill", "template", "checks"]
+ItemKind = Literal["mcp-server", "skill", "template", "checks", "sandbox"]
 
 _VERSION = 1
 _FILE_LIMIT_BYTES = 8 * 1024 * 1024
@@ -87,8 +96,19 @@ class Item:
 
     def __str__(self) -> str:
         """One line for a person. It comes from a repository: what would drive a terminal is left out."""
-        text = f"{self.kind} {self.name}: {self.description}"
+        alike = "" if self.name.isascii() else " (other letters than they may look like)"
+        text = f"{self.kind} {self.name}{alike}: {self.description}"
         return " ".join("".join(each if each.isprintable() else " " for each in text).split())
+
+
+@dataclass(frozen=True, slots=True)
+class Consented:
+    """One consent as it is recorded. `since`: UTC, ISO 8601. `name` comes from a repository: print it with care."""
+
+    kind: str
+    name: str
+    digest: str
+    since: str
 
 
 def digest_of(data: Any) -> str:
@@ -102,6 +122,22 @@ def checks_item(project: Path) -> Item:
     found = {name: digest for name in _CHECK_FILES if (digest := _file_digest(project / name))}
     said = f" (as {', '.join(found)} say)" if found else ""
     return Item("checks", "checks", digest_of(found), f"runs the project's own tests and linters{said}")
+
+
+def sandbox_item(said: Mapping[str, Any]) -> Item:
+    """Consent to let a project's settings widen the sandbox of its own operations.
+
+    said: what goes beyond the default, as it is then used, such as {"network": ["api.example.com:443"]}.
+    """
+    shown = "; ".join(
+        f"{name} {', '.join(map(_plain, value)) if isinstance(value, list) else _plain(value)}"
+        for name, value in sorted(said.items())
+    )
+    return Item("sandbox", "sandbox", digest_of(dict(said)), f"widens the sandbox of operations: {shown}")
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def default_trust_path() -> Path:
@@ -158,19 +194,61 @@ class TrustStore:
         new = list(items)
         if not new:
             return
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+
+        def add(projects: dict[str, Any]) -> None:
+            kinds = projects.setdefault(_real(project), {})
+            for item in new:
+                kinds.setdefault(item.kind, {})[item.name] = {"digest": item.digest, "since": now}
+
+        self._update(add, "consent cannot be recorded")
+
+    def recorded(self, project: Path) -> list[Consented]:
+        """What the user consented to in this project, whether or not it is there still; [] if nothing is believed."""
+        try:
+            kinds = self._read().get(_real(project), {})
+        except _UnusableError:
+            return []
+        return [
+            Consented(kind, name, str(said.get("digest")), str(said.get("since")))
+            for kind, names in sorted(kinds.items())
+            for name, said in sorted(names.items() if isinstance(names, dict) else ())
+            if isinstance(said, dict)
+        ]
+
+    def revoke(self, project: Path, consents: Collection[Consented]) -> None:
+        """Take `consents` back: what they were for asks again.
+
+        Raises:
+            StorageError: it cannot be recorded; nothing has changed then.
+        """
+        gone = {(each.kind, each.name) for each in consents}
+
+        def remove(projects: dict[str, Any]) -> None:
+            left: dict[str, Any] = {}
+            for kind, names in projects.pop(_real(project), {}).items():
+                if kept := {name: said for name, said in names.items() if (kind, name) not in gone}:
+                    left[kind] = kept
+            if left:
+                projects[_real(project)] = left
+
+        if gone:
+            self._update(remove, "consent cannot be taken back")
+
+    def _update(self, change: Callable[[dict[str, Any]], None], failed: str) -> None:
         try:
             path = self._where()
             make_private_directory(path.parent)
             fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                with exclusive(fd):  # two consents at once must not lose each other
-                    self._record(path, _real(project), new)
+                with exclusive(fd):  # two at once must not lose each other's
+                    self._rewrite(path, change)
             finally:
                 os.close(fd)
         except (OSError, _UnusableError) as cause:
-            raise StorageError(f"consent cannot be recorded: {cause}") from cause
+            raise StorageError(f"{failed}: {cause}") from cause
 
-    def _record(self, path: Path, project: str, items: list[Item]) -> None:
+    def _rewrite(self, path: Path, change: Callable[[dict[str, Any]], None]) -> None:
         check_directory_of(path, "the directory of consents", _UnusableError)
         try:
             projects = self._read()
@@ -179,10 +257,7 @@ class TrustStore:
             projects = {}
         if len(projects) >= _MANY_PROJECTS:
             projects = {path: kinds for path, kinds in projects.items() if os.path.isdir(path)}
-        kinds = projects.setdefault(project, {})
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        for item in items:
-            kinds.setdefault(item.kind, {})[item.name] = {"digest": item.digest, "since": now}
+        change(projects)
         text = json.dumps({"version": _VERSION, "projects": projects}, indent=1, sort_keys=True)
         replace_file(path, text.encode("ascii") + b"\n")
 

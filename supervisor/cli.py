@@ -37,6 +37,7 @@ _COMMANDS = {
     "cache": ("cli_cache", "Results that were kept, and how often they helped."),
     "init": ("cli_init", "Set a project up: .sage/, agent commands, skills, .mcp.json."),
     "mcp": ("cli_mcp", "Serve workflows to agents over MCP, on standard input and output."),
+    "trust": ("cli_trust", "What of this project you consented to; take it back."),
     "keys": ("cli_keep", "Where the key of saved state is; make one, rotate it."),
     "doctor": ("cli_keep", "Check all that a run needs, by trying."),
 }

@@ -10,7 +10,7 @@ starts because a file is there. What the user names by a path on the command lin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,41 @@ def template_item(spec: WorkflowSpec, project: Path, template_path: Path | None)
     if not shown:
         return None
     more = f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    files = _executed_files(spec, project, template_path)
+    said = {"definition": spec.to_dict(), "files": files} if files else spec.to_dict()
     return Item(
         "template",
         template_path.stem,
-        digest_of(spec.to_dict()),
-        f"executes {'; '.join(shown[:_SHOWN])}{more}",
+        digest_of(said),
+        f"executes {'; '.join(shown[:_SHOWN])}{more}{_files_shown(files)}",
     )
+
+
+def _executed_files(spec: WorkflowSpec, project: Path, template_path: Path) -> dict[str, str]:
+    """SHA-256 of the project's programs and modules that its commands and functions name, by path."""
+    from sage_actors.actors.trust_programs import named_modules, named_programs
+
+    found: dict[str, str] = {}
+    calls: list[str] = []
+    for operation in _operations(spec):
+        config = operation.config
+        if operation.type == "python":
+            calls.append(str(config.get("call")))
+        elif operation.type == "shell":
+            command = config.get("command")
+            words = ["sh", "-c", command] if isinstance(command, str) else list(map(str, command or ()))
+            env = {str(name): str(value) for name, value in (config.get("env") or {}).items()}
+            directory = project / str(config.get("cwd") or "")
+            found |= named_programs(words, env, directory=directory, project=project)
+    folders = (project, template_path.parent)
+    return found | named_modules(calls, folders=folders, project=project)
+
+
+def _files_shown(files: Collection[str]) -> str:
+    if not files:
+        return ""
+    more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+    return f" (which is {', '.join(sorted(files)[:_SHOWN])}{more})"
 
 
 def obtain_consent(

@@ -99,6 +99,29 @@ def test_a_changed_command_is_another_item(project: Path) -> None:
     assert before[0].digest != after[0].digest
 
 
+@pytest.mark.requirement("ORCH-023")
+@pytest.mark.parametrize(
+    ("node", "file"),
+    [
+        ({**SHELL, "command": "cd sub && ../deploy.sh; ./deploy.sh"}, "deploy.sh"),
+        ({**SHELL, "command": ["python3", "steps.py"]}, "steps.py"),
+        ({**SHELL, "command": ["./deploy.sh"], "cwd": "sub"}, "sub/deploy.sh"),
+        ({**SHELL, "command": "make it"}, "Makefile"),
+        ({"id": "n", "type": "python", "call": "steps:run"}, "steps.py"),
+        ({"id": "n", "type": "python", "call": "local:run"}, ".sage/templates/local.py"),
+        ({"id": "n", "type": "workflow", "definition": {"name": "i", "nodes": [SHELL]}}, "Makefile"),
+    ],
+)
+def test_what_a_template_executes_counts_by_content(project: Path, node: dict[str, Any], file: str) -> None:
+    (project / "sub").mkdir()
+    (project / file).write_text("one")
+    (before,) = required_items(flow(node), project, template(project))
+    assert file in before.description
+    (project / file).write_text("two")
+    (after,) = required_items(flow(node), project, template(project))
+    assert after.digest != before.digest
+
+
 def test_servers_of_the_project_are_asked_for_where_they_are_used(project: Path) -> None:
     servers(project, files={"command": "files"}, other={"command": "other"})
     use = {"id": "n", "type": "mcp", "server": "files", "tool": "read"}

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from sage_actors.actors import trust
-from sage_actors.actors.trust import Item, TrustStore, checks_item, default_trust_path, digest_of
+from sage_actors.actors.trust import (
+    Item,
+    TrustStore,
+    checks_item,
+    default_trust_path,
+    digest_of,
+    sandbox_item,
+)
 from sage_actors.messages.errors import StorageError
 from sage_actors.servers import checks
 
@@ -98,6 +105,55 @@ def test_a_damaged_file_trusts_nothing_says_so_and_is_put_aside(
     assert not store.problem()
     (aside,) = file_of(store).parent.glob("*.damaged")
     assert aside.read_bytes() == content
+
+
+def test_what_was_consented_to_is_listed_and_can_be_taken_back(
+    store: TrustStore, project: Path, tmp_path: Path
+) -> None:
+    other = Item("template", "release", digest_of(1), "")
+    store.consent(project, [ITEM, other])
+    store.consent(tmp_path, [ITEM])
+    listed = store.recorded(project)
+    assert [(each.kind, each.name, each.digest) for each in listed] == [
+        ("skill", "release", ITEM.digest),
+        ("template", "release", other.digest),
+    ]
+    assert all(each.since.endswith("+00:00") for each in listed)
+    store.revoke(project, listed[:1])
+    assert store.missing(project, [ITEM, other]) == [ITEM]
+    assert store.trusts(tmp_path, ITEM)  # of another project
+    store.revoke(project, store.recorded(project))
+    assert store.recorded(project) == []
+
+
+def test_a_damaged_file_lists_nothing(store: TrustStore, project: Path) -> None:
+    store.consent(project, [ITEM])
+    file_of(store).write_bytes(b"{")
+    assert store.recorded(project) == []
+
+
+def test_a_wider_sandbox_is_consented_to_as_it_is_used() -> None:
+    said = {
+        "network": ["api.example.com:443", {"host": "lan", "port": 80, "private": True}],
+        "read": ["/data"],
+    }
+    item = sandbox_item(said)
+    assert (item.kind, item.name) == ("sandbox", "sandbox")
+    assert "api.example.com:443" in item.description
+    assert '"private": true' in item.description
+    assert "read /data" in item.description
+    assert sandbox_item({**said, "read": ["/"]}).digest != item.digest
+
+
+def test_a_name_that_looks_like_another_is_pointed_out() -> None:
+    assert "other letters" in str(Item("mcp-server", "sage\u2010research", "", ""))
+    assert "other letters" not in str(Item("mcp-server", "sage-research", "", ""))
+
+
+@pytest.mark.parametrize("name", ["Release", "RELEASE", "release ", "release\n", "rele\u0430se", "./release"])
+def test_a_name_that_differs_in_anything_has_no_consent(store: TrustStore, project: Path, name: str) -> None:
+    store.consent(project, [ITEM])
+    assert not store.trusts(project, Item("skill", name, ITEM.digest, ""))
 
 
 def test_projects_that_are_gone_do_not_fill_the_file(
