@@ -1,0 +1,105 @@
+"""Secrets whose value is known: found again in whatever form a program may have written them.
+
+    raw, each long line of it | JSON-escaped | URL-encoded | hexadecimal | base64 and base64url at the three
+    alignments that a value can have inside longer data | HTML-escaped
+
+Not found: a value that was reversed, split, compressed or encrypted; one of fewer than six characters, which would
+match by chance.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import urllib.parse
+from collections.abc import Iterator
+
+__all__ = ["LEAST_CHARS", "KnownValues", "forms_of"]
+
+LEAST_CHARS = 6
+_LEAST_LINE = 16  # characters of one line of a longer value, such as a key in PEM
+_LEAST_ENCODED = 7
+
+
+class KnownValues:
+    """Values by the name of what they came from, such as `env.TOKEN`. False while there is none.
+
+    One thread adds; others may look at the same time.
+    """
+
+    __slots__ = ("_bytes", "_names", "_pattern", "_texts", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # form -> name
+        self._texts: tuple[str, ...] = ()
+        self._bytes: tuple[bytes, ...] = ()
+        self._pattern: re.Pattern[str] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._texts)
+
+    def add(self, name: str, value: str) -> None:
+        """From now on `value` is known. The last value of a name counts as well as those before."""
+        if self.values.get(name) == value or len(value.strip()) < LEAST_CHARS:
+            return
+        self.values[name] = value
+        names = dict(self._names)
+        for form in forms_of(value):
+            names.setdefault(form, name)
+        longest_first = sorted(names, key=len, reverse=True)
+        self._names = names
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+        self._bytes = tuple(form.encode("utf-8", "surrogatepass") for form in longest_first)
+        self._texts = tuple(longest_first)
+
+    def is_in(self, data: bytes) -> bool:
+        """Whether any form of any value stands in `data`, texts in UTF-8 inside of whatever."""
+        return any(form in data for form in self._bytes)
+
+    def spans(self, text: str) -> list[tuple[int, int, str]]:
+        """Where they stand in `text`: (start, end, name)."""
+        if self._pattern is None or not any(form in text for form in self._texts):
+            return []
+        return [(*match.span(), self._names[match[0]]) for match in self._pattern.finditer(text)]
+
+
+def forms_of(value: str) -> set[str]:
+    """`value` in every form that is looked for; all of at least six characters."""
+    value = value.strip()
+    forms = set(_texts_of(value))
+    raw = value.encode("utf-8", "surrogatepass")
+    encoded = {raw.hex(), raw.hex().upper(), *_base64_of(raw)}
+    return forms | {form for form in encoded if len(form) >= _LEAST_ENCODED}
+
+
+def _texts_of(value: str) -> Iterator[str]:
+    yield value
+    for escaped in (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]):
+        yield escaped
+        yield json.dumps(escaped)[1:-1]  # JSON as a text inside JSON
+    for quoted in (
+        urllib.parse.quote(value, safe=""),
+        urllib.parse.quote(value),
+        urllib.parse.quote_plus(value),
+    ):
+        yield quoted
+        yield re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), quoted)
+    yield html.escape(value)
+    lines = value.splitlines()
+    if len(lines) > 1:
+        yield from (
+            line.strip() for line in lines if len(line.strip()) >= _LEAST_LINE and "-----" not in line
+        )
+
+
+def _base64_of(raw: bytes) -> Iterator[str]:
+    """The characters that depend on `raw` alone, with 0, 1 or 2 bytes before it in its group of three."""
+    for before in range(3):
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            whole = encode(bytes(before) + raw).decode()
+            first = (0, 2, 3)[before]
+            full = (before + len(raw)) * 8 // 6
+            yield whole[first:full]
