@@ -9,7 +9,8 @@ A frame on a socket:
 
 A value that travels inside a message (arguments, a result) is packed on its own and carried as `bin`, so
 that nobody between producer and consumer decodes it. Inside arguments, extension type 1 holds the packed
-bytes of another node's whole result: it is decoded by the consumer only.
+bytes of another node's whole result: it is decoded by the consumer only. Extension type 2 stands in the journal
+where a result was secret and was not written.
 """
 
 from __future__ import annotations
@@ -22,12 +23,25 @@ import msgpack
 
 from sage_actors.messages.errors import ProtocolError, ResultError
 
-__all__ = ["MAX_FRAME_BYTES", "MAX_RESULT_BYTES", "FrameReader", "embed", "frame", "pack", "unpack"]
+__all__ = [
+    "MAX_FRAME_BYTES",
+    "MAX_RESULT_BYTES",
+    "WITHHELD",
+    "FrameReader",
+    "embed",
+    "frame",
+    "pack",
+    "unpack",
+]
 
 MAX_RESULT_BYTES = 60 * 1024 * 1024
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 _PACKED = 1  # msgpack extension type: the packed bytes of another value
+_SECRET = 2
+WITHHELD = bytes(
+    msgpack.packb(msgpack.ExtType(_SECRET, b""))
+)  # in the place of a secret result; never its value
 
 
 def embed(packed: bytes) -> msgpack.ExtType:
@@ -114,6 +128,8 @@ def _default(value: object) -> object:
 def _ext_hook(code: int, data: bytes) -> Any:
     if code == _PACKED:
         return unpack(data)
+    if code == _SECRET:
+        return "[secret output]"
     raise ValueError(f"unknown extension type {code}")
 
 
@@ -139,6 +155,11 @@ def _find_culprit(value: object, path: str = "value", depth: int = 0) -> tuple[s
         msgpack.packb(value)
     except (TypeError, ValueError, OverflowError) as cause:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        if hasattr(value, "get_secret_value"):
+            return path, (
+                f"a secret ({kind}), which is never saved: pass `${{env.NAME}}` to the operation that needs it, or "
+                "declare `secret_outputs: true` and return value.get_secret_value()"
+            )
         if isinstance(value, int):
             return path, "an integer of more than 64 bits (use a string)"
         if isinstance(value, str):

@@ -2,11 +2,11 @@
 
 SageError                       exit 70
  |- DefinitionError                  2   a workflow file or graph is invalid; carries all problems
- |   `- CycleError                   2
+ |   |- CycleError                   2
+ |   `- SecretInStateError           2   a definition, an input or a result holds a secret itself
  |- UsageError                       2   wrong arguments, wrong moment
  |   |- NoCheckpointError            2   there is nothing under that run id
  |   |- ChangedDefinitionError       2   the run exists under another definition
- |   |- SecretInStateError           2
  |   `- SandboxUnavailable           2   this machine cannot confine operations, and the policy demands it
  |- RunLockedError                   3   another live process owns the run
  |- StateError
@@ -129,6 +129,12 @@ class CycleError(DefinitionError):
         super().__init__([*(problems or [own])], source=source)
 
 
+class SecretInStateError(DefinitionError):
+    """What is about to be saved holds a secret itself: `problems` name the rule and the place, never the value."""
+
+    code = "SECRET_IN_STATE"
+
+
 class UsageError(SageError):
     """Asked for something that cannot be done as asked."""
 
@@ -146,12 +152,6 @@ class ChangedDefinitionError(UsageError):
     """The run exists under another definition, and nobody accepted the changes."""
 
     code = "DEFINITION_CHANGED"
-
-
-class SecretInStateError(UsageError):
-    """A value that is about to be saved holds a secret."""
-
-    code = "SECRET_IN_STATE"
 
 
 class SandboxUnavailable(UsageError):

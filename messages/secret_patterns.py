@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 __all__ = ["ASSIGNMENT", "KEY_NAME", "RULES", "Rule", "candidates", "hides", "spans"]
 
@@ -27,14 +28,23 @@ class Rule:
 
     name: str
     hints: tuple[str, ...]
-    pattern: re.Pattern[str]
+    source: str
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        return _compiled(self.source)  # at the first need: a worker's start pays for none
 
 
 _E = r"(?![A-Za-z0-9])"
 
 
-def _rule(name: str, hints: str, pattern: str) -> Rule:
-    return Rule(name, tuple(hints.split()), re.compile(pattern))
+@cache
+def _compiled(source: str) -> re.Pattern[str]:
+    return re.compile(source)
+
+
+def _rule(name: str, hints: str, source: str) -> Rule:
+    return Rule(name, tuple(hints.split()), source)
 
 
 RULES: tuple[Rule, ...] = (
@@ -113,19 +123,15 @@ RULES: tuple[Rule, ...] = (
 ASSIGNMENT = Rule(
     "assignment",
     (),
-    re.compile(
-        r"(?i)(?:pass(?:word|wd|phrase)|secret(?:[_-]?access)?(?:[_-]?key)?|(?:api|access|private|signing|encryption)"
-        r"[_-]?key|(?:(?<=auth)|(?<=access)|(?<=refresh)|(?<=session)|(?<=auth[_-])|(?<=access[_-])|(?<=refresh[_-])"
-        r"|(?<=session[_-]))token)\\*[\"']?\s*(?:=>|:=|=|:)\s*\\*[\"']?(?P<secret>[A-Za-z0-9_\-+/.=!@#%^&*~]{12,200})"
-    ),
+    r"(?i)(?:pass(?:word|wd|phrase)|secret(?:[_-]?access)?(?:[_-]?key)?|(?:api|access|private|signing|encryption)"
+    r"[_-]?key|(?:(?<=auth)|(?<=access)|(?<=refresh)|(?<=session)|(?<=auth[_-])|(?<=access[_-])|(?<=refresh[_-])"
+    r"|(?<=session[_-]))token)\\*[\"']?\s*(?:=>|:=|=|:)\s*\\*[\"']?(?P<secret>[A-Za-z0-9_\-+/.=!@#%^&*~]{12,200})",
 )
 _AUTH_HEADER = Rule(
     "auth-header",
     (),
-    re.compile(
-        r"(?i)(?:authorization\\*[\"']?\s*[:=]\s*\\*[\"']?\s*(?:bearer|basic|token)|bearer)\s+"
-        r"(?P<secret>[A-Za-z0-9_\-.=+/~]{16,})"
-    ),
+    r"(?i)(?:authorization\\*[\"']?\s*[:=]\s*\\*[\"']?\s*(?:bearer|basic|token)|bearer)\s+"
+    r"(?P<secret>[A-Za-z0-9_\-.=+/~]{16,})",
 )
 
 _BY_HINT: dict[str, list[Rule]] = {}
@@ -171,8 +177,9 @@ def spans(text: str, rules: Iterable[Rule]) -> list[tuple[int, int, str]]:
         if rule is ASSIGNMENT:
             out += _named(text)
             continue
-        group = "secret" if "secret" in rule.pattern.groupindex else 0
-        for match in rule.pattern.finditer(text):
+        pattern = rule.pattern
+        group = "secret" if "secret" in pattern.groupindex else 0
+        for match in pattern.finditer(text):
             start, end = match.span(group)
             inside = text[start].isalnum() and start and text[start - 1].isalnum()
             if not inside and not _is_placeholder(match[group]):

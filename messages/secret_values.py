@@ -14,26 +14,30 @@ import html
 import json
 import re
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-__all__ = ["LEAST_CHARS", "KnownValues", "forms_of"]
+from sage_actors.messages.codec import pack, unpack
+
+__all__ = ["LEAST_CHARS", "KnownValues", "forms_of", "hand_over", "take_over"]
 
 LEAST_CHARS = 6
+_MOST = 256  # values
+_MARK = 0xC1  # the one byte that no msgpack value begins with
 _LEAST_LINE = 16  # characters of one line of a longer value, such as a key in PEM
 _LEAST_ENCODED = 7
 
 
 class KnownValues:
-    """Values by the name of what they came from, such as `env.TOKEN`. False while there is none.
+    """The last 256 values, with the name of what each came from, such as `env.TOKEN`. False while there is none.
 
     One thread adds; others may look at the same time.
     """
 
-    __slots__ = ("_bytes", "_names", "_pattern", "_texts", "values")
+    __slots__ = ("_bytes", "_forms", "_names", "_pattern", "_texts")
 
     def __init__(self) -> None:
-        self.values: dict[str, str] = {}
-        self._names: dict[str, str] = {}  # form -> name
+        self._forms: dict[tuple[str, str], set[str]] = {}  # of each (name, value)
+        self._names: dict[str, str] = {}  # of each form
         self._texts: tuple[str, ...] = ()
         self._bytes: tuple[bytes, ...] = ()
         self._pattern: re.Pattern[str] | None = None
@@ -41,19 +45,21 @@ class KnownValues:
     def __bool__(self) -> bool:
         return bool(self._texts)
 
-    def add(self, name: str, value: str) -> None:
-        """From now on `value` is known. The last value of a name counts as well as those before."""
-        if self.values.get(name) == value or len(value.strip()) < LEAST_CHARS:
+    def add(self, values: Iterable[tuple[str, str]]) -> None:
+        """From now on these (name, value) are known; those of fewer than six characters are not."""
+        new = {each for each in values if len(each[1].strip()) >= LEAST_CHARS} - self._forms.keys()
+        if not new:
             return
-        self.values[name] = value
-        names = dict(self._names)
-        for form in forms_of(value):
-            names.setdefault(form, name)
-        longest_first = sorted(names, key=len, reverse=True)
+        for each in new:
+            self._forms[each] = forms_of(each[1])
+        while len(self._forms) > _MOST:
+            del self._forms[next(iter(self._forms))]
+        names = {form: name for (name, _), forms in self._forms.items() for form in forms}
+        texts = sorted(names, key=len, reverse=True)
         self._names = names
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
-        self._bytes = tuple(form.encode("utf-8", "surrogatepass") for form in longest_first)
-        self._texts = tuple(longest_first)
+        self._pattern = re.compile("|".join(map(re.escape, texts)))
+        self._bytes = tuple(form.encode("utf-8", "surrogatepass") for form in texts)
+        self._texts = tuple(texts)
 
     def is_in(self, data: bytes) -> bool:
         """Whether any form of any value stands in `data`, texts in UTF-8 inside of whatever."""
@@ -63,7 +69,9 @@ class KnownValues:
         """Where they stand in `text`: (start, end, name)."""
         if self._pattern is None or not any(form in text for form in self._texts):
             return []
-        return [(*match.span(), self._names[match[0]]) for match in self._pattern.finditer(text)]
+        return [
+            (*match.span(), self._names.get(match[0], "secret")) for match in self._pattern.finditer(text)
+        ]
 
 
 def forms_of(value: str) -> set[str]:
@@ -103,3 +111,16 @@ def _base64_of(raw: bytes) -> Iterator[str]:
             first = (0, 2, 3)[before]
             full = (before + len(raw)) * 8 // 6
             yield whole[first:full]
+
+
+def hand_over(packed: bytes, secrets: Iterable[tuple[str, str]]) -> bytes:
+    """Packed arguments together with the (name, value) of the secrets that were put into them, for a worker."""
+    return bytes((_MARK,)) + pack([[list(each) for each in secrets], packed])
+
+
+def take_over(data: bytes) -> tuple[bytes, list[tuple[str, str]]]:
+    """The packed arguments, and the secrets in them: none, where `data` is arguments alone."""
+    if data[:1] != bytes((_MARK,)):
+        return data, []
+    secrets, packed = unpack(memoryview(data)[1:])
+    return packed, [(name, value) for name, value in secrets]
