@@ -25,9 +25,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from sage_actors.actors.attempt_error import describe_error
 from sage_actors.actors.context import Task
 from sage_actors.actors.output import UNKNOWN, AttributedStream, LogBook, OutputPipes
+from sage_actors.actors.redaction import Redactor
 from sage_actors.actors.worker import (
     TERMINATED,
     OperationTable,
@@ -66,10 +66,11 @@ class AsyncWorker:
     """See the module's text. Unless said otherwise, methods run in the loop's thread."""
 
     def __init__(self, sock: socket.socket, settings: Settings) -> None:
-        self._book = LogBook()
+        redactor = Redactor()
+        self._book = LogBook(redactor)
         self._pipes = OutputPipes(settings.out_fd, settings.err_fd, self._book)
         self._link = Link(sock, self._pipes, self._book, Path(settings.project), tick_s=_HEARTBEAT_S)
-        self._table = OperationTable(settings)
+        self._table = OperationTable(settings, redactor)
         self._settings = settings
         self._inbox: deque[list[Any]] = deque()
         self._running: dict[Key, tuple[asyncio.Task[None], Task]] = {}
@@ -113,6 +114,8 @@ class AsyncWorker:
             except IndexError:  # given back in this moment
                 return
             task = Task(row, self._link, time.monotonic())
+            if task.secrets:
+                self._table.redactor.learn(task.secrets)
             context = contextvars.copy_context()
             context.run(_current_key.set, task.key)
             running = self._loop.create_task(self._execute(task, row[3]), context=context)
@@ -128,9 +131,9 @@ class AsyncWorker:
             payload = self._table.pack(await self._call(task, op), task, op)
             status = OK
         except asyncio.CancelledError as error:
-            payload, status = describe_error(_explain_cancel(task, error)), FAILED
+            payload, status = self._table.error(_explain_cancel(task, error), task), FAILED
         except BaseException as error:  # noqa: BLE001 - the border: SystemExit of user code is its failure
-            payload, status = describe_error(error), FAILED
+            payload, status = self._table.error(error, task), FAILED
         try:
             self._finish(task, status, payload)
         except Exception:  # noqa: BLE001 - a result that cannot be sent would be waited for without end

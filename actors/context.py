@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from sage_actors.actors.output import safe_text
 from sage_actors.messages.codec import pack
 from sage_actors.messages.errors import BreakerOpenError
+from sage_actors.messages.secret_values import take_over
 
 __all__ = ["Context", "Guard", "OperationLog", "OperationTerminated", "Services", "Task"]
 
@@ -39,10 +40,22 @@ class Services(Protocol):
 class Task:
     """One task row as it is executed. `started` is monotonic."""
 
-    __slots__ = ("cancelled", "key", "node_id", "packed", "run_key", "services", "started", "timeout", "used")
+    __slots__ = (
+        "cancelled",
+        "key",
+        "node_id",
+        "packed",
+        "run_key",
+        "secrets",
+        "services",
+        "started",
+        "timeout",
+        "used",
+    )
 
     def __init__(self, row: Any, services: Services, started: float) -> None:
-        run, node, attempt, _, self.node_id, self.run_key, self.timeout, self.packed = row
+        run, node, attempt, _, self.node_id, self.run_key, self.timeout, packed = row
+        self.packed, self.secrets = take_over(packed)
         self.key: Key = (run, node, attempt)
         self.services = services
         self.started = started

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sage_actors.messages.digest import digest_value
-
 from sage_actors.actors.context import Task
+from sage_actors.actors.redaction import Redactor, add_note
 from sage_actors.actors.worker import pack_result
 from sage_actors.messages.codec import MAX_RESULT_BYTES, unpack
+from sage_actors.messages.digest import digest_value
+from sage_actors.messages.secret_scan import SecretsPolicy
 
 __all__ = ["pack_digest", "query_of"]
 
@@ -21,7 +22,9 @@ _ASKED_BY = ("topic", "query", "question", "error", "prompt", "text", "title")
 _QUERY_CHARS = 500
 
 
-def pack_digest(value: object, task: Task, spec: Mapping[str, Any]) -> bytes:
+def pack_digest(
+    value: object, task: Task, spec: Mapping[str, Any], redactor: Redactor, policy: SecretsPolicy
+) -> bytes:
     """The packed digest of `value`; sizes before and after, and the whole, go to `task.used`.
 
     Args:
@@ -29,8 +32,10 @@ def pack_digest(value: object, task: Task, spec: Mapping[str, Any]) -> bytes:
 
     Raises:
         ResultError: the result cannot be carried, or is too large even before it is digested.
+        SecretInStateError: as `Redactor.result`.
     """
-    whole = pack_result(value, task.node_id)
+    whole, findings = redactor.result(pack_result(value, task.node_id), task.node_id, policy=policy)
+    task.used = add_note(task.used, findings)
     query = spec.get("query") or query_of(unpack(task.packed), task)
     limits = {name: spec[name] for name in ("max_tokens", "max_bytes", "top", "threshold") if spec.get(name)}
     digest, count = digest_value(unpack(whole), query, **limits)

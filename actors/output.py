@@ -17,6 +17,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from sage_actors.actors.redaction import Redactor
+
 __all__ = ["ATTEMPT_CAP_BYTES", "UNKNOWN", "AttributedStream", "LogBook", "OutputPipes", "safe_text"]
 
 Key = tuple[int, int, int]
@@ -31,10 +33,11 @@ def safe_text(text: str) -> str:
 
 
 class LogBook:
-    """Rows for LOGS frames, at most `cap_bytes` of text an attempt; then one line says so."""
+    """Rows for LOGS frames, at most `cap_bytes` of text an attempt; then one line says so. They hold no secrets."""
 
-    def __init__(self, *, cap_bytes: int = ATTEMPT_CAP_BYTES) -> None:
+    def __init__(self, redactor: Redactor | None = None, *, cap_bytes: int = ATTEMPT_CAP_BYTES) -> None:
         self.rows: list[list[Any]] = []
+        self.redactor = redactor or Redactor()
         self._cap = cap_bytes
         self._sizes: dict[Key, int] = {}
 
@@ -49,16 +52,16 @@ class LogBook:
         self.rows.append([*key, stream, text])
 
     def end(self, key: Key) -> None:
-        """The attempt is over: its count is not needed any more."""
-        if self._sizes:
-            self._sizes.pop(key, None)
+        """The attempt is over: its count is not needed any more, and no line of it waits for its end."""
+        if self._sizes and self._sizes.pop(key, None) is not None:
+            self.rows.append([*key, "", ""])
 
     def take(self) -> list[list[Any]]:
-        """All rows so far; the book is empty afterwards. Safe beside `add` in another thread."""
+        """All rows so far, redacted; the book is empty afterwards. Safe beside `add`, not beside itself."""
         count = len(self.rows)
         rows = self.rows[:count]
         del self.rows[:count]
-        return rows
+        return self.redactor.rows(rows)
 
 
 class OutputPipes:

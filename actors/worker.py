@@ -24,9 +24,11 @@ from sage_actors.actors.attempt_error import describe_error
 from sage_actors.actors.context import OperationTerminated, Task
 from sage_actors.actors.operation_types import Runner, RunnerSettings, create_runner
 from sage_actors.actors.output import UNKNOWN, LogBook, OutputPipes
+from sage_actors.actors.redaction import Redactor, add_note
 from sage_actors.actors.worker_link import Link
 from sage_actors.messages.codec import MAX_RESULT_BYTES, pack
 from sage_actors.messages.errors import OperationCancelled, ProtocolError, ResultError
+from sage_actors.messages.secret_scan import SecretsPolicy
 from sage_actors.messages.wire import FAILED, OK, Kind
 
 __all__ = ["BlockingWorker", "OperationTable", "Settings", "find_user_modules", "main", "pack_result"]
@@ -35,6 +37,7 @@ Key = tuple[int, int, int]
 TERMINATED = 128 + signal.SIGTERM
 _ERROR_BYTES = 1024  # about
 _NOTICEABLE_S = 50e-6
+_REDACT = SecretsPolicy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +100,16 @@ def pack_result(value: object, node_id: str) -> bytes:
 class OperationTable:
     """What the operation numbers mean in this worker; runners are made at the first use."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, redactor: Redactor) -> None:
         self._worker = settings
+        self.redactor = redactor
         self._settings = RunnerSettings(project=settings.project, main_path=settings.main_path)
         self._specs: dict[int, dict[str, Any]] = {}
         self.runners: dict[int, Runner] = {}
         self.limited: set[int] = set()
         self._digests: dict[int, Any] = {}
+        self._policies: dict[int, SecretsPolicy] = {}  # other than the default
+        self._secret: set[int] = set()  # whose results stay in the supervisor's memory
 
     def update(self, rows: list[Any]) -> None:
         """[[op, spec], ...]; a spec of None forgets the operation."""
@@ -111,6 +117,8 @@ class OperationTable:
             self.runners.pop(op, None)
             self.limited.discard(op)
             self._digests.pop(op, None)
+            self._policies.pop(op, None)
+            self._secret.discard(op)
             if spec is None:
                 self._specs.pop(op, None)
                 continue
@@ -119,15 +127,32 @@ class OperationTable:
                 self.limited.add(op)
             if spec.get("digest"):
                 self._digests[op] = spec["digest"]
+            if spec.get("secret_outputs"):
+                self._secret.add(op)
+            if spec.get("secrets"):
+                self._policies[op] = SecretsPolicy.from_dict(spec["secrets"])
 
     def pack(self, value: object, task: Task, op: int) -> bytes:
-        """The packed result of a task: a digest of it where the operation declares one."""
-        digest = self._digests.get(op)
-        if digest is None:
+        """The packed result of a task without secrets: a digest of it where the operation declares one."""
+        if op in self._secret:
             return pack_result(value, task.node_id)
+        digest, policy = self._digests.get(op), self._policies.get(op) or _REDACT
+        if digest is None:
+            packed, findings = self.redactor.result(
+                pack_result(value, task.node_id), task.node_id, policy=policy
+            )
+            if findings:
+                task.used = add_note(task.used, findings)
+            return packed
         from sage_actors.actors.digesting import pack_digest  # sqlite and more, for those that digest
 
-        return pack_digest(value, task, digest)
+        return pack_digest(value, task, digest, self.redactor, policy)
+
+    def error(self, error: BaseException, task: Task) -> dict[str, Any]:
+        """The error map of a task that failed, without secrets."""
+        described, findings = self.redactor.value(describe_error(error))
+        task.used = add_note(task.used, findings)
+        return dict(described)
 
     def runner(self, op: int) -> Runner:
         found = self.runners.get(op)
@@ -145,10 +170,11 @@ class BlockingWorker:
     """One task at a time. See the module's text."""
 
     def __init__(self, sock: socket.socket, settings: Settings) -> None:
-        self._book = LogBook()
+        redactor = Redactor()
+        self._book = LogBook(redactor)
         self._pipes = OutputPipes(settings.out_fd, settings.err_fd, self._book)
         self._link = Link(sock, self._pipes, self._book, Path(settings.project))
-        self._table = OperationTable(settings)
+        self._table = OperationTable(settings, redactor)
         self._settings = settings
         # Rows (lists), inspections (tuples), and None: the end
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -186,6 +212,8 @@ class BlockingWorker:
     def _execute(self, row: list[Any]) -> None:
         started = time.monotonic()
         task = self._task = Task(row, self._link, started)
+        if task.secrets:
+            self._table.redactor.learn(task.secrets)
         payload: Any
         try:
             if row[3] not in self._table.runners:
@@ -196,7 +224,7 @@ class BlockingWorker:
             self._pipes.settle(task.key)
             raise
         except BaseException as error:  # noqa: BLE001 - the border: SystemExit of user code is its failure
-            payload = describe_error(error)
+            payload = self._table.error(error, task)
             status, size = FAILED, _ERROR_BYTES
         ended = time.monotonic()
         more = not self._queue.empty()

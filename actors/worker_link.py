@@ -131,7 +131,8 @@ class Link:
     def flush_logs(self) -> None:
         if self._book.rows:
             with self._lock:
-                self.send(Kind.LOGS, self._book.take())
+                if rows := self._book.take():
+                    self.send(Kind.LOGS, rows)
 
     def wake(self) -> None:
         """Has the I/O thread look after what waits."""
@@ -149,7 +150,7 @@ class Link:
             self.wake()
 
     def progress(self, key: Key, data: dict[str, Any]) -> None:
-        self.send(Kind.PROGRESS, [[*key, data]])
+        self.send(Kind.PROGRESS, [[*key, self._book.redactor.value(data)[0]]])
 
     def ask_guard(self, key: Key, endpoint: str, answer: Callable[[bool, Any], None]) -> int:
         with self._lock:
