@@ -31,6 +31,7 @@ from typing import Any
 from sage_actors.actors.disk import temporary_name
 from sage_actors.messages.errors import OperationError, StorageError, UsageError
 from sage_actors.servers.repository import shown_name
+from sage_actors.servers.repository_own import foreign_git
 
 __all__ = ["LOCAL_VARIABLES", "Changes", "GitError", "Worktree", "attempt_worktree", "safe_parts"]
 
@@ -47,7 +48,12 @@ _MAX_COMMITS = 100
 _MAX_NAMES = 100
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _IGNORE_ALL = "# Made by sage-actors: what agents do belongs to one machine.\n*\n"
-_GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "commit.gpgSign=false")
+_GIT = (
+    *("git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "commit.gpgSign=false"),
+    *("-c", "submodule.recurse=false", "-c", "safe.bareRepository=explicit"),
+)
+_USERS_SCOPES = frozenset({"system", "global", "command"})
+_FILTER = re.compile(r"filter\..*\.(clean|smudge|process|required)", re.IGNORECASE | re.DOTALL)
 _DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames")
 _AUTHOR = {
     f"GIT_{role}_{key}": value
@@ -145,6 +151,8 @@ class _Repository:
     @classmethod
     def of(cls, project: Path, environ: Mapping[str, str]) -> _Repository:
         env = _git_environment(environ)
+        if reason := foreign_git(Path(os.path.realpath(project))):
+            raise UsageError(f"git would find another repository at {project}: {reason}; clone it anew")
         try:
             root = _git(project, env, "rev-parse", "--show-toplevel").rstrip("\n")
         except GitError as cause:
@@ -161,6 +169,7 @@ class _Repository:
                 f"the repository {root} has no commit yet: commit once, then run again"
             ) from cause
         real = Path(os.path.realpath(project))
+        env = _without_filters(project, env)
         return cls(project, Path(root), real.relative_to(os.path.realpath(root)), head, env)
 
     def git(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
@@ -337,7 +346,29 @@ def _verb(arguments: tuple[str, ...]) -> str:
 
 def _git_environment(environ: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in environ.items() if name not in LOCAL_VARIABLES}
-    return {**kept, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
+    quiet = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
+    return {**kept, **quiet, "GIT_NO_LAZY_FETCH": "1"}  # a transport may be a command of the repository
+
+
+def _without_filters(project: Path, env: dict[str, str]) -> dict[str, str]:
+    """The environment in which git runs none of the filters that the repository's own configuration names.
+
+    The user's own (git-lfs in ~/.gitconfig) stay: without them a worktree would hold pointers for files.
+    """
+    said = ("config", "--show-scope", "--includes", "-z", "--get-regexp", r"^filter\.")
+    try:
+        words = _git(project, env, *said).split("\0")
+    except GitError:  # exit code 1: there is none
+        return env
+    scoped = zip(words[::2], words[1::2], strict=False)
+    found = [entry.partition("\n")[0] for scope, entry in scoped if scope not in _USERS_SCOPES]
+    names = [name for name in found if _FILTER.fullmatch(name)]
+    first = int(env.get("GIT_CONFIG_COUNT") or 0)
+    said_now: dict[str, str] = {"GIT_CONFIG_COUNT": str(first + len(names))}
+    for number, name in enumerate(names, first):
+        said_now[f"GIT_CONFIG_KEY_{number}"] = name
+        said_now[f"GIT_CONFIG_VALUE_{number}"] = "false" if name.lower().endswith(".required") else ""
+    return env | said_now
 
 
 def _own_directory(project: Path, top: str, *parts: str) -> Path:

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from sage_actors.servers.repository_own import foreign_git
+
 __all__ = ["EXCLUDED", "Commit", "Repository", "SourceFile", "repository_state", "shown_name"]
 
 
@@ -32,6 +34,7 @@ EXCLUDED = (".git/", ".sage/", "docs/specs/")
 _GIT = (
     *("git", "--no-pager", "--literal-pathspecs"),
     *("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.untrackedCache=false"),
+    *("-c", "safe.bareRepository=explicit", "-c", "log.mailmap=false"),
     *("-c", "log.showSignature=false", "-c", "i18n.logOutputEncoding=UTF-8", "-c", "core.quotePath=false"),
 )
 _GIT_VARIABLES = {
@@ -175,7 +178,12 @@ class Repository:
         return out.decode("utf-8", "replace").strip("\n")
 
     def git(self, *arguments: str, timeout_s: float = _TIMEOUT_S, limit_bytes: int = _OUTPUT_BYTES) -> bytes:
-        """What git prints, cut at `limit_bytes`; nothing where git is missing, fails or takes too long."""
+        """What git prints, cut at `limit_bytes`; nothing where git is missing, fails or takes too long.
+
+        Nothing either where the repository that git would find is another's (`foreign_git`).
+        """
+        if self._foreign:
+            return b""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")} | _GIT_VARIABLES
         try:
             process = subprocess.Popen(
@@ -196,7 +204,16 @@ class Repository:
         return out if not failed or len(out) >= limit_bytes else b""
 
     @cached_property
+    def _foreign(self) -> str:
+        return foreign_git(self.root)
+
+    @cached_property
     def _listing(self) -> _Listing:
+        if self._foreign:
+            files, notes = _walk(self._inside)
+            return _Listing(
+                files, git=False, notes=(*notes, f"git would have read another repository: {self._foreign}")
+            )
         tracked = self.git("ls-files", "--stage", "--debug", "-z", "--", ".")
         others = self.git("ls-files", "--others", "--exclude-standard", "-z", "--", ".")
         if tracked or others:
@@ -310,7 +327,11 @@ def _walk(inside: _Inside) -> tuple[tuple[SourceFile, ...], tuple[str, ...]]:
         relative = os.path.relpath(folder, inside.root)
         prefix = "" if relative == "." else f"{relative}/"
         names[:] = sorted(n for n in names if n not in _SKIPPED_FOLDERS and f"{prefix}{n}/" not in EXCLUDED)
-        found += [file for name in sorted(files) if (file := inside.file(prefix + name)) is not None]
+        found += [
+            file
+            for name in sorted(files)
+            if name != ".git" and (file := inside.file(prefix + name)) is not None
+        ]
         if len(found) > _MAX_FILES:
             return tuple(found[:_MAX_FILES]), (f"only the first {_MAX_FILES} files were looked at",)
     return tuple(sorted(found, key=lambda file: file.path)), ("no git: the folder was walked",)
