@@ -60,6 +60,9 @@ class AgentEntry(BaseModel):
     permanent: str | None = None
     permanent_exits: list[int] = []
     leaves: list[str] = []
+    variables: list[str] = []
+    keeps: list[str] = []
+    hosts: list[str] = []
 
     @field_validator("text", "value", "error", "session")
     @classmethod

@@ -54,10 +54,24 @@ class _Child:
 
 
 def main(
-    channel_fd: int, parent_pid: int, project: str, main_path: str | None, user_paths: list[str]
+    channel_fd: int,
+    parent_pid: int,
+    project: str,
+    main_path: str | None,
+    user_paths: list[str],
+    sandbox: dict[str, Any] | None = None,
+    confined: bool = False,
 ) -> None:
     """Runs until the other end of the channel is closed or the parent process is gone. Never returns."""
-    keeper = Keeper(socket.socket(fileno=channel_fd), parent_pid, project, main_path, tuple(user_paths))
+    keeper = Keeper(
+        socket.socket(fileno=channel_fd),
+        parent_pid,
+        project,
+        main_path,
+        tuple(user_paths),
+        sandbox=sandbox,
+        confined=confined,
+    )
     try:
         keeper.run()
     finally:
@@ -75,12 +89,17 @@ class Keeper:
         project: str,
         main_path: str | None,
         user_paths: tuple[str, ...] = (),
+        *,
+        sandbox: dict[str, Any] | None = None,
+        confined: bool = False,
     ) -> None:
         self._channel = channel
         self._parent_pid = parent_pid
         self._project = project
         self._main_path = main_path
         self._user_paths = user_paths
+        self._sandbox = sandbox
+        self._confined = confined
         self._reader = FrameReader()
         self._fds: deque[int] = deque()
         self._children: dict[int, _Child] = {}  # by pid
@@ -91,9 +110,11 @@ class Keeper:
 
     def run(self) -> None:
         self._prepare()
+        if self._confined:
+            import sage_actors.actors.worker_profile  # noqa: F401 - before the new root, and once for all workers
+        self._announce(self._enter_sandbox())
         gc.collect()
         gc.freeze()  # what is here now is never collected: workers do not copy its pages by looking
-        self._send(READY, os.getpid())
         while not self._finished and os.getppid() == self._parent_pid:
             ready = {key.data for key, _ in self._selector.select(_TICK_S)}
             if "parent" in ready:
@@ -132,6 +153,29 @@ class Keeper:
             with contextlib.suppress(OSError):
                 self._parent_fd = os.pidfd_open(self._parent_pid)
                 self._selector.register(self._parent_fd, selectors.EVENT_READ, "parent")
+
+    def _enter_sandbox(self) -> tuple[socket.socket | None, list[Any]]:
+        """Makes the new root that all workers will be in: (listener of the proxy, placeholders that were made)."""
+        if self._sandbox is None:
+            return None, []
+        from sage_actors.sandbox.namespaces import enter_root
+
+        from sage_actors.sandbox.profile import Layout
+
+        layout: Any = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in self._sandbox["layout"].items()
+        }
+        entered = enter_root(Layout(**layout), proxy_port=self._sandbox["proxy_port"])
+        return entered.listener, entered.placeholders
+
+    def _announce(self, entered: tuple[socket.socket | None, list[Any]]) -> None:
+        listener, placeholders = entered
+        if listener is None:
+            self._send(READY, {"pid": os.getpid(), "placeholders": placeholders})
+            return
+        data = frame(READY, {"pid": os.getpid(), "placeholders": placeholders})
+        socket.send_fds(self._channel, [data], [listener.fileno()])
+        listener.close()
 
     def _finish(self, *_: object) -> None:
         self._finished = True
@@ -240,7 +284,12 @@ class Keeper:
             out_fd=out_read,
             err_fd=err_read,
         )
-        sys.exit(_entry(kind)(socket.socket(fileno=sock), settings))
+        link = socket.socket(fileno=sock)
+        if self._confined:
+            from sage_actors.actors.worker_profile import take_profile
+
+            take_profile(link, keep_fds=(1, 2, sock, out_read, err_read))
+        sys.exit(_entry(kind)(link, settings))
 
     def _close_all(self) -> None:
         self._selector.close()

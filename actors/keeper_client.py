@@ -29,6 +29,9 @@ _SEND_TIMEOUT_S = 5.0
 class KeeperClient:
     """One keeper process. `socket` is readable when answers wait, or when the keeper is gone.
 
+    sandbox: how it makes a new root for itself and its workers, see `Confinement.keeper_settings`. confined: its
+    workers read a PROFILE first. listener: the proxy's, once it has sent one.
+
     Raises:
         OSError: the process cannot be started.
     """
@@ -41,7 +44,10 @@ class KeeperClient:
         sys_path: Sequence[str],
         user_paths: Sequence[str],
         environ: Mapping[str, str] | None,
+        sandbox: Mapping[str, Any] | None = None,
+        confined: bool = False,
     ) -> None:
+        self.listener: socket.socket | None = None
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(_SEND_TIMEOUT_S)
         self._reader = FrameReader()
@@ -52,6 +58,8 @@ class KeeperClient:
             "project": str(project),
             "main_path": main_path,
             "user_paths": list(user_paths),
+            "sandbox": sandbox,
+            "confined": confined,
         }
         try:
             self._process = subprocess.Popen(
@@ -84,7 +92,8 @@ class KeeperClient:
             EOFError: the keeper is gone.
         """
         try:
-            data = self.socket.recv(65536)
+            data, fds, _, _ = socket.recv_fds(self.socket, 65536, 1)
+            self.listener = socket.socket(fileno=fds[0]) if fds else self.listener
             if not data:
                 raise EOFError("the keeper is gone")
             yield from self._reader.feed(data)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.actors import keeper_wire
+from sage_actors.actors.confinement import Confinement, Words
 from sage_actors.actors.io_loop import READ, WRITE, IoLoop
 from sage_actors.actors.keeper_client import KeeperClient
 from sage_actors.actors.output import UNKNOWN
@@ -35,6 +36,7 @@ from sage_actors.actors.pool_protocol import (
     Logs,
     PoolEvent,
     PoolStatistics,
+    Results,
     WorkerKind,
     WorkerLost,
     WorkerReady,
@@ -43,7 +45,7 @@ from sage_actors.actors.pool_worker import WorkerHandle
 from sage_actors.actors.watch import LimitWatch, tree_memory
 from sage_actors.messages.codec import frame
 from sage_actors.messages.errors import ActorDeadError, ProtocolError, UsageError
-from sage_actors.messages.wire import Evidence, Kind, TaskRow
+from sage_actors.messages.wire import FAILED, Evidence, Kind, TaskRow, error_map
 
 __all__ = ["LocalPool"]
 
@@ -66,6 +68,7 @@ class LocalPool:
     module name. sys_path: of workers, this process's by default. user_paths: searched before it, the project
     too, by a worker that is to call something there. grace_s: between SIGTERM and SIGKILL.
     heartbeat_s: an async worker whose event loop gives no sign of life for so long is replaced.
+    confinement: what workers may touch; None confines nothing.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class LocalPool:
         user_paths: Sequence[str] = (),
         grace_s: float = 5.0,
         heartbeat_s: float = 10.0,
+        confinement: Confinement | None = None,
     ) -> None:
         self._project = project.resolve()
         self._deliver_to = deliver
@@ -88,6 +92,11 @@ class LocalPool:
         self._user_paths = tuple(user_paths)
         self._grace_s = grace_s
         self._heartbeat_s = heartbeat_s
+        self._confinement = confinement if confinement is not None and confinement.active else None
+        self._specs: dict[int, dict[str, Any]] = {}
+        self._http_tokens: dict[int, str] = {}
+        self._placeholders: list[Any] = []
+        self._namespace: int | None = None
         self._numbers = itertools.count(1)
         self._workers: dict[int, WorkerHandle] = {}
         self._operations: dict[int, bytes] = {}
@@ -146,6 +155,7 @@ class LocalPool:
         self._workers.clear()
         if self._keeper is not None:
             self._keeper.close(_LAST_S)
+        self._leave_sandbox()
 
     def start_worker(self, kind: WorkerKind) -> int:
         return self._new_worker(kind)
@@ -153,12 +163,18 @@ class LocalPool:
     def define(self, op: int, spec: dict[str, Any]) -> None:
         if spec.get("limits"):
             self._limits[op] = spec["limits"]
+        if self._confinement is not None:
+            self._specs[op] = spec
+            spec = self._with_proxy(op, spec)
         self._operations[op] = frame(Kind.OPERATIONS, [[op, spec]])
 
     def forget(self, ops: Sequence[int]) -> None:
         for op in ops:
             self._operations.pop(op, None)
             self._limits.pop(op, None)
+            self._specs.pop(op, None)
+            if self._confinement is not None:
+                self._confinement.released(self._http_tokens.pop(op, None))
         for worker in list(self._workers.values()):
             known = [op for op in ops if op in worker.known_ops]
             if known:
@@ -183,6 +199,8 @@ class LocalPool:
             for row in rows:
                 if row[3] in self._limits:
                     handle.limits[row[0], row[1], row[2]] = self._limits[row[3]]
+        if handle.kind == "own" and self._confinement is not None and not self._confine(handle, rows[0]):
+            return
         definitions = [self._operations[op] for op in new]
         known |= new
         self._want_if(handle, handle.send(*definitions, frame(Kind.TASKS, rows), tasks=len(rows)))
@@ -236,6 +254,8 @@ class LocalPool:
             self._loop.post(lambda: self._deliver(WorkerLost(number, evidence)))
             return number
         handle.inspecting = inspecting
+        if self._confinement is not None and kind != "own":
+            self._tell_profile(handle, self._confinement.first_words(kind))
         self._workers[number] = handle
         self._loop.post(lambda: self._launch(handle))
         return number
@@ -257,12 +277,17 @@ class LocalPool:
             self._loop.call_at(time.monotonic() + 1.0, lambda: self._check_heartbeat(handle))
 
     def _start_keeper(self) -> None:
+        confinement, environ = self._confinement, self._environ
+        if confinement is not None:  # what is in its first environment, every worker could read
+            environ = confinement.policy.lane("blocking").environ
         keeper = KeeperClient(
             project=self._project,
             main_path=self._main_path,
             sys_path=self._sys_path,
             user_paths=self._user_paths,
-            environ=self._environ,
+            environ=environ,
+            sandbox=None if confinement is None else confinement.keeper_settings(),
+            confined=confinement is not None,
         )
         self._keeper = keeper
         self._keepers += 1
@@ -279,6 +304,51 @@ class LocalPool:
         handle.heartbeat_at = time.monotonic()
         if handle.inspecting is None:
             self._deliver(WorkerReady(handle.number, handle.pid))
+
+    # The sandbox
+
+    def _enter_sandbox(self, keeper: KeeperClient, placeholders: list[Any]) -> None:
+        self._placeholders += placeholders
+        if keeper.listener is not None and self._confinement is not None:
+            self._confinement.serve(keeper.listener)
+            keeper.listener = None
+            from sage_actors.sandbox.namespaces import user_namespace_of
+
+            self._namespace = user_namespace_of(keeper.identity[0])
+
+    def _leave_sandbox(self) -> None:
+        if self._confinement is not None:
+            from sage_actors.sandbox.namespaces import remove_placeholders
+
+            remove_placeholders(self._placeholders)
+            self._confinement.close()
+
+    def _tell_profile(self, handle: WorkerHandle, words: Words) -> None:
+        handle.token = words.token
+        self._want_if(handle, handle.send(words.data))
+
+    def _confine(self, handle: WorkerHandle, row: TaskRow) -> bool:
+        """Tells a worker of one task what it may touch. False: that is more than the policy grants."""
+        assert self._confinement is not None
+        try:
+            words = self._confinement.task_words(self._specs[row[3]], row[4])
+        except UsageError as error:
+            failed = [*row[:3], FAILED, 0, error_map("SandboxViolation", str(error), retryable=False), None]
+            self._loop.post(lambda: self._deliver(Results(handle.number, [failed])))
+            return False
+        self._tell_profile(handle, words)
+        return True
+
+    def _with_proxy(self, op: int, spec: dict[str, Any]) -> dict[str, Any]:
+        """An `http` operation goes through the proxy, by a right of its own."""
+        assert self._confinement is not None
+        granted = (
+            self._confinement.http_proxy(spec, f"operation {op}") if spec.get("type") == "http" else None
+        )
+        if granted is None:
+            return spec
+        self._http_tokens[op] = granted[1]
+        return {**spec, "egress": {"proxy": granted[0]}}
 
     # Worker sockets
 
@@ -362,8 +432,9 @@ class LocalPool:
 
     def _on_answer(self, kind: int, payload: Any) -> None:
         if kind == keeper_wire.READY:
-            self._keeper_ready.set()
             assert self._keeper is not None
+            self._enter_sandbox(self._keeper, payload["placeholders"])
+            self._keeper_ready.set()
             self._deliver(KeeperStarted(*self._keeper.identity))
             return
         handle = self._workers.get(payload[0])
@@ -385,6 +456,8 @@ class LocalPool:
         handle.lost = True
         handle.remember_lines(UNKNOWN, handle.take_unread() + text)
         del self._workers[handle.number]
+        if self._confinement is not None:
+            self._confinement.released(handle.token)
         self._past_sent += handle.bytes_sent
         self._past_received += handle.bytes_received
         handle.close()
@@ -404,6 +477,10 @@ class LocalPool:
         self._keeper = None
         self._keeper_ready.set()  # who waits for it is answered too
         keeper.close(1.0)
+        if self._namespace is not None:
+            from sage_actors.sandbox.namespaces import kill_namespace
+
+            kill_namespace(self._namespace)
         until = time.monotonic() + _ORPHAN_S
         for handle in [each for each in self._workers.values() if each.launched]:
             while not handle.deaf and time.monotonic() < until:

@@ -38,6 +38,7 @@ class WorkerHandle:
         self.lost = False
         self.deaf = False  # its socket is not read any more
         self.launched = False
+        self.token: str | None = None  # its right to use the proxy
         self.ending = ""  # why the pool ends it
         self.limit: dict[str, Any] | None = None
         self.culprits: tuple[Key, ...] = ()

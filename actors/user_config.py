@@ -4,6 +4,9 @@
     agent = "claude"             # or: model = "anthropic:claude-sonnet-5-5"
     timeout = "10m"              # of one draft
 
+    [sandbox]                    # what operations may touch; see sandbox_settings.py
+    network = ["api.example.com:443"]
+
     [agents.mine]                # an agent of your own, or changes to a known one; see actors/agents.toml
     command = ["my-agent", "--print"]
 
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.actors.keys import default_key_path
+from sage_actors.actors.sandbox_settings import SandboxSettings, parse_sandbox
 from sage_actors.actors.toml_file import load_settings
 from sage_actors.messages.errors import KeyUnusableError, Problem
 from sage_actors.messages.units import parse_duration
@@ -37,6 +41,7 @@ class UserConfig:
     model: str | None = None
     timeout_s: float = _DRAFT_TIMEOUT_S
     agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sandbox: SandboxSettings = field(default_factory=SandboxSettings)
 
 
 def default_config_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -62,8 +67,8 @@ def load_user_config(environ: Mapping[str, str] = os.environ, *, path: Path | No
 
 
 def _checked(said: dict[str, Any], problems: list[Problem]) -> UserConfig:
-    for name in said.keys() - {"backend", "agents"}:
-        problems.append(Problem(name, "unknown setting", "backend or agents"))
+    for name in said.keys() - {"backend", "agents", "sandbox"}:
+        problems.append(Problem(name, "unknown setting", "backend, agents or sandbox"))
     backend = _table(said.get("backend", {}), "backend", problems)
     for name in backend.keys() - _BACKEND:
         problems.append(Problem(f"backend.{name}", "unknown setting", ", ".join(sorted(_BACKEND))))
@@ -72,7 +77,8 @@ def _checked(said: dict[str, Any], problems: list[Problem]) -> UserConfig:
         problems.append(Problem("backend", "says both an agent and a model", "keep one"))
     agents = _table(said.get("agents", {}), "agents", problems)
     tables = {name: _table(each, f"agents.{name}", problems) for name, each in agents.items()}
-    return UserConfig(agent, model, _timeout(backend.get("timeout"), problems), tables)
+    sandbox = parse_sandbox(said.get("sandbox", {}), os.path.expanduser("~"), problems)
+    return UserConfig(agent, model, _timeout(backend.get("timeout"), problems), tables, sandbox)
 
 
 def _table(value: Any, place: str, problems: list[Problem]) -> dict[str, Any]:

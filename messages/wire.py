@@ -1,6 +1,7 @@
 """What supervisor and workers say to each other. One frame carries many messages of one kind.
 
     supervisor -> worker                        worker -> supervisor
+    PROFILE     {tier, profile, environ, alone}
     OPERATIONS  [[op, spec], ...]               READY     [pid, kind]
     TASKS       [task row, ...]                 RESULTS   [result row, ...]
     GIVE_BACK   nil                             GIVEN_BACK [[run, node, attempt], ...]
@@ -15,6 +16,7 @@
 `run` is the supervisor's number for one segment of one run (a run id and its segment number, so an old
 owner's number never matches); with `node` and `attempt` it is the fencing token of the attempt.
 
+PROFILE comes before anything else, if the worker was forked to be confined. alone: in a process namespace of its own.
 HEARTBEAT lists what executes: async workers send it twice a second, any worker as it starts a limited task.
 BLOCKED says which attempt blocks the event loop, where that is known.
 """
@@ -49,6 +51,7 @@ class Kind(IntEnum):
     PERMIT = 5
     INSPECT = 6
     STOP = 7
+    PROFILE = 8
 
     READY = 20
     RESULTS = 21

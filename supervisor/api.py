@@ -33,6 +33,7 @@ from sage_actors.supervisor.handle import Outcome, Run, RunStatus, outcome_of
 from sage_actors.supervisor.inputs import default_run_id, resolve_inputs
 from sage_actors.supervisor.opening import Accept, Opened, Opening
 from sage_actors.supervisor.run_core import RunOptions
+from sage_actors.supervisor.sandboxing import make_confinement
 from sage_actors.supervisor.supervisor import AddRun, Ask, Stop, SupervisorActor
 from sage_actors.supervisor.workflow import Node, Operation, Workflow, operation
 
@@ -99,6 +100,8 @@ class Supervisor:
         cache: bool = True,
         max_tokens: int | None = None,
         max_cost: float | None = None,
+        sandbox: str | None = None,
+        reads: Sequence[str | Path] = (),
     ) -> None:
         self.project = Path(project).absolute()
         if not self.project.is_dir():
@@ -127,6 +130,14 @@ class Supervisor:
         self._closed = False
         self._policies = {**config.breakers, **_policies(breakers or {})}
         self._inspected: dict[str, dict[str, Any]] = {}
+        self._confinement = make_confinement(
+            self.project,
+            config.sandbox,
+            environ=self._environ,
+            mode=sandbox,
+            reads=[*map(str, reads), *self._search_paths],
+            main_path=_main_path(),
+        )
         _SWITCHING.shorten()
         self._state_actor = StateActor.start()
         self._actor = SupervisorActor.start(
@@ -469,6 +480,7 @@ class Supervisor:
             sys_path=[each for each in sys.path if each],
             user_paths=self._search_paths,
             grace_s=self._grace_s,
+            confinement=self._confinement,
         )
 
     def _breaker(self, deliver: Callable[[Any], None], call_at: Callable[..., None]) -> pykka.ActorRef[Any]:

@@ -4,6 +4,9 @@ workers = 6                      # processes for blocking operations, and as man
 durability = "strict"            # strict | relaxed | none
 grace = 5.0                      # seconds between SIGTERM and SIGKILL
 
+[sandbox]                        # what operations may touch, see sandbox_settings.py; what widens needs consent
+hide = [".env"]
+
 [breakers."*"]                   # the default for every endpoint
 failures = 5                     # consecutive failures that open it
 open_s = 60.0                    # seconds until it is tried again
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.actors.breaker_policy import BreakerPolicy
+from sage_actors.actors.sandbox_settings import SandboxSettings, parse_sandbox
 from sage_actors.actors.toml_file import load_settings
 from sage_actors.messages.errors import DefinitionError, Problem
 
@@ -38,6 +42,7 @@ class Config:
     durability: str | None = None
     grace_s: float | None = None
     breakers: Mapping[str, BreakerPolicy] = field(default_factory=dict)
+    sandbox: SandboxSettings = field(default_factory=SandboxSettings)
 
 
 def load_config(project: Path) -> Config:
@@ -46,12 +51,15 @@ def load_config(project: Path) -> Config:
     Raises:
         DefinitionError: all that is wrong with the file.
     """
-    return load_settings(project / ".sage" / "config.toml", _checked)
+    return load_settings(
+        project / ".sage" / "config.toml",
+        lambda data, problems: _checked(data, problems, str(project.absolute())),
+    )
 
 
-def _checked(data: dict[str, Any], problems: list[Problem]) -> Config:
-    for name in data.keys() - {"workers", "durability", "grace", "breakers"}:
-        problems.append(Problem(name, "unknown setting", "workers, durability, grace or breakers"))
+def _checked(data: dict[str, Any], problems: list[Problem], project: str) -> Config:
+    for name in data.keys() - {"workers", "durability", "grace", "breakers", "sandbox"}:
+        problems.append(Problem(name, "unknown setting", "workers, durability, grace, breakers or sandbox"))
     workers, durability, grace = data.get("workers"), data.get("durability"), data.get("grace")
     if workers is not None and (type(workers) is not int or not 1 <= workers <= 1024):
         problems.append(Problem("workers", "must be a whole number from 1 to 1024"))
@@ -59,7 +67,8 @@ def _checked(data: dict[str, Any], problems: list[Problem]) -> Config:
         problems.append(Problem("durability", f"must be one of {', '.join(DURABILITIES)}"))
     if grace is not None and (type(grace) not in (int, float) or not 0 <= grace <= 3600):
         problems.append(Problem("grace", "must be seconds, from 0 to 3600"))
-    return Config(workers, durability, grace, _breakers(data.get("breakers", {}), problems))
+    sandbox = parse_sandbox(data.get("sandbox", {}), project, problems, of_project=True)
+    return Config(workers, durability, grace, _breakers(data.get("breakers", {}), problems), sandbox)
 
 
 def _breakers(data: Any, problems: list[Problem]) -> dict[str, BreakerPolicy]:

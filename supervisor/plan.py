@@ -360,11 +360,19 @@ def _simplicity(operation: OperationSpec) -> int:
     return operation.lane + 1
 
 
+_TOLD = {"http": ("url",), "agent": ("agent", "model", "command")}
+"""What the sandbox's policy must know of an operation's config."""
+
+
 def wire_spec(operation: OperationSpec) -> dict[str, Any]:
     """What a worker needs to know of an operation, once."""
     said: dict[str, Any] = {"type": operation.type}
     if operation.type == "python":
         said["call"] = operation.config["call"]
+    elif operation.type in _TOLD:
+        said |= {name: operation.config[name] for name in _TOLD[operation.type] if operation.config.get(name)}
+    if operation.sandbox is not None:
+        said["sandbox"] = operation.sandbox
     if operation.digest is not None:
         said["digest"] = dict(operation.digest)
     if operation.effect != "idempotent":

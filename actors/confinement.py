@@ -1,0 +1,193 @@
+"""Confinement as the pool needs it: what the keeper is told, and what each worker is told first.
+
+    pool: keeper_settings()  -> the keeper makes the new root, and hands the proxy's listener over: serve(socket)
+          first_words(kind)  -> a PROFILE frame, before all else; the worker is confined before it reads on
+          task_words(spec)   -> the same for a worker of one task
+          released(token)       once that worker is gone, its right to use the proxy goes too
+
+Without a sandbox (mode "off", or "degrade" where there is none) nothing of this happens, and `active` is false.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from sage_actors.actors.egress_rules import Rule
+from sage_actors.actors.sandbox_policy import REOPENED, Grant, SandboxPolicy
+from sage_actors.actors.sandbox_settings import Mode
+from sage_actors.messages.codec import frame
+from sage_actors.messages.errors import SandboxUnavailable
+from sage_actors.messages.wire import Kind
+
+__all__ = ["PROXY_PORT", "Confinement", "Egress", "Words", "resolve_tier"]
+
+PROXY_PORT = 3128
+"""Of the proxy, inside the network namespace, where nothing else listens."""
+
+_WAYS_OUT = (
+    "run on a kernel with user namespaces or Landlock (5.13), or accept operations that are not confined: "
+    '`mode = "degrade"` or "off" under [sandbox] in your config.toml, or SAGE_SANDBOX=degrade'
+)
+
+
+class Egress(Protocol):
+    """The proxy: see egress.py."""
+
+    def grant(self, rules: Sequence[Rule], label: str) -> str: ...
+    def revoke(self, token: str) -> None: ...
+    def serve(self, listener: socket.socket) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a worker is told first. token: its right to use the proxy, None without one."""
+
+    data: bytes
+    token: str | None
+
+
+class Confinement:
+    """See the module's text. `tier`: "namespaces", "landlock" or "none"; `gaps`: what it does not promise."""
+
+    def __init__(
+        self,
+        policy: SandboxPolicy,
+        *,
+        mode: Mode,
+        project: Path,
+        make_egress: Callable[[], Egress] | None = None,
+        report: Any | None = None,
+    ) -> None:
+        self.mode = mode
+        self.policy = policy
+        self._project = Path(os.path.realpath(project))
+        self.tier, self.gaps = resolve_tier(mode, policy.settings.min_tier, report)
+        self._make_egress = make_egress
+        self._egress: Egress | None = None
+        self._lock = threading.Lock()
+        self._lanes: dict[str, Grant] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether workers are confined at all."""
+        return self.tier != "none"
+
+    def describe(self) -> dict[str, Any]:
+        """For events, the audit log and results: {mode, tier, gaps}."""
+        return {"mode": self.mode, "tier": self.tier, "gaps": list(self.gaps)}
+
+    def keeper_settings(self) -> dict[str, Any] | None:
+        """What the keeper needs to make the new root; None where it makes none."""
+        if self.tier != "namespaces":
+            return None
+        for name in REOPENED:
+            with contextlib.suppress(OSError):
+                (self._project / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+        from dataclasses import asdict
+
+        return {"layout": asdict(self.policy.layout()), "proxy_port": PROXY_PORT}
+
+    def serve(self, listener: socket.socket) -> None:
+        """The keeper's listener, inside the network namespace: from now on there is a proxy."""
+        egress = self._proxy()
+        if egress is None:
+            listener.close()
+        else:
+            egress.serve(listener)
+
+    def first_words(self, kind: str) -> Words:
+        """For a worker that is to execute many tasks."""
+        grant = self._lanes.get(kind)
+        if grant is None:
+            grant = self._lanes[kind] = self.policy.lane(kind)
+        return self._words(grant, alone=kind == "mcp")
+
+    def task_words(self, spec: Mapping[str, Any], label: str) -> Words:
+        """For a worker of one task.
+
+        Raises:
+            UsageError: the operation's own `sandbox` is wider than the project's policy.
+        """
+        return self._words(self.policy.task(spec, label), alone=True)
+
+    def http_proxy(self, spec: Mapping[str, Any], label: str) -> tuple[str, str] | None:
+        """(url of the proxy, token) for one `http` operation; None where no proxy is."""
+        egress = self._proxy()
+        if egress is None:
+            return None
+        token = egress.grant(self.policy.http_rules(spec), label)
+        return _url(token), token
+
+    def released(self, token: str | None) -> None:
+        """Whoever held this token has ended."""
+        if token is not None and self._egress is not None:
+            self._egress.revoke(token)
+
+    def close(self) -> None:
+        """Ends the proxy, and removes the output folders that nothing was put into."""
+        if self._egress is not None:
+            self._egress.close()
+        if self.tier == "namespaces":
+            for name in REOPENED:
+                _remove_empty(self._project / name, self._project)
+
+    def _words(self, grant: Grant, *, alone: bool) -> Words:
+        egress = self._proxy()
+        token = egress.grant(grant.rules, grant.label) if egress is not None else None
+        environ = grant.with_proxy(None if token is None else _url(token))
+        said = {
+            "tier": self.tier,
+            "profile": grant.profile.to_dict(),
+            "environ": environ,
+            "alone": alone and self.tier == "namespaces",
+        }
+        return Words(frame(Kind.PROFILE, said), token)
+
+    def _proxy(self) -> Egress | None:
+        if self.tier != "namespaces" or self._make_egress is None:
+            return None
+        with self._lock:
+            if self._egress is None:
+                self._egress = self._make_egress()
+            return self._egress
+
+
+def resolve_tier(mode: Mode, min_tier: str, report: Any | None = None) -> tuple[str, tuple[str, ...]]:
+    """(tier, gaps) that hold under this mode on this machine.
+
+    Raises:
+        SandboxUnavailable: `enforce`, and the machine cannot; names the check that failed and the ways out.
+    """
+    if mode == "off":
+        return "none", ("operations are not confined: the sandbox is switched off",)
+    if report is None:
+        from sage_actors.sandbox.probe import probe
+
+        report = probe()
+    enough = report.tier == "namespaces" or (report.tier == "landlock" and min_tier == "landlock")
+    if not enough and mode == "enforce":
+        failed = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if not check.ok)
+        raise SandboxUnavailable(f"operations cannot be confined here ({failed}): {_WAYS_OUT}")
+    return report.tier, report.gaps
+
+
+def _url(token: str) -> str:
+    return f"http://sage:{token}@127.0.0.1:{PROXY_PORT}"
+
+
+def _remove_empty(folder: Path, project: Path) -> None:
+    """The folder and those above it, as far as nothing is in them."""
+    while folder not in (project, folder.parent):
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent

@@ -1,0 +1,312 @@
+"""Which profile each kind of work gets: what people granted, made into paths, variables and hosts.
+
+    lane(kind)    of a worker that executes many tasks: the project's profile, applied once at its start
+    task(spec)    of one operation that has a worker for itself: narrower where its `sandbox` says so, wider only for
+                  agents and models, by what their table says that they need
+    layout()      what all of these need to be there at all
+
+The state, the keys, what git, agents and this package execute by themselves (hooks, `.mcp.json`, `.claude/`), and
+the virtual environment are never writable.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sage_actors.actors.egress_rules import Rule, covers, implicit_rules, parse_rules
+from sage_actors.actors.sandbox_settings import Narrowing, SandboxSettings, absolute, parse_narrowing
+from sage_actors.actors.user_config import UserConfig
+from sage_actors.messages.errors import Problem, UsageError
+from sage_actors.sandbox.profile import Layout, Limits, Profile, is_beneath, system_paths
+
+__all__ = ["REOPENED", "Grant", "SandboxPolicy"]
+
+REOPENED = (*(".sage/artifacts", ".sage/worktrees", ".sage/patterns", ".sage/agent", ".sage/cache/research"),)
+"""The output folders inside `.sage/`."""
+
+_PROTECTED = (".sage", ".mcp.json", ".claude", ".git/hooks", ".git/config", ".git/config.worktree")
+_SKILLS = ("~/.agents/skills", "~/.claude/skills")
+_USER_FILES = ("config.toml", "trust.json")  # beside the key, which stays unseen
+_MODEL_HOSTS = {"openai": "api.openai.com:443", "anthropic": "api.anthropic.com:443"}
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one worker gets. `label` is for the audit log."""
+
+    label: str
+    profile: Profile
+    environ: Mapping[str, str]
+    rules: tuple[Rule, ...]
+
+    def with_proxy(self, url: str | None) -> dict[str, str]:
+        """Its environment, with the proxy that it is to use."""
+        from sage_actors.sandbox.environment import clean_environment
+
+        rules = self.rules if url else ()
+        return clean_environment(
+            self.environ,
+            extra=tuple(self.environ),
+            tmp="/tmp",
+            proxy_url=url,
+            no_proxy=not any(rule.private for rule in rules),
+        )
+
+
+class SandboxPolicy:
+    """See the module's text.
+
+    settings: what the user said, and what a project said that the user consented to. environ: the user's own
+    variables, of which workers get those on the list. reads: what the command line named besides.
+    """
+
+    def __init__(
+        self,
+        settings: SandboxSettings,
+        *,
+        project: Path,
+        environ: Mapping[str, str],
+        user: UserConfig,
+        reads: Iterable[str] = (),
+        main_path: str | None = None,
+    ) -> None:
+        self.settings = settings
+        self._project = os.path.realpath(project)
+        self._environ = dict(environ)
+        self._user = user
+        problems: list[Problem] = []
+        self._rules = parse_rules(settings.network, "sandbox.network", problems)
+        self._agents: dict[str | None, _Needs] = {}
+        if problems:
+            raise UsageError("; ".join(map(str, problems)))
+        given = [*settings.read, *(absolute(each, self._project) for each in reads)]
+        if main_path and os.path.isabs(main_path):
+            given.append(os.path.dirname(main_path))
+        self._base = self._project_profile(given)
+
+    # What workers get
+
+    def lane(self, kind: str) -> Grant:
+        """The grant of a worker of this kind."""
+        needs = self._backend_needs() if kind == "mcp" else _Needs()
+        return self._grant(kind, self._base, needs)
+
+    def task(self, spec: Mapping[str, Any], label: str) -> Grant:
+        """The grant of a worker for one operation, as `wire_spec` describes it.
+
+        Raises:
+            UsageError: its `sandbox` asks for what the project's policy does not grant.
+        """
+        needs = _Needs()
+        if spec.get("type") == "agent":
+            needs = _Needs.union(
+                [self._agent_needs(spec), _Needs(write=tuple(_git_directories(self._project)))]
+            )
+        limits = spec.get("limits") or {}
+        kernel = {
+            name: limits[name] for name in ("files", "file_size", "tmp") if limits.get(name) is not None
+        }
+        profile = replace(self._base, name=label, limits=replace(self._base.limits, **kernel))
+        grant = self._grant(label, profile, needs)
+        return grant if spec.get("sandbox") is None else self._narrowed(grant, spec["sandbox"], label)
+
+    def http_rules(self, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
+        """Where an `http` operation may go: the address that its definition spells out, and the policy's list."""
+        url = spec.get("url")
+        literal = implicit_rules(url) if isinstance(url, str) and "${" not in url else ()
+        return (*literal, *self._rules)
+
+    def layout(self) -> Layout:
+        """The union of all that any worker may be granted."""
+        agents = [self._needs_of(name) for name in self._known_agents()]
+        git = _Needs(write=tuple(_git_directories(self._project)))
+        needs = _Needs.union([*agents, self._backend_needs(), git])
+        return Layout.of(self._grant("all", self._base, needs).profile)
+
+    # How
+
+    def _project_profile(self, given: Sequence[str]) -> Profile:
+        git = _git_directories(self._project)
+        files = [os.path.join(_config_directory(self._environ), name) for name in _USER_FILES]
+        reads = [*system_paths(), *map(os.path.expanduser, _SKILLS), *files, *git, *given]
+        write = [self._project, *self.settings.write]
+        return Profile(
+            name="project",
+            read=_existing(reads),
+            write=_existing(write),
+            protected=tuple(dict.fromkeys(self._protected(git))),
+            hidden=self.settings.hide,
+            limits=Limits(tmp=self.settings.tmp_bytes),
+            reopened=tuple(os.path.join(self._project, each) for each in REOPENED),
+        )
+
+    def _protected(self, git: Sequence[str]) -> Iterable[str]:
+        for name in _PROTECTED:
+            yield os.path.join(self._project, name)
+        for folder in git:
+            yield from (os.path.join(folder, name) for name in ("hooks", "config", "config.worktree"))
+        yield from _virtual_environments(self._project)
+
+    def _grant(self, label: str, profile: Profile, needs: _Needs) -> Grant:
+        from sage_actors.sandbox.environment import clean_environment
+
+        wanted = {*self.settings.env, *needs.variables}
+        names = [name for name in self._environ if any(fnmatch.fnmatchcase(name, each) for each in wanted)]
+        environ = clean_environment(self._environ, extra=names, tmp="/tmp", proxy_url=None)
+        wider = replace(
+            profile,
+            read=(*profile.read, *_existing(needs.read)),
+            write=(*profile.write, *_existing(needs.write)),
+        )
+        return Grant(label, wider, environ, (*self._rules, *needs.rules))
+
+    def _narrowed(self, grant: Grant, said: Any, label: str) -> Grant:
+        problems: list[Problem] = []
+        own = parse_narrowing(said, self._project, problems, f"{label}: sandbox")
+        rules = grant.rules if own.network is None else parse_rules(own.network, "sandbox.network", problems)
+        profile = _narrower(grant.profile, own, problems, len(system_paths()))
+        for rule in rules:
+            if not covers(grant.rules, rule):
+                problems.append(
+                    Problem("sandbox.network", f"{rule} is not on the project's list", "only narrower")
+                )
+        if problems:
+            raise UsageError("; ".join(map(str, problems)))
+        environ = grant.environ
+        if own.env is not None:
+            environ = {k: v for k, v in environ.items() if k in own.env or k not in self.settings.env}
+        return replace(grant, profile=replace(profile, network=bool(rules)), rules=rules, environ=environ)
+
+    # What agents and models need
+
+    def _known_agents(self) -> list[str]:
+        from sage_actors.actors.agent_table import built_in_agents
+
+        return [*built_in_agents(), *self._user.agents]
+
+    def _needs_of(self, name: str) -> _Needs:
+        from sage_actors.actors.agent_table import find_agent
+
+        if name not in self._agents:
+            entry = find_agent(name, self._user.agents)
+            program = os.path.expanduser(entry.command[0])
+            self._agents[name] = _Needs(
+                variables=tuple(entry.variables),
+                read=(os.path.dirname(os.path.realpath(program)),) if os.path.isabs(program) else (),
+                write=tuple(absolute(each, self._project) for each in entry.keeps),
+                rules=parse_rules(entry.hosts, f"agents.{name}.hosts", []),
+            )
+        return self._agents[name]
+
+    def _backend_needs(self) -> _Needs:
+        from sage_actors.actors.backends import chosen_backend
+
+        return self._chosen_needs(chosen_backend(self._environ, self._user))
+
+    def _agent_needs(self, spec: Mapping[str, Any]) -> _Needs:
+        name, model = spec.get("agent"), spec.get("model")
+        if spec.get("command"):
+            return _Needs()
+        if name:
+            return self._needs_of(name) if name in self._known_agents() else _Needs()
+        return self._chosen_needs(model) if model else self._backend_needs()
+
+    def _chosen_needs(self, chosen: str | None) -> _Needs:
+        if chosen is None or chosen == "none":
+            return _Needs()
+        if ":" not in chosen:
+            return self._needs_of(chosen) if chosen in self._known_agents() else _Needs()
+        from sage_actors.actors.model_backend import PROVIDERS
+
+        package, key, address = PROVIDERS.get(chosen.partition(":")[0], ("", "", ""))
+        url = self._environ.get(address)
+        host = _MODEL_HOSTS.get(package)
+        rules = implicit_rules(url) if url else parse_rules([host] if host else [], "model", [])
+        return _Needs(variables=(key, address), rules=tuple(rules))
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    variables: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
+
+    @classmethod
+    def union(cls, needs: Sequence[_Needs]) -> _Needs:
+        """All of them together."""
+        return cls(
+            tuple(each for need in needs for each in need.variables),
+            tuple(each for need in needs for each in need.read),
+            tuple(each for need in needs for each in need.write),
+            tuple(each for need in needs for each in need.rules),
+        )
+
+
+def _narrower(profile: Profile, own: Narrowing, problems: list[Problem], system: int) -> Profile:
+    """The profile with the operation's own lists, each of which must lie inside what it had."""
+    wide = (*profile.read, *profile.write)
+    for name, paths, within in (("read", own.read, wide), ("write", own.write, profile.write)):
+        for path in paths or ():
+            if not any(is_beneath(path, each) for each in within):
+                problems.append(
+                    Problem(f"sandbox.{name}", f"{path} is not granted to the project", "only narrower")
+                )
+    read = profile.read if own.read is None else (*profile.read[:system], *own.read)
+    write = profile.write if own.write is None else own.write
+    if own.read is None and own.write is not None:
+        read = (*read, *profile.write)  # less to write is no less to read
+    return replace(profile, read=tuple(dict.fromkeys(read)), write=write)
+
+
+def _existing(paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(path for path in paths if os.path.exists(path)))
+
+
+def _config_directory(environ: Mapping[str, str]) -> str:
+    from sage_actors.actors.user_config import default_config_path
+
+    try:
+        return str(default_config_path(environ).parent)
+    except Exception:  # noqa: BLE001 - without a home there is no such directory
+        return "/nonexistent"
+
+
+def _virtual_environments(project: str) -> list[str]:
+    """What a program would be started from next time: not to be changed by what runs now."""
+    found = [
+        entry.path for entry in os.scandir(project) if os.path.exists(os.path.join(entry.path, "pyvenv.cfg"))
+    ]
+    inside = [each for each in {sys.prefix, sys.base_prefix} if is_beneath(each, project) and each != project]
+    return sorted({*found, *inside})
+
+
+def _git_directories(project: str) -> list[str]:
+    """The directories of git's own files for this project: of the worktree, and what worktrees share."""
+    for folder in (Path(project), *Path(project).parents):
+        git = folder / ".git"
+        if git.is_dir():
+            return [str(git)]
+        if git.is_file():
+            return _linked_directories(git)
+    return []
+
+
+def _linked_directories(file: Path) -> list[str]:
+    """Those of a linked worktree. It must be known there too: a file that came along cannot name any directory."""
+    try:
+        target = file.read_text(errors="surrogateescape").partition("gitdir:")[2].strip()
+        own = Path(os.path.normpath(file.parent / target))
+        if not os.path.samefile((own / "gitdir").read_text(errors="surrogateescape").strip(), file):
+            return []
+        common = own / "commondir"
+        shared = os.path.normpath(own / common.read_text().strip()) if common.is_file() else str(own)
+    except (OSError, ValueError):
+        return []
+    return list(dict.fromkeys([str(own), shared]))

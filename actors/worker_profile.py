@@ -1,0 +1,78 @@
+"""How a worker is confined: by the first frame that it is sent, before any thread and anything of an operation exists.
+
+A worker of one task waits here, forked in advance, until it is told for what. Whatever step fails, the tasks that
+follow are answered with that failure, and nothing of them is executed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Collection
+from typing import Any
+
+from sage_actors.sandbox.confine import confine
+from sage_actors.sandbox.namespaces import enter_pid_namespace
+
+from sage_actors.messages.codec import FrameReader, frame
+from sage_actors.messages.errors import SandboxSetupError
+from sage_actors.messages.wire import FAILED, Kind, error_map
+from sage_actors.sandbox.profile import Profile
+
+__all__ = ["take_profile"]
+
+_LENGTH_BYTES = 4
+_MOST_BYTES = 1 << 20
+_SETUP_FAILED = 71  # EX_OSERR
+
+
+def take_profile(link: socket.socket, *, keep_fds: Collection[int]) -> Profile:
+    """Waits for PROFILE, and confines this process by it. Returns only if every step succeeded."""
+    said = _read_profile(link)
+    try:
+        os.environ.clear()
+        os.environ.update(said["environ"])
+        profile = Profile.from_dict(said["profile"])
+        if said["alone"]:
+            enter_pid_namespace()
+        confine(profile, said["tier"], keep_fds=keep_fds)
+    except (SandboxSetupError, OSError, ValueError) as cause:
+        _refuse(link, cause)
+    return profile
+
+
+def _read_profile(link: socket.socket) -> dict[str, Any]:
+    """Reads that frame and no byte more: what follows is for the worker's own thread."""
+    head = _receive(link, _LENGTH_BYTES)
+    length = int.from_bytes(head, "big")
+    if length > _MOST_BYTES:
+        os._exit(_SETUP_FAILED)
+    for kind, payload in FrameReader().feed(head + _receive(link, length)):
+        if kind == Kind.PROFILE:
+            return dict(payload)
+    os._exit(_SETUP_FAILED)
+
+
+def _receive(link: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        chunk = link.recv(count - len(data))
+        if not chunk:
+            os._exit(0)  # it is not needed after all
+        data += chunk
+    return data
+
+
+def _refuse(link: socket.socket, cause: BaseException) -> None:
+    """Says why to whoever sent tasks, and ends."""
+    print(f"the sandbox could not be set up: {cause}", file=sys.stderr, flush=True)
+    error = error_map(type(cause).__name__, str(cause), retryable=False)
+    reader = FrameReader()
+    link.sendall(frame(Kind.READY, [os.getpid(), "refused"]))
+    while data := link.recv(1 << 16):
+        for kind, payload in reader.feed(data):
+            if kind == Kind.TASKS:
+                rows = [[*row[:3], FAILED, 0, error, None] for row in payload]
+                link.sendall(frame(Kind.RESULTS, rows))
+    os._exit(_SETUP_FAILED)

@@ -1,0 +1,66 @@
+"""How a supervisor's workers are confined: what the user, the project and the caller say, put together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import cast
+
+from sage_actors.actors.confinement import Confinement
+from sage_actors.actors.sandbox_policy import SandboxPolicy
+from sage_actors.actors.sandbox_settings import Mode, SandboxSettings
+from sage_actors.actors.user_config import load_user_config
+from sage_actors.messages.errors import UsageError
+
+__all__ = ["MODE_VARIABLE", "make_confinement"]
+
+MODE_VARIABLE = "SAGE_SANDBOX"
+_MODES = ("enforce", "degrade", "off")
+
+
+def make_confinement(
+    project: Path,
+    of_project: SandboxSettings,
+    *,
+    environ: Mapping[str, str],
+    mode: str | None = None,
+    reads: Iterable[str] = (),
+    main_path: str | None = None,
+) -> Confinement:
+    """The confinement of one supervisor.
+
+    Args:
+        of_project: what `.sage/config.toml` says; what widens counts only with the user's consent.
+        mode: what the caller says; else $SAGE_SANDBOX, the user's config.toml, and at last "enforce".
+        reads: paths outside of the project that operations may read.
+
+    Raises:
+        SandboxUnavailable: operations are to be confined, and this machine cannot.
+        UsageError, DefinitionError: something that was said is wrong.
+    """
+    user = load_user_config(environ)
+    chosen = mode or environ.get(MODE_VARIABLE) or user.sandbox.mode or "off"
+    if chosen not in _MODES:
+        raise UsageError(f"the sandbox's mode is one of {', '.join(_MODES)}, not {chosen!r}")
+    settings = user.sandbox.joined(_consented(project, of_project))
+    policy = SandboxPolicy(
+        settings,
+        project=project,
+        environ=environ,
+        user=user,
+        reads=[each for each in reads if os.path.exists(each)],
+        main_path=main_path,
+    )
+    return Confinement(policy, mode=cast("Mode", chosen), project=project, make_egress=None)
+
+
+def _consented(project: Path, said: SandboxSettings) -> SandboxSettings:
+    """What narrows, and what widens if the user consented to it."""
+    if not said.widens:
+        return said
+    from sage_actors.actors.trust import TrustStore, sandbox_item
+
+    if TrustStore().trusts(project, sandbox_item(said.widening())):
+        return said
+    return SandboxSettings(hide=said.hide)
