@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -36,8 +38,7 @@ def read_toml(path: Path) -> dict[str, Any] | None:
         DefinitionError: it is larger than 1 MiB, cannot be read, or is no TOML.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+        data = _bytes_of(path)
         if len(data) > _MOST_BYTES:
             raise DefinitionError([Problem("", f"more than {_MOST_BYTES} bytes")], source=str(path))
         return tomllib.loads(data.decode())
@@ -45,3 +46,11 @@ def read_toml(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as cause:
         raise DefinitionError([Problem("", f"cannot be read: {cause}")], source=str(path)) from cause
+
+
+def _bytes_of(path: Path) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold this process up
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError("it is not a regular file")
+        return file.read(_MOST_BYTES + 1)

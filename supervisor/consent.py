@@ -4,7 +4,8 @@ A repository can bring servers, templates, skills and checks that run code with 
 starts because a file is there. What the user names by a path on the command line is the user's own word.
 
     required    servers of `.mcp.json` that the definition uses, a template of `.sage/templates/` that executes
-                something, skills of the project whose scripts a definition executes: without consent nothing starts
+                something, skills of the project whose scripts a definition executes, a `.sage/config.toml` that
+                widens the sandbox: without consent nothing starts
     optional    the project's own tests and linters: without consent the run goes on and they are not run
 """
 
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sage_actors.actors.trust import Item, TrustStore, checks_item, digest_of
+from sage_actors.actors.trust import Item, TrustStore, checks_item, digest_of, sandbox_item
 from sage_actors.messages.definition import OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import UsageError
 from sage_actors.supervisor.specs import spec_from_dict
@@ -45,13 +46,14 @@ def required_items(spec: WorkflowSpec, project: Path, template_path: Path | None
     template_path: its file, where it was found by a template's name; None where the user gave a path.
 
     Raises:
-        DefinitionError: `.mcp.json` cannot be read.
+        DefinitionError: `.mcp.json` or `.sage/config.toml` cannot be read.
         UsageError: a skill that is executed is not there, or cannot be read as a whole.
     """
     items = [item] if (item := template_item(spec, project, template_path)) is not None else []
     operations = list(_operations(spec))
     items += _server_items(operations, project)
     items += _skill_items(operations, project)
+    items += _sandbox_items(project)
     return list(dict.fromkeys(items))
 
 
@@ -198,6 +200,14 @@ def _skill_items(operations: Sequence[OperationSpec], project: Path) -> list[Ite
         skills = [find_skill(project, config.get("skill")) for config in executed]
     items = [skill_item(skill) for skill in skills if skill.scripts]
     return [item for item in items if item is not None]
+
+
+def _sandbox_items(project: Path) -> list[Item]:
+    """The project's `.sage/config.toml`, where it would let operations do more than they may by default."""
+    from sage_actors.supervisor.config import load_config
+
+    sandbox = load_config(project).sandbox
+    return [sandbox_item(sandbox.widening())] if sandbox.widens else []
 
 
 def _is_of_project(path: Path, project: Path) -> bool:

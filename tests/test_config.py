@@ -1,5 +1,6 @@
 """The project's settings file."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,10 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
 def test_a_file_that_is_no_toml_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(DefinitionError, match=r"config\.toml"):
         load_config(write(tmp_path, "workers = ["))
+
+
+def test_a_fifo_in_the_files_place_holds_nobody_up(tmp_path: Path) -> None:
+    (tmp_path / ".sage").mkdir()
+    os.mkfifo(tmp_path / ".sage/config.toml")
+    with pytest.raises(DefinitionError, match="not a regular file"):
+        load_config(tmp_path)

@@ -170,6 +170,33 @@ def test_a_skill_without_scripts_needs_no_consent_and_a_missing_one_is_an_error(
         required_items(flow({"id": "n", "type": "skill", "skill": "other"}), project)
 
 
+@pytest.mark.requirement("ORCH-023")
+def test_settings_of_the_project_that_widen_the_sandbox_are_asked_for(project: Path) -> None:
+    config = project / ".sage/config.toml"
+    config.write_text('[sandbox]\nhide = [".env"]\n')
+    assert required_items(flow(RESEARCH), project) == []
+    config.write_text('[sandbox]\nnetwork = ["api.example.com:443"]\nread = ["/srv"]\n')
+    (before,) = required_items(flow(RESEARCH), project)
+    assert before.kind == "sandbox"
+    assert "network api.example.com:443; read /srv" in before.description
+    config.write_text('[sandbox]\nnetwork = ["api.example.com:443", "*.com:443"]\nread = ["/srv"]\n')
+    (after,) = required_items(flow(RESEARCH), project)
+    assert after.digest != before.digest
+
+
+@pytest.mark.requirement("ORCH-023")
+def test_a_link_that_leads_elsewhere_than_at_consent_asks_again(project: Path) -> None:
+    """Else a folder of the project could become the user's keys once it may be read."""
+    (project / "data").mkdir()
+    (project / ".sage/config.toml").write_text('[sandbox]\nread = ["data"]\n')
+    (before,) = required_items(flow(RESEARCH), project)
+    (project / "data").rmdir()
+    (project / "data").symlink_to("../home")
+    (after,) = required_items(flow(RESEARCH), project)
+    assert str(project.parent / "home") in after.description
+    assert after.digest != before.digest
+
+
 def test_the_projects_checks_are_optional(project: Path) -> None:
     assert optional_items(flow(RESEARCH), project) == []
     assert shown(optional_items(flow(RESEARCH, CHECKS), project)) == [("checks", "checks")]
