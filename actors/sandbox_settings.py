@@ -90,6 +90,9 @@ def parse_sandbox(
     if tier not in ("namespaces", "landlock"):
         problems.append(Problem(f"{place}.min_tier", "must be namespaces or landlock"))
     lists = {name: _list(said, name, base, problems, place) or () for name in _LISTS}
+    if of_project:  # consent is to where a link leads now, not to what it may become
+        for name in ("read", "write"):
+            lists[name] = tuple(map(os.path.realpath, lists[name]))
     return SandboxSettings(mode, tier, **cast("Any", lists), tmp_bytes=_size(said, problems, place))
 
 
