@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from sage_actors.actors.output import safe_text
+from sage_actors.actors.violations import explain
 from sage_actors.messages.codec import pack
 from sage_actors.messages.errors import ResultError
 from sage_actors.messages.wire import error_map
@@ -21,8 +22,13 @@ _OWN = __name__.rpartition(".")[0] + "."
 def describe_error(error: BaseException) -> dict[str, Any]:
     """`error` with the traceback of the user's frames only.
 
-    An attribute `retryable` (bool), `retry_after` (seconds) or `details` (a map) on the exception is heeded.
+    An attribute `retryable` (bool), `retry_after` (seconds) or `details` (a map) on the exception is heeded. What the
+    sandbox refused is told as a SandboxViolation, with its cause in the traceback.
     """
+    violation = explain(error)
+    if violation is not None:
+        violation.__cause__ = error
+        error = violation.with_traceback(error.__traceback__)
     return error_map(
         type(error).__name__,
         _message(error),

@@ -15,6 +15,7 @@ from typing import Any
 from sage_actors.sandbox.confine import confine
 from sage_actors.sandbox.namespaces import enter_pid_namespace
 
+from sage_actors.actors.violations import judge_by
 from sage_actors.messages.codec import FrameReader, frame
 from sage_actors.messages.errors import SandboxSetupError
 from sage_actors.messages.wire import FAILED, Kind, error_map
@@ -39,6 +40,7 @@ def take_profile(link: socket.socket, *, keep_fds: Collection[int]) -> Profile:
         confine(profile, said["tier"], keep_fds=keep_fds)
     except (SandboxSetupError, OSError, ValueError) as cause:
         _refuse(link, cause)
+    judge_by(profile)
     return profile
 
 

@@ -1,0 +1,61 @@
+"""Tells an operation that was refused something from one that failed: what the profile does not grant, by name.
+
+The kernel answers with EACCES, EROFS or ENOENT as it would for an ordinary file. Whether the profile was the reason
+can be told from its paths.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from sage_actors.messages.errors import SandboxViolation
+from sage_actors.sandbox.profile import Profile, is_beneath
+
+__all__ = ["explain", "judge_by"]
+
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV})
+_KERNEL = ("/proc", "/sys", "/dev", "/tmp", "/var/tmp", "/run")
+
+_profile: Profile | None = None  # of this worker, which has one for its whole life
+
+
+def judge_by(profile: Profile) -> None:
+    """From now on `explain` knows what this process may touch."""
+    global _profile
+    _profile = profile
+
+
+def explain(error: BaseException) -> SandboxViolation | None:
+    """The violation that `error` was, or None: it failed for a reason of its own, or nothing is confined here."""
+    if _profile is None or not isinstance(error, OSError) or error.filename is None:
+        return None
+    path = os.path.abspath(os.fsdecode(error.filename)) if not isinstance(error.filename, int) else ""
+    if not path or any(is_beneath(path, each) for each in _KERNEL):
+        return None
+    if error.errno == errno.ENOENT:
+        return None if _is_shown(_profile, path) else _violation("read", path)
+    if error.errno not in _REFUSED or _may_write(_profile, path):
+        return None
+    return _violation("write" if error.errno == errno.EROFS or _is_shown(_profile, path) else "read", path)
+
+
+def _violation(kind: str, path: str) -> SandboxViolation:
+    assert _profile is not None
+    if any(is_beneath(path, each) for each in _profile.protected):
+        return SandboxViolation(kind, path, "it is protected: operations never change it")
+    if any(is_beneath(path, each) for each in _profile.hidden):
+        return SandboxViolation(kind, path, "it is hidden by [sandbox] hide")
+    return SandboxViolation(kind, path, f'add {kind} = ["{path}"] under [sandbox] of your config.toml')
+
+
+def _is_shown(profile: Profile, path: str) -> bool:
+    granted = any(is_beneath(path, each) for each in (*profile.read, *profile.write))
+    return granted and not any(is_beneath(path, each) for each in profile.hidden)
+
+
+def _may_write(profile: Profile, path: str) -> bool:
+    if any(is_beneath(path, each) for each in profile.reopened):
+        return True
+    closed = any(is_beneath(path, each) for each in (*profile.protected, *profile.hidden))
+    return not closed and any(is_beneath(path, each) for each in profile.write)
