@@ -1,16 +1,27 @@
-"""What a process and everything it started use: memory, CPU time, how many there are; and whether they live.
-
-Read from /proc where there is one (a tenth of a millisecond a process), else with psutil. Light: the keeper
-and every worker import this.
-"""
+"""What a process and everything it started use, and whether that is more than it may."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sage_actors.actors.proc import (
+    ProcessTimes,
+    anonymous_bytes,
+    children_of,
+    exact_bytes,
+    is_alive,
+    is_namespace_init,
+    memfd_bytes,
+    process_started_at,
+    process_times,
+    unattached_bytes,
+)
+from sage_actors.messages.limits import limit_hit
+
 __all__ = [
+    "CpuMeter",
     "LimitWatch",
     "TreeUsage",
     "children_of",
@@ -20,10 +31,6 @@ __all__ = [
     "tree_memory",
     "tree_usage",
 ]
-
-_HAS_CHILDREN_FILE = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
-_HAS_PROC = os.path.exists("/proc/self/stat")
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,35 +43,12 @@ class TreeUsage:
     processes: int
 
 
-def process_started_at(pid: int) -> float | None:
-    """When `pid` started, in seconds on a clock of this boot; None if there is no such process (a zombie is
-    none). With the pid it names a process for good: pids are used again, start times are not."""
-    if not _HAS_PROC:
-        return _psutil_started_at(pid)
-    fields = _stat(pid)
-    if fields is None or fields[0] in ("Z", "X"):
-        return None
-    return int(fields[19]) / _TICKS_PER_S
-
-
-def is_alive(pid: int, started_at: float) -> bool:
-    """Whether the very process that `process_started_at` described still lives."""
-    return process_started_at(pid) == started_at
-
-
-def children_of(pid: int) -> list[int]:
-    """The direct children of `pid`, zombies too; empty if it is gone."""
-    if _HAS_CHILDREN_FILE:
-        return _children_from_file(pid)
-    if _HAS_PROC:
-        return [child for child, parent in _all_parents() if parent == pid]
-    return _psutil_children(pid)
-
-
-def descendants_of(pid: int) -> list[int]:
-    """Everything below `pid`, parents before their children."""
+def descendants_of(pid: int, *, most: int | None = None) -> list[int]:
+    """Everything below `pid`, parents before their children. `most`: enough are found once there are more."""
     found = children_of(pid)
     for child in found:  # grows while it is walked
+        if most is not None and len(found) > most:
+            break
         found.extend(children_of(child))
     return found
 
@@ -72,163 +56,122 @@ def descendants_of(pid: int) -> list[int]:
 def tree_usage(pid: int) -> TreeUsage:
     """What `pid` and its descendants use now."""
     below = descendants_of(pid)
-    memory, cpu = 0, 0.0
-    for member in (pid, *below):
-        memory += _memory(member)
-        cpu += _cpu(member)
-    return TreeUsage(memory, cpu, len(below))
+    times = (process_times(each) for each in (pid, *below))
+    cpu = sum(each.own_s + each.reaped_s for each in times if each is not None)
+    return TreeUsage(_upper_bound((pid, *below)), cpu, len(below))
 
 
 def tree_memory(pid: int) -> int:
     """Only the memory of `tree_usage`, in bytes."""
-    return sum(_memory(member) for member in (pid, *descendants_of(pid)))
+    return _upper_bound((pid, *descendants_of(pid)))
+
+
+class CpuMeter:
+    """CPU time that a tree has used since the first look, in seconds. It never goes back.
+
+    What a process used shows three times: as its own, as its reaper's once it was waited for, and, where its parent
+    ignores SIGCHLD, not at all after its end. So each process is counted as far as it was seen, and what a reaper
+    shows later only as far as it is more than that.
+    """
+
+    def __init__(self) -> None:
+        self.used_s = 0.0
+        self._seen: dict[tuple[int, float], ProcessTimes] | None = None
+        self._gone_s = 0.0  # counted of processes that are gone, and not yet shown by a reaper
+
+    def look(self, members: Collection[int]) -> float:
+        """Counts what `members` have used since the last look; all in all so far."""
+        known, now = self._seen, self._times(members)
+        self._seen = now
+        if known is None:
+            return 0.0
+        reaped = 0.0
+        for key, times in now.items():
+            before = known.get(key)
+            self.used_s += times.own_s - (before.own_s if before else 0.0)
+            reaped += times.reaped_s - (before.reaped_s if before else 0.0)
+        self._gone_s += sum(each.own_s + each.reaped_s for key, each in known.items() if key not in now)
+        shown = min(self._gone_s, reaped)
+        self._gone_s -= shown
+        self.used_s += reaped - shown
+        return self.used_s
+
+    def _times(self, members: Collection[int]) -> dict[tuple[int, float], ProcessTimes]:
+        """Also of who was a member and lives: a walk may overlook a process while others come and go."""
+        pids = {*members, *(pid for pid, _ in self._seen or ())}
+        found = {}
+        for pid in pids:
+            times = process_times(pid)
+            if times is not None and (pid in members or (pid, times.started_at) in (self._seen or ())):
+                found[pid, times.started_at] = times
+        return found
 
 
 class LimitWatch:
     """Compares what a worker's process tree uses with the limits of the operation it executes.
 
-    memory (bytes) and processes are absolute, cpu_seconds counts from the start of the watch. Fork copies
-    show the same pages in each process, so that the cheap sum is an upper bound: near the limit the exact
-    share (Pss) decides.
+    pid: the worker, or who only waits for it in the process namespace below. limits: by name, see
+    `definition.Limits`; those that the kernel enforces (files, file_size, tmp) and `result` are not looked at here.
+    memory and processes are absolute, cpu_seconds and output count from the start of the watch. Fork copies
+    show the same pages in each process, so that the cheap sum is an upper bound: beyond the limit the exact
+    share (Pss) decides. A look costs a millisecond for ten processes.
     """
 
-    def __init__(self, pid: int, limits: dict[str, Any]) -> None:
+    def __init__(self, pid: int, limits: Mapping[str, Any]) -> None:
         self.pid = pid
         self.peak_bytes = 0
         self._memory = limits.get("memory")
         self._cpu = limits.get("cpu_seconds")
         self._processes = limits.get("processes")
-        self._cpu_before = tree_usage(pid).cpu_s if self._cpu is not None else 0.0
+        self._output = limits.get("output")
+        self._printed = 0
+        self._walks = any(each is not None for each in (self._memory, self._cpu, self._processes))
+        self._own: int | None = None  # the worker, where `pid` only waits for it
+        self._meter = CpuMeter()
+        if self._cpu is not None:
+            self._meter.look((pid, *descendants_of(pid)))
+
+    def printed(self, size_bytes: int) -> None:
+        """The operation printed so much more."""
+        self._printed += size_bytes
 
     def exceeded(self) -> dict[str, Any] | None:
         """{"kind", "limit", "seen"} of the first limit that is exceeded now, for the evidence."""
-        usage = tree_usage(self.pid)
-        self.peak_bytes = max(self.peak_bytes, usage.memory_bytes)
-        if self._processes is not None and usage.processes > self._processes:
-            return _excess("processes", self._processes, usage.processes)
-        if self._cpu is not None and usage.cpu_s - self._cpu_before > self._cpu:
-            return _excess("cpu_seconds", self._cpu, round(usage.cpu_s - self._cpu_before, 2))
-        if self._memory is not None and usage.memory_bytes > self._memory:
-            exact = _exact_memory(self.pid)
-            self.peak_bytes = max(self.peak_bytes, exact)
-            if exact > self._memory:
-                return _excess("memory", self._memory, exact)
-        return None
+        if self._output is not None and self._printed > self._output:
+            return limit_hit("output", self._output, self._printed)
+        return self._tree_exceeded() if self._walks else None
+
+    def _tree_exceeded(self) -> dict[str, Any] | None:
+        below = descendants_of(self.pid, most=None if self._processes is None else self._processes + 1)
+        members = (self.pid, *below)
+        if self._processes is not None:
+            count = len(below) - self._worker_among(below)
+            if count > self._processes:
+                return limit_hit("processes", self._processes, count)
+        if self._cpu is not None:
+            used = self._meter.look(members)
+            if used > self._cpu:
+                return limit_hit("cpu_seconds", self._cpu, round(used, 2))
+        return None if self._memory is None else self._memory_exceeded(members, self._memory)
+
+    def _memory_exceeded(self, members: Collection[int], limit: int) -> dict[str, Any] | None:
+        used = _upper_bound(members)
+        if used > limit:
+            used = _exact(members)
+        self.peak_bytes = max(self.peak_bytes, used)
+        return limit_hit("memory", limit, used) if used > limit else None
+
+    def _worker_among(self, below: Collection[int]) -> int:
+        """1 where the worker itself is one of those below `pid`: the first process of a namespace of its own."""
+        if self._own is None and below:
+            self._own = next((each for each in children_of(self.pid) if is_namespace_init(each)), None)
+        return int(self._own in below)
 
 
-def _excess(kind: str, limit: float, seen: float) -> dict[str, Any]:
-    return {"kind": kind, "limit": limit, "seen": seen}
+def _upper_bound(pids: Collection[int]) -> int:
+    return sum(map(anonymous_bytes, pids)) + memfd_bytes(pids) + unattached_bytes(pids)
 
 
-def _exact_memory(pid: int) -> int:
+def _exact(pids: Collection[int]) -> int:
     """The tree's memory where each shared page counts once."""
-    total = 0
-    for member in (pid, *descendants_of(pid)):
-        text = _read(f"/proc/{member}/smaps_rollup")
-        total += _sum_kib(text, (b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:")) if text else _memory(member)
-    return total
-
-
-def _memory(pid: int) -> int:
-    if not _HAS_PROC:
-        return _psutil_memory(pid)
-    return _sum_kib(_read(f"/proc/{pid}/status"), (b"RssAnon:", b"RssShmem:", b"VmSwap:"))
-
-
-def _sum_kib(text: bytes, names: tuple[bytes, ...]) -> int:
-    """The sum, in bytes, of the lines `Name:   123 kB` that start with one of `names`."""
-    total = 0
-    for line in text.splitlines():
-        if line.startswith(names):
-            total += int(line.split()[1])
-    return total * 1024
-
-
-def _cpu(pid: int) -> float:
-    if not _HAS_PROC:
-        return _psutil_cpu(pid)
-    fields = _stat(pid)
-    return sum(map(int, fields[11:15])) / _TICKS_PER_S if fields else 0.0
-
-
-def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat from the third (the state) on: the second may hold blanks and brackets."""
-    text = _read(f"/proc/{pid}/stat")
-    if not text:
-        return None
-    return text[text.rindex(b")") + 2 :].decode("ascii").split()
-
-
-def _read(path: str) -> bytes:
-    """A /proc file; empty if the process is gone meanwhile, or not ours to read."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        chunks = []
-        while chunk := os.read(descriptor, 65536):
-            chunks.append(chunk)
-        return b"".join(chunks)
-    except OSError:
-        return b""
-    finally:
-        os.close(descriptor)
-
-
-def _children_from_file(pid: int) -> list[int]:
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return []
-    found: list[int] = []
-    for thread in threads:
-        found.extend(map(int, _read(f"/proc/{pid}/task/{thread}/children").split()))
-    return found
-
-
-def _all_parents() -> list[tuple[int, int]]:
-    """(pid, parent) of every process, for kernels built without the children file."""
-    pairs = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and (fields := _stat(int(name))) is not None:
-            pairs.append((int(name), int(fields[1])))
-    return pairs
-
-
-def _psutil_started_at(pid: int) -> float | None:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except psutil.Error:
-        return None
-
-
-def _psutil_children(pid: int) -> list[int]:
-    import psutil
-
-    try:
-        return [child.pid for child in psutil.Process(pid).children()]
-    except psutil.Error:
-        return []
-
-
-def _psutil_memory(pid: int) -> int:
-    import psutil
-
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
-
-
-def _psutil_cpu(pid: int) -> float:
-    import psutil
-
-    try:
-        times = psutil.Process(pid).cpu_times()
-        return float(times.user + times.system)
-    except psutil.Error:
-        return 0.0
+    return sum(map(exact_bytes, pids)) + memfd_bytes(pids, unmapped=True) + unattached_bytes(pids)
