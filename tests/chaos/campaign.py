@@ -16,7 +16,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import sage_actors
+from chaos.nursery import Nursery
 from chaos.program import EFFECTS, GENERATION, SABOTAGE, SIDE_LOG, build
 from sage_actors.actors.clock import SystemClock
 from sage_actors.actors.journal import read_journal
@@ -47,7 +47,6 @@ RUN = "chaos"
 ORPHAN_LIMIT_S = 1.0
 HANG_S = 60.0
 WORKER_POINTS = ("worker.before_result", "worker.after_result")
-_PROGRAM = Path(__file__).parent / "program.py"
 _MARK = "SAGE_CHAOS_MARK"
 _MOST_CRASHES = 2  # worker deaths in one life: a node that was hit three times would rightly be poisonous
 _NODES = ("seed", "square[3]", "fetch-2", "pay", "flaky", "daemon", "second-1", "chain-2", "sums/two", "join")
@@ -100,19 +99,8 @@ class Generation:
     def __init__(self, life: Life, number: int, *, fault: str = "", **options: bool) -> None:
         self.mark = f"{life.mark}-{number}"
         self.number = number
-        # measuring what is about to be killed costs half of its time, and tears the measurements
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-        environ = inherited | {
-            "SAGE_STATE_KEY": life.campaign.key,
-            "PYTHONPATH": str(Path(sage_actors.__file__).parents[1]),
-            GENERATION: str(number),
-            _MARK: self.mark,
-            "SAGE_FAULT": fault,
-        }
-        command = [sys.executable, str(_PROGRAM), str(life.project), RUN, json.dumps(options)]
-        self.process = subprocess.Popen(
-            command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-        )
+        environ = {GENERATION: str(number), _MARK: self.mark, "SAGE_FAULT": fault}
+        self.process = life.campaign.nursery.start([str(life.project), RUN, json.dumps(options)], environ)
         self.events: list[dict[str, Any]] = []
         self.stderr = ""
         self._news = threading.Condition()
@@ -124,7 +112,6 @@ class Generation:
             thread.start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.endswith(b"\n"):
                 with self._news:
@@ -135,7 +122,6 @@ class Generation:
             self._news.notify_all()
 
     def _read_errors(self) -> None:
-        assert self.process.stderr is not None
         self.stderr = self.process.stderr.read().decode(errors="replace")
 
     def wait_for(self, event: str) -> bool:
@@ -163,16 +149,14 @@ class Generation:
         return next((each for each in self.events if each["event"] == event), None)
 
     def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
 
     def wait(self) -> int | None:
         """The exit code, once its output is read to the end; None if it hangs (then it is killed)."""
-        try:
-            code: int | None = self.process.wait(HANG_S)
-        except subprocess.TimeoutExpired:
+        code = self.process.wait(HANG_S)
+        if code is None:
             self.kill()
-            self.process.wait()
-            code = None
+            self.process.wait(HANG_S)
         for thread in self._threads:
             thread.join(HANG_S)
         return code
@@ -254,7 +238,7 @@ class Life:
         if kind == "fault" and code == -signal.SIGKILL:
             self.campaign.count_kill("fault", point)
             struck = True
-        elif struck:
+        elif struck and (code == -signal.SIGKILL or kind in ("worker", "keeper")):  # it may have been late
             self.campaign.count_kill(kind)
         if kind == "sabotage" and not (self.project / SABOTAGE).exists():
             self.campaign.count_kill("sabotage", self._sabotage_point)
@@ -442,12 +426,23 @@ class Campaign:
     def run(self) -> Report:
         """The whole campaign."""
         began = time.monotonic()
-        self._look_undisturbed()
-        with ThreadPoolExecutor(self.lanes + 8) as self._watchers, ThreadPoolExecutor(self.lanes) as lanes:
-            for each in [lanes.submit(self._lane) for _ in range(self.lanes)]:
-                each.result()
+        with Nursery(self._environ()) as self.nursery:
+            self._look_undisturbed()
+            with (
+                ThreadPoolExecutor(self.lanes + 8) as self._watchers,
+                ThreadPoolExecutor(self.lanes) as lanes,
+            ):
+                for each in [lanes.submit(self._lane) for _ in range(self.lanes)]:
+                    each.result()
         self.report.seconds = time.monotonic() - began
         return self.report
+
+    def _environ(self) -> dict[str, str]:
+        """What all generations share."""
+        # measuring what is about to be killed costs half of its time, and tears the measurements
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+        source = str(Path(sage_actors.__file__).parents[1])
+        return inherited | {"SAGE_STATE_KEY": self.key, "PYTHONPATH": source}
 
     def _look_undisturbed(self) -> None:
         """The results, how long it takes, and how often it passes each fault point."""

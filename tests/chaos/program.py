@@ -1,6 +1,7 @@
 """The program that the campaign kills: carries out one workflow by the library, and tells its events.
 
     python program.py PROJECT RUN_ID OPTIONS        (OPTIONS: JSON, see `main`)
+    python program.py --serve FD                    forks one such process for each request (see nursery.py)
 
 Every operation writes what it does to PROJECT/side.log: one line, one write, appended, so that the log says
 what really executed whatever happens to the processes: `generation node attempt pid start|end time`, where
@@ -10,9 +11,11 @@ the generation counts the supervisors that this run has had.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -25,6 +28,9 @@ GENERATION = "SAGE_CHAOS_GENERATION"
 ITEMS = 6
 PAID = {"paid": 42}
 DAEMON_S = 120
+SERVE = "--serve"
+_REQUEST_BYTES = 65_536
+_USED = ("actors.keeper_client", "actors.pool", "actors.watch", "supervisor.api", "supervisor.opening")
 
 
 def seed(context: Any) -> list[int]:
@@ -225,5 +231,52 @@ def say(what: dict[str, Any]) -> None:
     os.write(1, (json.dumps(what) + "\n").encode())
 
 
+def serve(requests: socket.socket) -> int:
+    """Forks until nobody asks any more. Returns what the generation returns in each process that is one."""
+    for module in _USED:
+        importlib.import_module(f"sage_actors.{module}")
+    build()  # loads what checks definitions
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that keep the exit codes
+    while True:
+        request, fds, _, _ = socket.recv_fds(requests, _REQUEST_BYTES, 3)
+        if not request:
+            return 0
+        if os.fork() == 0:
+            requests.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            keep(*fds)
+            return generation(*json.loads(request), *fds)
+        for fd in fds:
+            os.close(fd)
+
+
+def keep(stdout: int, stderr: int, status: int) -> None:
+    """Forks and returns in the new process; tells its id, and when it ends its exit code, in this one."""
+    pid = os.fork()
+    if pid == 0:
+        return
+    os.close(stdout)
+    os.close(stderr)
+    os.write(status, str(pid).encode())
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.write(status, str(code).encode())
+    os._exit(0)
+
+
+def generation(arguments: list[str], environ: dict[str, str], stdout: int, stderr: int, status: int) -> int:
+    """The program in this forked process, as if it had been started so."""
+    from sage_actors.actors import faults
+
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    for fd in (stdout, stderr, status):
+        os.close(fd)
+    os.environ.update(environ)
+    faults.arm(os.environ.get("SAGE_FAULT", ""))  # read at import: in the nursery, which has none
+    return main(*arguments)
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == SERVE:
+        sys.exit(serve(socket.socket(fileno=int(sys.argv[2]))))
     sys.exit(main(*sys.argv[1:]))
