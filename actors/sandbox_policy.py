@@ -30,7 +30,7 @@ __all__ = ["REOPENED", "Grant", "SandboxPolicy"]
 REOPENED = (*(".sage/artifacts", ".sage/worktrees", ".sage/patterns", ".sage/agent", ".sage/cache/research"),)
 """The output folders inside `.sage/`."""
 
-_PROTECTED = (".sage", ".mcp.json", ".claude", ".git/hooks", ".git/config", ".git/config.worktree")
+_PROTECTED = (".sage", ".mcp.json", ".claude", ".agents", ".git/hooks", ".git/config", ".git/config.worktree")
 _SKILLS = ("~/.agents/skills", "~/.claude/skills")
 _USER_FILES = ("config.toml", "trust.json")  # beside the key, which stays unseen
 _MODEL_HOSTS = {"openai": "api.openai.com:443", "anthropic": "api.anthropic.com:443"}
