@@ -297,7 +297,7 @@ def test_a_killed_worker_leaves_the_checkout_as_it_was_and_a_second_attempt_begi
 
 
 def test_the_operation_has_a_worker_to_itself_and_its_fields_are_those_of_the_format() -> None:
-    assert worker_kind("agent") == "blocking"
+    assert worker_kind("agent") == "own"
     said = {"id": "a", "type": "agent", "prompt": "x", "command": ["x"], "schema": SCHEMA, "checks": ["make"]}
     made = AgentOperation.model_validate(said)
     assert (made.schema_, made.checks, made.worktree) == (SCHEMA, ["make"], True)
