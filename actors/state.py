@@ -22,8 +22,16 @@ from typing import Any, Protocol, TypeAlias
 
 from sage_actors.actors.journal_format import MAX_PLAINTEXT_BYTES, Location
 from sage_actors.actors.mailbox import MailboxActor
-from sage_actors.messages.errors import LimitExceeded, SageError, StorageError, UsageError
-from sage_actors.messages.records import Record, encode_records
+from sage_actors.messages.errors import (
+    LimitExceeded,
+    Problem,
+    SageError,
+    SecretInStateError,
+    StorageError,
+    UsageError,
+)
+from sage_actors.messages.records import LogLines, NodeFailed, NodesSucceeded, Record, encode_records
+from sage_actors.messages.secret_values import KnownValues
 
 __all__ = ["Append", "CloseRun", "CommitFailed", "Committed", "OpenRun", "StateActor", "Writer"]
 
@@ -33,6 +41,7 @@ _SYNC_THREADS = 4
 # A frame is opened whole to get at one result in it, so a large group becomes several frames.
 _FRAME_TARGET_BYTES = 1 << 20
 _LONGEST_ARRAY_HEAD_BYTES = 5
+_SAID = (LogLines, NodeFailed, NodesSucceeded)  # records of what workers said
 
 
 class Writer(Protocol):
@@ -53,12 +62,14 @@ Deliver: TypeAlias = "Callable[[Committed | CommitFailed], object]"
 class OpenRun:
     """From now on `run` is written by `writer`, which the actor owns and closes; events go to `deliver`.
 
-    `deliver` is called in the actor's thread and must not block: an actor's `tell`.
+    `deliver` is called in the actor's thread and must not block: an actor's `tell`. A result, an error or output
+    that holds one of `secrets` is not written: the run ends as if the disk had failed.
     """
 
     run: int
     writer: Writer
     deliver: Deliver
+    secrets: KnownValues | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +127,7 @@ class _Run:
         "deliver",
         "error",
         "number",
+        "secrets",
         "synced_acks",
         "unanswered",
         "wants_sync",
@@ -124,6 +136,7 @@ class _Run:
 
     def __init__(self, message: OpenRun) -> None:
         self.number, self.writer, self.deliver = message.run, message.writer, message.deliver
+        self.secrets = message.secrets
         self.error: SageError | None = None
         self.begin_group()
 
@@ -272,6 +285,8 @@ def _write(run: _Run) -> None:
         return
     acks: list[Ack] = []
     try:
+        if run.secrets:
+            _refuse_secrets(appends, run.secrets)
         for messages, plaintext in _frames(appends):
             location, index = run.writer.append(plaintext), 0
             for message in messages:
@@ -285,6 +300,17 @@ def _write(run: _Run) -> None:
     if acks:
         run.unanswered = [token for token, _, _ in run.synced_acks]
         _call(run.deliver, Committed(run.number, acks))
+
+
+def _refuse_secrets(appends: list[Append], secrets: KnownValues) -> None:
+    """The last look at what workers said. The supervisor took every known value out before: this is its witness."""
+    for append in appends:
+        for record in append.records:
+            if isinstance(record, _SAID) and secrets.is_in(encode_records([record])):
+                raise SecretInStateError(
+                    [Problem("", f"a {type(record).__name__} holds a known secret, and was not written")],
+                    source="the journal",
+                )
 
 
 def _sync(run: _Run) -> None:

@@ -69,6 +69,7 @@ class OperationSpec:
 
     `config` holds the fields of the type as written (`call`, `command`, `url`, ...), references unresolved.
     `timeout` is in seconds. `budget`: {tokens, cost}, the most that an attempt may use.
+    `secret_outputs`: its result stays in memory, and the journal notes that there was one.
     `fallback` counts only if `has_fallback`. `lane` is the kind of worker, which the plan sets.
     """
 
@@ -92,6 +93,7 @@ class OperationSpec:
     digest: Mapping[str, Any] | None = None
     budget: Mapping[str, Any] | None = None
     sandbox: Any = None
+    secret_outputs: bool = False
 
 
 @dataclass(slots=True, eq=False)

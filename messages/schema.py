@@ -209,6 +209,9 @@ class _Operation(_Model):
     version: str | None = Field(None, description="change it to make finished nodes run again")
     max_crashes: int = Field(3, ge=1, le=100, description="worker deaths until the node counts as poisonous")
     sandbox: str | dict[str, Any] | None = Field(None, description="a narrower sandbox, or the word trusted")
+    secret_outputs: bool = Field(
+        False, description="the result is a secret: never saved, and made again where a resume needs it"
+    )
 
 
 class UntypedOperation(_Operation):

@@ -11,13 +11,26 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from sage_actors.messages.codec import pack, unpack
-from sage_actors.messages.errors import ResultError
+from sage_actors.messages.errors import Problem, ResultError, SecretInStateError
 from sage_actors.messages.secret_patterns import ASSIGNMENT, KEY_NAME, Rule, candidates, hides, spans
 from sage_actors.messages.secret_values import KnownValues
 
-__all__ = ["Allowed", "Finding", "SecretsPolicy", "find_secrets", "redact", "redact_packed", "redact_text"]
+__all__ = [
+    "Allowed",
+    "Finding",
+    "SecretsPolicy",
+    "find_secrets",
+    "redact",
+    "redact_packed",
+    "redact_text",
+    "refuse_secrets",
+    "secret_problems",
+]
 
 _LEAST_PACKED = 12  # bytes of the shortest value that could hold a secret: {"secret": "abcd"}
+_INSTEAD = (
+    "say ${env.NAME} or ${keyring.NAME} in its place; what is no secret: [secrets] allow in your config.toml"
+)
 _LEAST_TEXT = 8  # characters of a text that patterns are tried on
 
 
@@ -95,6 +108,20 @@ def redact_packed(
     walk = _Walk(rules, known, allow)
     made = walk.visit(unpack(packed), "$")
     return (pack(made), walk.findings) if walk.findings else (packed, [])
+
+
+def secret_problems(value: Any, place: str, *, allow: tuple[Allowed, ...] = ()) -> list[Problem]:
+    """What `find_secrets` finds, as problems with their places."""
+    return [
+        Problem(each.path, f"holds a secret itself ({each.rule})", _INSTEAD)
+        for each in find_secrets(value, path=place, allow=allow)
+    ]
+
+
+def refuse_secrets(value: Any, what: str) -> None:
+    """SecretInStateError if `value`, which is about to be saved, holds a secret."""
+    if value is not None and (problems := secret_problems(value, "$")):
+        raise SecretInStateError(problems, source=what)
 
 
 def redact_text(

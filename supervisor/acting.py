@@ -31,6 +31,7 @@ from sage_actors.messages.records import (
     SegmentOpened,
     encode_records,
 )
+from sage_actors.messages.secret_scan import refuse_secrets
 from sage_actors.messages.wire import Evidence, error_map
 from sage_actors.supervisor import states as st
 from sage_actors.supervisor.reading import read_run
@@ -61,9 +62,12 @@ def act_on_run(
         RunLockedError: a live process owns the run: ask that one.
         NoCheckpointError: there is no such run.
         UsageError: the node does not wait for this, or the run has ended.
+        SecretInStateError: what is given holds a secret.
         StorageError: it could not be written: nothing was decided.
     """
     state = project if isinstance(project, StateDirectory) else StateDirectory(project)
+    for name in ("data", "result"):
+        refuse_secrets(action.get(name), f"the given {name}")
     lock = RunLock.acquire(state, run_id)
     try:
         image, restored, _ = read_run(state, keys, run_id)

@@ -297,6 +297,7 @@ def prepare(restored: Restored, *, now: float) -> None:
             run.state[node] = st.EXPANDED  # also where it failed: its children keep their numbers and results
     run.skip_reasons.clear()
     run.counts["failed"] = run.counts["skipped"] = 0
+    _reopen_withheld(run)
     _recount(run)
     for node, (reason, delay) in (waits | retries).items():
         run.state[node] = st.HELD
@@ -311,6 +312,29 @@ def prepare(restored: Restored, *, now: float) -> None:
             run.resumed_fallbacks.append(node)
     _isolate(run, interrupted)
     _shield(run)
+
+
+def _reopen_withheld(run: RunCore) -> None:
+    """A secret result was in the memory of the process that ended: it is made again where somebody needs it."""
+    waiting = [
+        node
+        for node, state in enumerate(run.state if run.withholds else b"")
+        if state == st.SUCCEEDED and not run.is_gate(node) and run.operation(node).secret_outputs
+    ]
+    while needed := [node for node in waiting if _is_needed(run, node)]:
+        for node in needed:
+            run.state[node] = st.PENDING
+            run.counts["succeeded"] -= 1
+            waiting.remove(node)
+
+
+def _is_needed(run: RunCore, node: int) -> bool:
+    """Whether a node refers to the result of `node` and is not done."""
+    scope, local = run.where(node)
+    return any(
+        local in scope.plan.references.get(child, ()) and run.state[scope.base + child] != st.SUCCEEDED
+        for child in scope.plan.children(local)
+    )
 
 
 def _shield(run: RunCore) -> None:

@@ -51,6 +51,7 @@ _TOLD = (
     "server_starts",
     "artifacts",
     "stale",
+    "redacted",
 )
 
 
@@ -335,7 +336,9 @@ class RunCore(RunSavings):
     def succeeded(self, rows: list[list[Any]]) -> None:
         """Attempts that answered, as result rows (which are used up); each was checked to be the current one."""
         state, uses, values, size = self.state, self.uses, self.values, self.plan.size
-        keep_all = self.volatile
+        keep_all, withholds = self.volatile, self.withholds
+        if self.secrets:
+            self._clean(rows)
         for row in rows:
             del (
                 row[3],
@@ -345,6 +348,8 @@ class RunCore(RunSavings):
             state[node] = st.COMMITTING
             if keep_all or node >= size or uses.get(node):
                 values[node] = row[3]
+            if withholds and self.operation(node).secret_outputs:
+                self._withhold(row)
             self.busy_us += row[2]
             if row[4] is not None:
                 self._add_usage(row[4])
@@ -398,6 +403,7 @@ class RunCore(RunSavings):
         self, node: int, error: dict[str, Any], *, micros: int = 0, usage: dict[str, Any] | None = None
     ) -> None:
         """An attempt ended with an error: try again later, take the fallback, or fail."""
+        error = self.without_secrets(error)
         operation = self.operation(node)
         self.busy_us += micros
         if usage is not None:
@@ -456,6 +462,7 @@ class RunCore(RunSavings):
     ) -> None:
         """For good, under the node's `on_failure`. The node counts as ended when that is on disk."""
         operation = self.operation(node)
+        error = self.without_secrets(error)
         self.errors[node] = error
         self.state[node] = st.COMMITTING
         record = NodeFailed(

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgpack
 
 from sage_actors.actors.clock import Clock
 from sage_actors.actors.operation_types import LANES
-from sage_actors.messages.codec import MAX_RESULT_BYTES, embed, pack, unpack
+from sage_actors.actors.redaction import add_note
+from sage_actors.messages.codec import MAX_RESULT_BYTES, WITHHELD, embed, pack, unpack
 from sage_actors.messages.definition import OperationSpec
-from sage_actors.messages.errors import ResultError, SageError, StorageError
+from sage_actors.messages.errors import ExpressionError, ResultError, SageError, StorageError
 from sage_actors.messages.events import Event
 from sage_actors.messages.records import LogLines, Record
+from sage_actors.messages.secret_scan import redact, redact_packed
+from sage_actors.messages.secret_values import KnownValues, hand_over
 from sage_actors.supervisor import states as st
 from sage_actors.supervisor.permits import PermitLine
 from sage_actors.supervisor.plan import Plan, node_number
@@ -113,6 +116,8 @@ class RunState:
         self.resumed_fallbacks: list[int] = []
         self.resumed_failures: list[tuple[int, dict[str, Any]]] = []
         self._ending = False
+        self.secrets = KnownValues()  # what was handed over, and what must not come back
+        self.withholds = _withholds(plan)
 
     # ------------------------------------------------------------------ who is who
 
@@ -225,9 +230,14 @@ class RunState:
     # ------------------------------------------------------------------ values
 
     def value(self, node: int) -> bytes | None:
-        """The packed result of a node, None if it has none."""
+        """The packed result of a node as anybody may see it, None if it has none."""
         if self.state[node] not in (st.SUCCEEDED, st.COMMITTING):
             return None
+        if self.withholds and self.operation(node).secret_outputs:
+            return WITHHELD
+        return self._value(node)
+
+    def _value(self, node: int) -> bytes | None:
         packed = self.values.get(node)
         if packed is None:
             if not self.where_stored[node]:
@@ -276,10 +286,22 @@ class RunState:
             raise ResultError(f"the results of {self.id_of(node)} together exceed {MAX_RESULT_BYTES} bytes")
         return b"".join(parts)
 
+    def _handed(self, node: int) -> bytes | None:
+        """The packed result of a node for a worker that needs it, secret or not."""
+        packed = self.value(node)
+        if packed != WITHHELD:
+            return packed
+        packed = self.values.get(node)
+        if packed is None:
+            raise ResultError(
+                f"the secret output of {self.id_of(node)} is gone; change its `version`, and resume"
+            )
+        return packed
+
     def _decoded(self, node: int) -> Any:
         if node in self.decoded:
             return self.decoded[node]
-        packed = self.value(node)
+        packed = self._handed(node)
         if packed is None:
             return None  # it may still get one, when it is tried again
         value = unpack(packed)
@@ -310,16 +332,24 @@ class RunState:
         """`template` with every value opened."""
         return template.evaluate(self._look_up(scope, local, closed=False))
 
-    def _look_up(self, scope: Scope, local: int, *, closed: bool) -> Callable[[Reference], Any]:
-        """Finds what a reference means. `closed`: whole results stay packed, for a worker to open."""
+    def _look_up(
+        self, scope: Scope, local: int, *, closed: bool, told: list[tuple[str, str]] | None = None
+    ) -> Callable[[Reference], Any]:
+        """Finds what a reference means. `closed`: whole results stay packed, for a worker to open.
+
+        told: collects the secrets that a worker is handed. What the engine itself evaluates gets none: it
+        would write them down.
+        """
         phase = scope.plan.spec.nodes[local].phase
 
         def find(reference: Reference) -> Any:
             kind = reference.kind
             if kind == "node":
                 node = scope.base + node_number(scope.plan, phase, reference.name)
+                if self.withholds and self.operation(node).secret_outputs:
+                    self._tell(told, self._texts_of(node), reference)
                 if closed and reference.expression is None and reference.whole:
-                    packed = self.value(node)
+                    packed = self._handed(node)
                     return None if packed is None else embed(packed)
                 return self._decoded(node)
             if kind == "input":
@@ -328,18 +358,63 @@ class RunState:
                 return scope.item
             if kind == "index":
                 return scope.index
-            return self.ports.secret(kind, reference.name)
+            secret = self.ports.secret(kind, reference.name)
+            self._tell(told, [(f"{kind}.{reference.name}", secret)], reference)
+            return secret
 
         return find
 
+    def _tell(
+        self, told: list[tuple[str, str]] | None, secrets: list[tuple[str, str]], reference: Reference
+    ) -> None:
+        if told is None:
+            raise ExpressionError(
+                f"{reference.place}: ${{{reference.name}}} is a secret: it can be handed to a worker only, "
+                "in `arguments` or in a field of an operation that a worker carries out"
+            )
+        told += secrets
+
+    def _texts_of(self, node: int) -> list[tuple[str, str]]:
+        """(id, text) for each text in a secret result."""
+        packed = self._handed(node)
+        return [] if packed is None else [(self.id_of(node), text) for text in _texts(unpack(packed))]
+
     def payload(self, node: int) -> bytes:
-        """What the worker gets: the arguments, packed."""
+        """What the worker gets: the arguments, packed, and which secrets are in them."""
         scope, local = self.where(node)
         payload = scope.plan.payloads[local]
         if isinstance(payload, bytes):
             return payload
-        value = payload.evaluate(self._look_up(scope, local, closed=True))
-        return pack(value, what=f"the arguments of {self.id_of(node)}")
+        told: list[tuple[str, str]] = []
+        value = payload.evaluate(self._look_up(scope, local, closed=True, told=told))
+        packed = pack(value, what=f"the arguments of {self.id_of(node)}")
+        if not told:
+            return packed
+        self.secrets.add(told)
+        return hand_over(packed, told)
+
+    # ------------------------------------------------------------------ secrets
+
+    def without_secrets(self, value: Any) -> Any:
+        """A value from a worker without what this run knows to be secret."""
+        return redact(value, known=self.secrets)[0] if self.secrets else value
+
+    def _clean(self, rows: list[list[Any]]) -> None:
+        """Take known secrets out of result rows: not every worker was told of them, nor is each to be believed."""
+        for row in rows:
+            if self.withholds and self.operation(row[1]).secret_outputs:
+                continue
+            row[5], findings = redact_packed(row[5], known=self.secrets)
+            if row[6] and row[6].get("whole"):
+                row[6]["whole"] = redact_packed(row[6]["whole"], known=self.secrets)[0]
+            row[6] = add_note(row[6], findings)
+
+    def _withhold(self, row: list[Any]) -> None:
+        """Keep a secret result, [node, attempt, microseconds, result, usage], in memory; the row says there is one."""
+        node = row[0]
+        self.values[node] = row[3]
+        self.secrets.add(self._texts_of(node))
+        row[3] = WITHHELD
 
     def _opened(self, scope: Scope, local: int) -> dict[str, Any]:
         """The payload of a node that the engine itself carries out, with every value opened."""
@@ -367,6 +442,7 @@ class RunState:
 
     def log_lines(self, rows: list[list[Any]]) -> None:
         """Output of operations, rows of [node, attempt, stream, text]."""
+        rows = self.without_secrets(rows)
         self._persist([LogLines(self.clock.now(), rows)])
         for node, attempt, stream, text in rows:
             self.emit("node_log", node, attempt=attempt, stream=stream, text=text)
@@ -422,3 +498,19 @@ def _array_header(count: int) -> bytes:
 
 def _map_header(count: int) -> bytes:
     return bytes(msgpack.Packer().pack_map_header(count))
+
+
+def _withholds(plan: Plan) -> bool:
+    """Whether any node keeps its result secret, sub-workflows included."""
+    return any(op.secret_outputs for op in plan.ops) or any(map(_withholds, plan.subplans.values()))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)

@@ -14,7 +14,7 @@ import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -40,6 +40,7 @@ from sage_actors.messages.records import (
     RunAdmitted,
     decode_records,
 )
+from sage_actors.messages.secret_scan import SecretsPolicy, redact_text, refuse_secrets
 from sage_actors.messages.wire import Evidence, error_map
 from sage_actors.supervisor import states as st
 from sage_actors.supervisor.engine import Engine
@@ -119,8 +120,10 @@ class SupervisorActor(MailboxActor):
         make_cache: Callable[[Callable[[Any], None]], pykka.ActorRef[Any]],
         random: Callable[[], float],
         environ: Mapping[str, str],
+        secrets: SecretsPolicy = SecretsPolicy(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
+        self._secrets = secrets
         self._clock, self._random, self._environ = clock, random, environ
         self._state = state
         self.engine = Engine(self, clock, workers=workers)
@@ -241,7 +244,9 @@ class SupervisorActor(MailboxActor):
             message.lock.set_keeper(*self._keeper)
         if message.writer is not None:
             me = self.actor_ref
-            self._state.tell(OpenRun(core.number, message.writer, lambda event: _tell(me, event)))
+            self._state.tell(
+                OpenRun(core.number, message.writer, lambda event: _tell(me, event), core.secrets)
+            )
             self._state.tell(Append(core.number, message.first, True, ("admitted", message.resumed)))
         else:
             self._volatile.append((core, ("admitted", message.resumed)))
@@ -363,6 +368,7 @@ class SupervisorActor(MailboxActor):
             message.answer(None, None)
         elif request[0] == "approve":
             _, node_id, approved, data, by = request
+            refuse_secrets(data, "the given data")
             node = self._waiting_node(core, node_id, "approval")
             core.decide(node, approved=approved, data=data, by=by, token=self._token(entry, message.answer))
             self.engine.dispatch()
@@ -370,6 +376,7 @@ class SupervisorActor(MailboxActor):
             _, node_id, how, result, by = request
             if how not in ("retry", "result", "fail"):
                 raise UsageError(f"resolve needs retry, result or fail, not {how!r}")
+            refuse_secrets(result, "the given result")
             node = self._waiting_node(core, node_id, "in_doubt")
             core.resolve(node, how=how, result=result, by=by, token=self._token(entry, message.answer))
             self.engine.dispatch()
@@ -508,7 +515,12 @@ class SupervisorActor(MailboxActor):
         fault_point("run.dispatched")
 
     def define(self, op: int, operation: OperationSpec) -> None:
-        self.pool.define(op, wire_spec(operation) | {"search_paths": self._search_paths})
+        said: dict[str, Any] = {"search_paths": self._search_paths}
+        if operation.secret_outputs:
+            said["secret_outputs"] = True
+        if self._secrets != SecretsPolicy():
+            said["secrets"] = self._secrets.to_dict()
+        self.pool.define(op, wire_spec(operation) | said)
 
     def forget(self, ops: Sequence[int]) -> None:
         self.pool.forget(ops)
@@ -549,7 +561,14 @@ class SupervisorActor(MailboxActor):
         fault_point("run.worker_lost")
         for token in self._guards.pop(message.worker, set()):
             self._breaker.tell(br.Forget(token))
-        self.engine.lost(message.worker, message.evidence, message.culprits)
+        self.engine.lost(message.worker, self._without_secrets(message.evidence), message.culprits)
+
+    def _without_secrets(self, evidence: Evidence) -> Evidence:
+        """What a dead worker left unread did not go through its own redaction."""
+        text = redact_text("\n".join(evidence.last_lines))[0]
+        for run in self.engine.runs.values():
+            text = run.without_secrets(text)
+        return replace(evidence, last_lines=tuple(text.split("\n")) if text else ())
 
     def _logs(self, message: pp.Logs) -> None:
         by_run: dict[int, list[list[Any]]] = {}
@@ -564,7 +583,7 @@ class SupervisorActor(MailboxActor):
         for run_number, node, attempt, data in message.rows:
             run = self.engine.runs.get(run_number)
             if run is not None and 0 <= node < len(run.state):
-                run.emit("node_progress", node, attempt=attempt, progress=data)
+                run.emit("node_progress", node, attempt=attempt, progress=run.without_secrets(data))
 
     def _inspected(self, message: pp.Inspected) -> None:
         answer = self._inspections.pop(message.token, None)

@@ -62,7 +62,8 @@ def operation(function: Any = None, /, **policy: Any) -> Any:
     """Make a function an operation: `@operation` or `@operation(timeout=30, retry=3, endpoint="api")`.
 
     Policies: timeout (seconds or "30s"), retry (attempts in all, a map, or a RetryPolicy), on_failure, trigger,
-    effect, limits, endpoint, fallback, priority, version, max_crashes, cache, digest, budget, sandbox.
+    effect, limits, endpoint, fallback, priority, version, max_crashes, cache, digest, budget, sandbox,
+    secret_outputs.
 
     Raises:
         DefinitionError: an unknown policy or a bad value, or a function that a worker could not import.
