@@ -1,0 +1,170 @@
+"""Confines this process, and all that it will ever start, to a profile. There is no way back.
+
+    threads -> mounts -> descriptors -> limits -> no_new_privs -> Landlock -> capabilities -> seccomp
+
+Each layer may need what a later one takes away, so seccomp comes last. Landlock and seccomp hold for the calling
+thread and for what it starts, not for threads that exist already: hence the first step. A process can be confined
+again, narrower: Landlock layers (16 at most) and filters add up.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Callable, Collection, Iterator
+
+from sage_actors.messages.errors import SandboxSetupError
+from sage_actors.sandbox import kernel, landlock, mounts, seccomp
+from sage_actors.sandbox.profile import Limits, Profile, device_paths, is_beneath
+
+__all__ = ["STEPS", "TIERS", "confine"]
+
+TIERS = ("namespaces", "landlock")
+STEPS = (
+    "tier",
+    "threads",
+    "mounts",
+    "descriptors",
+    "limits",
+    "no_new_privs",
+    "landlock",
+    "capabilities",
+    "seccomp",
+)
+
+_AS_ROOT = frozenset(
+    (kernel.CAP_CHOWN, kernel.CAP_DAC_OVERRIDE, kernel.CAP_FOWNER, kernel.CAP_FSETID)
+)  # so that files of others in the project can be worked on
+
+
+def confine(
+    profile: Profile,
+    tier: str,
+    *,
+    keep_fds: Collection[int],
+    before: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Confines this process, which must have one thread. In the tier "namespaces" it must be inside `enter_root`.
+
+    keep_fds: descriptors that stay open besides 0, 1 and 2; each is a grant. before: called with the name of each of
+    `STEPS`; for faults in tests. Raises SandboxSetupError that names the step: the process must then end at once,
+    as it is confined in part.
+    """
+    actions: dict[str, Callable[[], None]] = {
+        "tier": lambda: _check_tier(tier),
+        "threads": _check_threads,
+        "mounts": lambda: _narrow_mounts(profile) if tier == "namespaces" else None,
+        "descriptors": lambda: _close_all_but(keep_fds),
+        "limits": lambda: _limit(profile.limits, own_users=tier == "namespaces"),
+        "no_new_privs": lambda: _no_new_privileges(),
+        "landlock": lambda: _restrict_files(profile, tier),
+        "capabilities": lambda: kernel.keep_capabilities(_AS_ROOT if os.geteuid() == 0 else frozenset()),
+        "seccomp": lambda: _filter_calls(profile, tier),
+    }
+    for name in STEPS:
+        try:
+            before(name)
+            actions[name]()
+        except (OSError, ValueError) as cause:
+            raise SandboxSetupError(name, str(cause)) from cause
+
+
+def _check_tier(tier: str) -> None:
+    if tier not in TIERS:
+        raise ValueError(f"{tier!r} confines nothing (there are {' and '.join(TIERS)})")
+    kernel.machine()
+
+
+def _check_threads() -> None:
+    count = len(os.listdir("/proc/self/task"))
+    if count != 1:
+        raise OSError(errno.EBUSY, f"this process has {count} threads, and only this one would be confined")
+
+
+def _narrow_mounts(profile: Profile) -> None:
+    """Shields what this profile protects and the root does not, in a mount namespace of its own."""
+    protected, hidden = mounts.open_for(
+        [each for each in profile.protected if _in(each, profile.write)], profile.hidden
+    )
+    if protected or hidden:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        reopened = [each for each in profile.reopened if _in(each, protected)]
+        mounts.shield(profile.write, protected=protected, hidden=hidden, reopened=reopened)
+
+
+def _close_all_but(kept: Collection[int]) -> None:
+    first = 3
+    for each in (*sorted(fd for fd in set(kept) if fd >= 3), None):
+        last = 0xFFFFFFFF if each is None else each - 1
+        if first <= last:
+            kernel.call("close_range", first, last, 0)
+        first = (each or 0) + 1
+
+
+def _limit(limits: Limits, *, own_users: bool) -> None:
+    for kind, value in _rlimits(limits, own_users=own_users):
+        _, hard = resource.getrlimit(kind)
+        lower = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (lower, lower))
+
+
+def _rlimits(limits: Limits, *, own_users: bool) -> Iterator[tuple[int, int]]:
+    yield resource.RLIMIT_CORE, 0
+    # Outside of an own user namespace the kernel would count all processes of this user on the machine.
+    processes = limits.processes if own_users else None
+    for kind, value in (
+        (resource.RLIMIT_NOFILE, limits.files),
+        (resource.RLIMIT_FSIZE, limits.file_size),
+        (resource.RLIMIT_DATA, limits.memory),
+        (resource.RLIMIT_NPROC, processes),
+    ):
+        if value is not None:
+            yield kind, value
+
+
+def _no_new_privileges() -> None:
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _restrict_files(profile: Profile, tier: str) -> None:
+    if tier == "namespaces" and not landlock.abi():
+        return  # the root holds nothing else; the probe names what is missing
+    devices = dict.fromkeys(device_paths(), landlock.USE_DEVICE)
+    common = {"/proc": landlock.READ, **devices}
+    if tier == "landlock":
+        spread = landlock.spread(
+            profile.read,
+            profile.write,
+            protected=profile.protected,
+            hidden=profile.hidden,
+            reopened=profile.reopened,
+        )
+        landlock.restrict({**common, **spread})
+        return
+    grants = dict.fromkeys(profile.read, landlock.EXECUTE) | common
+    for path in (*_private(profile), *profile.write):
+        grants[path] = landlock.WRITE
+    landlock.restrict(grants)
+
+
+def _private(profile: Profile) -> Iterator[str]:
+    """The private directories, but for those that hold what this profile does not grant: a grant reaches it too."""
+    for path, inside in mounts.private_mounts().items():
+        if all(
+            _in(each, profile.write) or (_in(each, profile.read) and not mounts.open_for([each], [])[0])
+            for each in inside
+        ):
+            yield path
+
+
+def _filter_calls(profile: Profile, tier: str) -> None:
+    own_pids = tier == "namespaces" and os.getpid() == 1
+    filter_ = seccomp.program(
+        sockets=profile.network and tier == "namespaces", namespaces=tier == "namespaces", own_pids=own_pids
+    )
+    seccomp.install(filter_)
+
+
+def _in(path: str, roots: Collection[str]) -> bool:
+    return any(is_beneath(path, root) for root in roots)

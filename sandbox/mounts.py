@@ -1,0 +1,349 @@
+"""A new root in memory that holds only what a layout names, and the paths in it that stay read-only or empty.
+
+    plan_root (old root still there)             build_root                          shield
+      resolve links, what is there   ----->   tmpfs; links; binds, top down  ----->  pin parents, bind read-only,
+      of which kind                            /.old is the old root                 empty what is hidden, reopen
+
+A mount keeps a path from being renamed or removed, but not the directories above it: moving `.git` away would
+take a read-only `.git/hooks` with it. So each directory between a writable tree and a protected path is bound
+onto itself. What does not exist cannot be a mount point: it gets an empty directory as a placeholder.
+
+A mount point that is replaced *outside* of the sandbox (an editor that writes a new file and renames it) loses
+its mount. Directories are seldom replaced; and `confine` shields again what it finds writable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sage_actors.sandbox import kernel
+from sage_actors.sandbox.profile import Layout, device_paths, is_beneath
+
+__all__ = [
+    "Placeholder",
+    "Plan",
+    "build_root",
+    "make_placeholders",
+    "open_for",
+    "plan_root",
+    "private_mounts",
+    "remove_placeholders",
+    "seal_root",
+    "shield",
+]
+
+_OLD = "/.old"
+_STAGE = "/tmp"  # where the new root is put together; nothing that is there is touched
+_PRIVATE = "sage-private"  # the source that marks our own directories in /proc/self/mountinfo
+_MOST_LINKS = 40  # the kernel's own limit
+_PLACEHOLDER_MODE = 0o1500  # marks an empty directory as ours, whoever created it and died
+
+
+Placeholder = list[Any]
+"""[path, device, inode] of an empty directory that was created to be a mount point: plain data, for any wire."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """What the new root will hold. grants: real path -> "read", "write" or "private"; links: path -> target."""
+
+    grants: dict[str, str] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
+
+
+def make_placeholders(write: Iterable[str], protected: Iterable[str]) -> list[Placeholder]:
+    """An empty directory for each protected path in a writable tree that does not exist: at its topmost missing part.
+
+    They are held for as long as this process lives. Raises OSError where one is needed and cannot be made. A crash
+    leaves the directories behind, which the next call takes over.
+    """
+    roots = [os.path.realpath(each) for each in write]
+    made = []
+    for path in protected:
+        real = _real_parent(path)
+        if any(is_beneath(real, root) and real != root for root in roots):
+            missing = _topmost_missing(real)
+            if missing is not None and (placeholder := _make(missing)) is not None:
+                made.append(placeholder)
+    return made
+
+
+def remove_placeholders(placeholders: Iterable[Placeholder]) -> None:
+    """Removes those that are still empty and the same, and that no other process holds. Never raises OSError."""
+    for path, device, inode in placeholders:
+        with contextlib.suppress(OSError):
+            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found = os.fstat(directory)
+                if (found.st_dev, found.st_ino) == (device, inode):
+                    os.rmdir(path)  # fails unless it is empty
+            finally:
+                os.close(directory)
+
+
+def plan_root(layout: Layout) -> Plan:
+    """Looks up what the layout names, in the root as it is now. Raises FileNotFoundError for a missing `write`."""
+    plan = Plan()
+    for path in (*layout.read, *device_paths()):
+        with contextlib.suppress(OSError):
+            _admit(plan, path, "read")
+    for path in layout.write:
+        _admit(plan, path, "write")
+    for path in layout.private:
+        if not any(is_beneath(path, granted) for granted in plan.grants):
+            plan.grants[path] = "private"
+    return plan
+
+
+def build_root(plan: Plan, layout: Layout) -> None:
+    """Makes the plan this mount namespace's root. Everything else is gone from it. Raises OSError."""
+    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("tmpfs", _STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=4m,mode=755")
+    os.mkdir(_STAGE + _OLD, 0o700)
+    kernel.pivot_root(_STAGE, _STAGE + _OLD)
+    os.chdir("/")
+    for path in sorted(plan.grants, key=_depth):
+        _place(path, plan, layout.tmp_bytes)
+    for path, target in plan.links.items():
+        _make_link(path, target)
+    _bind("/proc", "/proc", kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV | kernel.ATTR_NOEXEC)
+    for name, target in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
+        _make_link(f"/dev/{name}", target)
+    kernel.unmount(_OLD)
+    os.rmdir(_OLD)
+
+
+def seal_root() -> None:
+    """Nothing can be created in the root itself any more."""
+    kernel.set_mount_flags("/", on=kernel.ATTR_RDONLY)
+
+
+def shield(
+    write: Collection[str], *, protected: Collection[str], hidden: Collection[str], reopened: Collection[str]
+) -> None:
+    """Makes protected paths read-only, hidden ones empty, and reopened ones writable, in this mount namespace.
+
+    Raises OSError; in particular where a reopened path is a symbolic link, which could lead anywhere.
+    """
+    pinned: set[str] = set()
+    roots = [os.path.realpath(each) for each in write]
+    for path in sorted((each for each in protected if _beneath_any(each, roots)), key=_depth):
+        _pin(path, roots, pinned)
+        _bind_onto_itself(path, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
+    for path in sorted(reopened, key=_depth):
+        _reopen(path)
+    for path in sorted(hidden, key=_depth):
+        if os.path.lexists(path):
+            _pin(path, roots, pinned)
+            _cover(path)
+
+
+def open_for(protected: Iterable[str], hidden: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Those of the paths that this process could still write, or read."""
+    return [each for each in protected if _is_writable(each)], [each for each in hidden if _is_visible(each)]
+
+
+def private_mounts() -> dict[str, list[str]]:
+    """The private directories of this root, and what else is mounted inside each."""
+    with open("/proc/self/mountinfo", "rb") as table:
+        rows = [line.split(b" ") for line in table]
+    points = [(_unescaped(row[4]), row[row.index(b"-") + 2] == _PRIVATE.encode()) for row in rows]
+    return {
+        path: [other for other, own in points if not own and is_beneath(other, path)]
+        for path, private in points
+        if private
+    }
+
+
+def _unescaped(name: bytes) -> str:
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name))
+
+
+def _beneath_any(path: str, roots: Iterable[str]) -> bool:
+    return any(is_beneath(path, root) for root in roots)
+
+
+def _admit(plan: Plan, path: str, kind: str) -> None:
+    real = _resolve(path, plan.links)
+    os.stat(real)
+    if any(is_beneath(real, granted) and plan.grants[granted] == kind for granted in plan.grants):
+        return
+    plan.grants[real] = kind
+
+
+def _resolve(path: str, links: dict[str, str]) -> str:
+    """The path without symbolic links; each link on the way is noted, so that the path leads there in the new root."""
+    todo = path.split("/")[1:]
+    done = ""
+    followed = 0
+    while todo:
+        part = todo.pop(0)
+        if part in ("", "."):
+            continue
+        if part == "..":
+            done = done.rpartition("/")[0]
+            continue
+        here = f"{done}/{part}"
+        if not os.path.islink(here):
+            done = here
+            continue
+        followed += 1
+        if followed > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        target = os.readlink(here)
+        links[here] = target
+        todo = target.split("/") + todo
+        done = "" if target.startswith("/") else done
+    return done or "/"
+
+
+def _depth(path: str) -> int:
+    return path.count("/") if path != "/" else 0
+
+
+def _place(path: str, plan: Plan, tmp_bytes: int) -> None:
+    if plan.grants[path] == "private":
+        os.makedirs(path, exist_ok=True)
+        flags = kernel.MS_NOSUID | kernel.MS_NODEV
+        kernel.mount(_PRIVATE, path, "tmpfs", flags, f"size={tmp_bytes},mode=700")
+        return
+    device = 0 if path in device_paths() else kernel.ATTR_NODEV
+    read_only = kernel.ATTR_RDONLY if plan.grants[path] == "read" and device else 0
+    _bind(path, path, read_only | kernel.ATTR_NOSUID | device)
+
+
+def _bind(source: str, target: str, flags: int) -> None:
+    """From the old root, with what is mounted beneath it."""
+    source = _OLD + source
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if not os.path.lexists(target):
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    kernel.mount(source, target, None, kernel.MS_BIND | kernel.MS_REC)
+    kernel.set_mount_flags(target, on=flags, recursive=True)
+
+
+def _make_link(path: str, target: str) -> None:
+    """Unless a tree that is bound here has it already."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if not os.path.lexists(path):
+        os.symlink(target, path)
+
+
+def _pin(path: str, roots: Iterable[str], pinned: set[str]) -> None:
+    """Binds the directories between a writable tree and `path` onto themselves, so that none can be moved."""
+    root = max((each for each in roots if is_beneath(path, each)), key=len, default=None)
+    if root is None:
+        return
+    parts = os.path.relpath(os.path.dirname(path), root).split("/")
+    for part in parts if parts != ["."] else ():
+        root = f"{root.rstrip('/')}/{part}"
+        if root not in pinned and not os.path.ismount(root):
+            _bind_onto_itself(root, 0)
+        pinned.add(root)
+
+
+def _bind_onto_itself(path: str, flags: int) -> None:
+    _refuse_link(path)
+    try:
+        kernel.mount(path, path, None, kernel.MS_BIND | kernel.MS_REC)
+    except FileNotFoundError:  # outside of what is writable: nothing can create it
+        return
+    if flags:
+        kernel.set_mount_flags(path, on=flags, recursive=True)
+
+
+def _reopen(path: str) -> None:
+    if not os.path.lexists(path):
+        return
+    _refuse_link(path)
+    kernel.mount(path, path, None, kernel.MS_BIND | kernel.MS_REC)
+    kernel.set_mount_flags(path, off=kernel.ATTR_RDONLY)
+
+
+def _refuse_link(path: str) -> None:
+    if os.path.realpath(path) != path:
+        raise OSError(
+            errno.ELOOP, "a symbolic link cannot be held in place: put what it points to there", path
+        )
+
+
+def _cover(path: str) -> None:
+    """An empty directory or file that cannot be read over `path`."""
+    if os.path.isdir(path):
+        kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=4k,mode=0")
+        kernel.set_mount_flags(path, on=kernel.ATTR_RDONLY)
+    else:
+        kernel.mount("/dev/null", path, None, kernel.MS_BIND)
+        kernel.set_mount_flags(path, on=kernel.ATTR_RDONLY)
+
+
+def _is_writable(path: str) -> bool:
+    try:
+        return not os.statvfs(path).f_flag & os.ST_RDONLY
+    except OSError:
+        return False
+
+
+def _is_visible(path: str) -> bool:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    empty = stat.S_ISCHR(found.st_mode) or (stat.S_ISDIR(found.st_mode) and not stat.S_IMODE(found.st_mode))
+    return not empty
+
+
+def _real_parent(path: str) -> str:
+    parent, name = os.path.split(path)
+    return os.path.join(os.path.realpath(parent), name)
+
+
+def _topmost_missing(path: str) -> str | None:
+    if os.path.lexists(path):
+        return path if _is_placeholder(path) else None
+    while not os.path.lexists(os.path.dirname(path)):
+        path = os.path.dirname(path)
+    return os.path.dirname(path) if _is_placeholder(os.path.dirname(path)) else path
+
+
+def _is_placeholder(path: str) -> bool:
+    found = os.lstat(path)
+    return (
+        stat.S_ISDIR(found.st_mode)
+        and stat.S_IMODE(found.st_mode) == _PLACEHOLDER_MODE
+        and not os.listdir(path)
+    )
+
+
+def _make(path: str) -> Placeholder | None:
+    try:
+        os.mkdir(path, 0o700)
+        os.chmod(path, _PLACEHOLDER_MODE)
+    except FileExistsError:
+        pass
+    except OSError as cause:
+        if _cannot_be_made_by_anyone(path, cause):
+            return None
+        raise
+    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_SH)  # left open: who removes placeholders must not take this one
+    found = os.fstat(lock)
+    return [path, found.st_dev, found.st_ino]
+
+
+def _cannot_be_made_by_anyone(path: str, cause: OSError) -> bool:
+    """Who may not write a directory, and may not make it writable either, need not be kept from it."""
+    owner = os.stat(os.path.dirname(path)).st_uid
+    return cause.errno == errno.EROFS or (cause.errno == errno.EACCES and owner != os.geteuid())

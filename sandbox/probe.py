@@ -1,0 +1,183 @@
+"""What this machine can confine, found out by doing it in a process that ends right after. Never by a version.
+
+namespaces   a root, a network and process numbers of our own, then Landlock (where there is it), then seccomp
+landlock     Landlock and seccomp alone: no network at all, and the gaps that are listed
+none         neither
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NoReturn
+
+from sage_actors.messages.errors import SandboxSetupError
+from sage_actors.sandbox import kernel, landlock
+from sage_actors.sandbox.profile import Layout, Profile
+
+__all__ = ["Check", "Report", "Tier", "probe"]
+
+Tier = Literal["namespaces", "landlock", "none"]
+
+_PROFILE = Profile("probe", read=("/usr",), write=(), protected=())
+_HINTS = {
+    "unshare": "a container's seccomp profile (Docker's default one)? user namespaces switched off?",
+    "root": "AppArmor's restriction of user namespaces (Ubuntu)? a container that masks parts of /proc?",
+    "proc": "a container that masks parts of /proc?",
+    "landlock": "a kernel before 5.13, or one that was started without landlock in lsm=",
+    "seccomp": "a kernel without CONFIG_SECCOMP_FILTER",
+}
+_HINTS |= dict.fromkeys(("loopback", "pid namespace"), _HINTS["unshare"])
+_LANDLOCK_GAPS = (
+    "programs have no network at all, not even through the proxy",
+    "the existence, size and times of files outside can be seen, not their content",
+    "nothing new can be created beside a protected path, so not in the project's top directory",
+    "changing a file's mode, owner, times or attributes by its path is refused, inside the project too",
+    "SysV shared memory, message queues and inotify are refused; temporary files are not private in memory",
+    "the number of processes is not limited by the kernel, only watched",
+    "what detaches itself can survive a kill -9 of the process that starts the workers",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One mechanism: whether it works here, and if not, the error and what it usually comes from."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """tier: the best that works. gaps: sentences on what it does not hold here."""
+
+    tier: Tier
+    checks: tuple[Check, ...]
+    gaps: tuple[str, ...]
+
+    @property
+    def reason(self) -> str:
+        """The failed checks in one line; empty where all passed."""
+        return "; ".join(f"{each.name}: {each.detail}" for each in self.checks if not each.ok)
+
+
+@functools.cache
+def probe() -> Report:
+    """What this machine can do. Takes milliseconds; the answer is kept for as long as this process lives."""
+    try:
+        kernel.machine()
+    except OSError as cause:
+        return Report("none", (Check("platform", False, cause.strerror or str(cause)),), _gaps("none"))
+    checks = (
+        _try("namespaces", _enter_namespaces),
+        _try("landlock", _use_landlock),
+        _try("seccomp", _use_seccomp),
+    )
+    passed = {each.name for each in checks if each.ok}
+    tier: Tier = "none"
+    if {"namespaces", "seccomp"} <= passed:
+        tier = "namespaces"
+    elif {"landlock", "seccomp"} <= passed:
+        tier = "landlock"
+    return Report(tier, checks, _gaps(tier))
+
+
+def _enter_namespaces() -> None:
+    from sage_actors.sandbox.confine import confine
+    from sage_actors.sandbox.namespaces import enter_pid_namespace, enter_root
+
+    entered = enter_root(Layout(read=("/usr",), private=("/tmp",), tmp_bytes=1 << 20), proxy_port=0)
+    assert entered.listener is not None
+    entered.listener.close()
+    enter_pid_namespace()
+    confine(_PROFILE, "namespaces", keep_fds=range(256))
+
+
+def _use_landlock() -> None:
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    landlock.restrict({"/usr": landlock.READ})
+    with contextlib.suppress(PermissionError):
+        os.close(os.open("/", os.O_RDONLY))
+        raise OSError("Landlock was set up, and a file outside could still be opened")
+
+
+def _use_seccomp() -> None:
+    from sage_actors.sandbox import seccomp
+
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    seccomp.install(seccomp.program(sockets=False, namespaces=True, own_pids=True))
+
+
+def _try(name: str, act: Callable[[], None]) -> Check:
+    """Does it in a child. What the child writes is its failed step and the error; nothing at all is success."""
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # fork among threads: the child only makes system calls
+        child = os.fork()
+    if child == 0:
+        os.close(read)
+        _report(act, write)
+    os.close(write)
+    with open(read, "rb") as answers:
+        text = answers.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if not text and code == 0:
+        return Check(name, True)
+    step, detail = json.loads(text) if text else (name, f"the process that tried it ended with {code}")
+    hint = f" - {_HINTS[step]}" if step in _HINTS else ""
+    return Check(name, False, f"{step}: {detail}{hint}" if step != name else detail + hint)
+
+
+def _report(act: Callable[[], None], write: int) -> NoReturn:
+    code = 1
+    try:
+        # A supervisor that keeps others from reading its memory could not map its ids. No worker runs yet.
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+        act()
+        code = 0
+    except SandboxSetupError as error:
+        os.write(write, json.dumps([error.step, str(error.__cause__ or error)]).encode())
+    except BaseException as error:  # noqa: BLE001 - the border of the child
+        os.write(write, json.dumps(["", str(error)]).encode())
+    finally:
+        os._exit(code)
+
+
+def _gaps(tier: Tier) -> tuple[str, ...]:
+    return tuple({"namespaces": _namespace_gaps, "landlock": _landlock_gaps, "none": _no_gaps}[tier]())
+
+
+def _namespace_gaps() -> Iterator[str]:
+    version = landlock.abi()
+    if not version:
+        yield "no Landlock: a narrower `read` or `write` of one operation does not narrow its files"
+        yield "no Landlock: memory and variables of this user's other processes can be read, unless they forbid it"
+    if version < 6:
+        yield "Landlock is older than version 6: an operation that shares a worker can signal this user's processes"
+    if os.geteuid() == 0:
+        yield "as root the kernel does not limit the number of processes; it is only watched"
+    yield "a protected file that is replaced from outside during a run is protected again only for later operations"
+
+
+def _landlock_gaps() -> Iterator[str]:
+    yield from _LANDLOCK_GAPS
+    version = landlock.abi()
+    if version < 3:
+        yield "Landlock is older than version 3: files outside that this user may write can be emptied"
+    if version < 6:
+        yield "Landlock is older than version 6: this user's other processes can be signalled"
+
+
+def _no_gaps() -> Iterator[str]:
+    yield "operations run with all the rights of this user: files, network and processes"
+    if sys.platform != "linux":
+        yield "what an operation daemonises can survive"

@@ -1,0 +1,173 @@
+"""seccomp: which system calls a process, and all that it starts, may make; a small assembler for its programs.
+
+The kernel runs the program below at each system call; offsets are into `struct seccomp_data`:
+
+    0 number   4 architecture   8 instruction pointer   16, 24, 32, ... the six arguments, low half first
+
+Only numbers and flags can be looked at, never what a pointer points to. Three things are easily missed, and
+each undoes the rest: io_uring makes sockets without socket(); one end of an AF_UNIX datagram pair can send to
+any path; 32-bit and x32 calls have other numbers. See seccomp(2) and Documentation/userspace-api/seccomp_filter.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterable
+
+from sage_actors.sandbox import kernel
+
+__all__ = ["install", "program"]
+
+_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_X32_BIT = 0x40000000
+_SECCOMP_SET_MODE_FILTER = 1
+
+_NAMESPACE_FLAGS = 0x7E020080
+_MSG_FASTOPEN = 0x20000000
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
+_SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 5, 0xF
+_IPPROTO_TCP = 6
+
+_Instruction = tuple[int, int, int, int]
+
+_DENIED = (
+    *("io_uring_setup", "io_uring_enter", "io_uring_register"),
+    *("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "kcmp"),
+    *("pidfd_getfd", "perf_event_open", "userfaultfd", "bpf", "lookup_dcookie"),
+    *("kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module", "reboot"),
+    *("keyctl", "add_key", "request_key", "acct", "quotactl", "quotactl_fd", "swapon", "swapoff"),
+    *("mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "open_tree_attr"),
+    *("fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr", "unshare", "setns"),
+    *("settimeofday", "clock_settime", "open_by_handle_at", "fanotify_init", "syslog", "vhangup"),
+    *("iopl", "ioperm", "modify_ldt"),
+)
+# By path these change a file that Landlock does not let one open.
+_METADATA = (
+    *("chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat"),
+    *("setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr", "removexattrat"),
+    *("utime", "utimes", "futimesat", "file_setattr"),
+)
+# Shared with everyone on the machine where there is no IPC namespace of our own.
+_SHARED = (
+    *("shmget", "shmat", "shmctl", "shmdt", "semget", "semop", "semctl", "semtimedop"),
+    *("msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink", "inotify_add_watch"),
+)
+# Calls on another process, whose number is the first argument.
+_ON_PROCESS = (
+    *("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam"),
+    *("sched_setattr", "migrate_pages", "move_pages"),
+)
+# The same with a kind before it, and the kind that means "all of this user".
+_ON_PROCESSES = {"setpriority": 2, "ioprio_set": 3}
+
+
+def program(*, sockets: bool, namespaces: bool, own_pids: bool) -> bytes:
+    """A filter. sockets: TCP over IPv4 and IPv6 is allowed. namespaces: the mounts and IPC are our own, so changing
+    files' metadata, SysV IPC and inotify reach nothing outside. own_pids: so are the process numbers."""
+    code = _check_architecture()
+    code += _deny(_DENIED)
+    if not namespaces:
+        code += _deny(_METADATA) + _deny(_SHARED) + _only_on_open_file()
+    if not own_pids:
+        code += _only_on_itself()
+    code += _no_new_namespaces() + _no_typing_for_others()
+    code += _socket_pairs() + _no_fast_open() + _sockets(allowed=sockets)
+    code.append((_RETURN, 0, 0, _ALLOW))
+    return b"".join(struct.pack("HBBI", *each) for each in code)
+
+
+def install(filter_: bytes) -> None:
+    """Puts the filter on this thread and all that it starts, for good. no_new_privs must be set. Raises OSError."""
+    code = ctypes.create_string_buffer(filter_, len(filter_))
+    address = ctypes.cast(code, ctypes.c_void_p).value or 0
+    header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(filter_) // 8, address), 16)
+    kernel.call("seccomp", _SECCOMP_SET_MODE_FILTER, 0, header)
+
+
+def _argument(index: int) -> _Instruction:
+    return (_LOAD, 0, 0, 16 + 8 * index)
+
+
+def _refuse(code: int = errno.EPERM) -> _Instruction:
+    return (_RETURN, 0, 0, _ERRNO | code)
+
+
+def _on(name: str, body: list[_Instruction]) -> list[_Instruction]:
+    """`body` for that call only. It ends with an answer, as the number is no longer loaded after it."""
+    number = kernel.number_of(name)
+    return [] if number is None else [(_IF_EQUAL, 0, len(body), number), *body]
+
+
+def _check_architecture() -> list[_Instruction]:
+    code = [
+        (_LOAD, 0, 0, 4),
+        (_IF_EQUAL, 1, 0, _ARCHITECTURE[kernel.machine()]),
+        (_RETURN, 0, 0, _KILL_PROCESS),  # int 0x80: the numbers below would mean other calls
+        (_LOAD, 0, 0, 0),
+    ]
+    if kernel.machine() == "x86_64":
+        code += [(_IF_AT_LEAST, 0, 1, _X32_BIT), _refuse(errno.ENOSYS)]
+    return code
+
+
+def _deny(names: Iterable[str]) -> list[_Instruction]:
+    return [each for name in names for each in _on(name, [_refuse()])]
+
+
+def _only_on_open_file() -> list[_Instruction]:
+    """utimensat without a path sets the times of a file that was opened under Landlock: allowed."""
+    number = [_argument(1), (_IF_EQUAL, 0, 2, 0), (_LOAD, 0, 0, 16 + 8 + 4), (_IF_EQUAL, 1, 0, 0), _refuse()]
+    return _on("utimensat", [*number, (_RETURN, 0, 0, _ALLOW)])
+
+
+def _only_on_itself() -> list[_Instruction]:
+    own = [(_IF_EQUAL, 2, 0, 0), (_IF_EQUAL, 1, 0, os.getpid()), _refuse(), (_RETURN, 0, 0, _ALLOW)]
+    code: list[_Instruction] = []
+    for name in _ON_PROCESS:
+        code += _on(name, [_argument(0), *own])
+    for name, everyone in _ON_PROCESSES.items():
+        code += _on(name, [_argument(0), (_IF_EQUAL, 3, 0, everyone), _argument(1), *own])
+    return code
+
+
+def _no_new_namespaces() -> list[_Instruction]:
+    # clone3 has its flags in memory, out of sight: ENOSYS makes the C library use clone.
+    code = _on("clone3", [_refuse(errno.ENOSYS)])
+    flags = [_argument(0), (_IF_ANY_BIT, 0, 1, _NAMESPACE_FLAGS), _refuse(), (_RETURN, 0, 0, _ALLOW)]
+    return code + _on("clone", flags)
+
+
+def _no_typing_for_others() -> list[_Instruction]:
+    pushes = [(_IF_EQUAL, 1, 0, _TIOCSTI), (_IF_EQUAL, 0, 1, _TIOCLINUX), _refuse(), (_RETURN, 0, 0, _ALLOW)]
+    return _on("ioctl", [_argument(1), *pushes])
+
+
+def _socket_pairs() -> list[_Instruction]:
+    kind = [_argument(1), (_AND, 0, 0, _SOCK_TYPE_MASK), (_IF_EQUAL, 2, 0, _SOCK_STREAM)]
+    body = [_argument(0), (_IF_EQUAL, 0, 4, _AF_UNIX), *kind, (_IF_EQUAL, 1, 0, _SOCK_SEQPACKET)]
+    return _on("socketpair", [*body, _refuse(), (_RETURN, 0, 0, _ALLOW)])
+
+
+def _no_fast_open() -> list[_Instruction]:
+    """TCP Fast Open connects inside send."""
+    code: list[_Instruction] = []
+    for name, index in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
+        flags = [_argument(index), (_IF_ANY_BIT, 0, 1, _MSG_FASTOPEN), _refuse(), (_RETURN, 0, 0, _ALLOW)]
+        code += _on(name, flags)
+    return code
+
+
+def _sockets(*, allowed: bool) -> list[_Instruction]:
+    """TCP alone: no UDP, raw, MPTCP or SCTP, and no other family."""
+    if not allowed:
+        return _on("socket", [_refuse()])
+    family = [_argument(0), (_IF_EQUAL, 1, 0, _AF_INET), (_IF_EQUAL, 0, 6, _AF_INET6)]
+    kind = [_argument(1), (_AND, 0, 0, _SOCK_TYPE_MASK), (_IF_EQUAL, 0, 3, _SOCK_STREAM)]
+    protocol = [_argument(2), (_IF_EQUAL, 2, 0, 0), (_IF_EQUAL, 1, 0, _IPPROTO_TCP)]
+    return _on("socket", [*family, *kind, *protocol, _refuse(), (_RETURN, 0, 0, _ALLOW)])
