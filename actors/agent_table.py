@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +14,7 @@ import jmespath
 from jmespath.exceptions import JMESPathError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from sage_actors.actors.agent_data import built_in_tables
 from sage_actors.actors.structured import is_strict, schema_request
 from sage_actors.messages.errors import UsageError
 
@@ -148,13 +147,13 @@ def find_agent(name: str, own: Mapping[str, Mapping[str, Any]] | None = None) ->
     Raises:
         UsageError: there is no such agent (names those there are), or its table is wrong.
     """
-    known = {**_built_in_tables(), **(own or {})}
+    known = {**built_in_tables(), **(own or {})}
     if name not in known:
         raise UsageError(
             f"there is no agent {name!r}; known: {', '.join(sorted(known))}; "
             "others are [agents.NAME] tables of your config.toml"
         )
-    table = {**_built_in_tables().get(name, {}), **(own or {}).get(name, {})}
+    table = {**built_in_tables().get(name, {}), **(own or {}).get(name, {})}
     try:
         return AgentEntry.model_validate(table)
     except ValidationError as cause:
@@ -176,7 +175,7 @@ def agent_of_command(command: str | list[str]) -> AgentEntry:
 
 def built_in_agents() -> list[str]:
     """The names of the agents that this package knows."""
-    return sorted(_built_in_tables())
+    return sorted(built_in_tables())
 
 
 def executable_problem(entry: AgentEntry, path: str | None) -> str:
@@ -185,11 +184,6 @@ def executable_problem(entry: AgentEntry, path: str | None) -> str:
     if shutil.which(program, path=path) is not None:
         return ""
     return f"the command {program!r} is not on your PATH: install it, or give its path as `command` in config.toml"
-
-
-@cache
-def _built_in_tables() -> dict[str, dict[str, Any]]:
-    return tomllib.loads(Path(__file__).with_name("agents.toml").read_text(encoding="utf-8"))
 
 
 def _checked_expression(text: str) -> str:

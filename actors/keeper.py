@@ -27,6 +27,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections import deque
 from dataclasses import dataclass
 from multiprocessing.context import ForkProcess
@@ -74,6 +75,8 @@ def main(
     )
     try:
         keeper.run()
+    except BaseException:  # noqa: BLE001 - whoever started it reads why on stderr
+        traceback.print_exc()
     finally:
         keeper.kill_everything()
         os._exit(0)  # nothing here needs an orderly end, and nothing may delay it
@@ -166,7 +169,7 @@ class Keeper:
             key: tuple(v) if isinstance(v, list) else v for key, v in self._sandbox["layout"].items()
         }
         entered = enter_root(Layout(**layout), proxy_port=self._sandbox["proxy_port"])
-        return entered.listener, entered.placeholders
+        return entered.listener, [list(each) for each in entered.placeholders]
 
     def _announce(self, entered: tuple[socket.socket | None, list[Any]]) -> None:
         listener, placeholders = entered

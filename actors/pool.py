@@ -320,7 +320,7 @@ class LocalPool:
         if self._confinement is not None:
             from sage_actors.sandbox.namespaces import remove_placeholders
 
-            remove_placeholders(self._placeholders)
+            remove_placeholders((path, device, inode) for path, device, inode in self._placeholders)
             self._confinement.close()
 
     def _tell_profile(self, handle: WorkerHandle, words: Words) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sage_actors.actors.agent_data import built_in_tables
 from sage_actors.actors.egress_rules import Rule, covers, implicit_rules, parse_rules
 from sage_actors.actors.sandbox_settings import Narrowing, SandboxSettings, absolute, parse_narrowing
 from sage_actors.actors.user_config import UserConfig
@@ -170,7 +171,7 @@ class SandboxPolicy:
         problems: list[Problem] = []
         own = parse_narrowing(said, self._project, problems, f"{label}: sandbox")
         rules = grant.rules if own.network is None else parse_rules(own.network, "sandbox.network", problems)
-        profile = _narrower(grant.profile, own, problems, len(system_paths()))
+        profile = _narrower(grant.profile, own, problems, _existing(system_paths()))
         for rule in rules:
             if not covers(grant.rules, rule):
                 problems.append(
@@ -186,21 +187,17 @@ class SandboxPolicy:
     # What agents and models need
 
     def _known_agents(self) -> list[str]:
-        from sage_actors.actors.agent_table import built_in_agents
-
-        return [*built_in_agents(), *self._user.agents]
+        return [*built_in_tables(), *self._user.agents]
 
     def _needs_of(self, name: str) -> _Needs:
-        from sage_actors.actors.agent_table import find_agent
-
         if name not in self._agents:
-            entry = find_agent(name, self._user.agents)
-            program = os.path.expanduser(entry.command[0])
+            table = {**built_in_tables().get(name, {}), **self._user.agents.get(name, {})}
+            program = os.path.expanduser(str((table.get("command") or [""])[0]))
             self._agents[name] = _Needs(
-                variables=tuple(entry.variables),
+                variables=_texts(table.get("variables")),
                 read=(os.path.dirname(os.path.realpath(program)),) if os.path.isabs(program) else (),
-                write=tuple(absolute(each, self._project) for each in entry.keeps),
-                rules=parse_rules(entry.hosts, f"agents.{name}.hosts", []),
+                write=tuple(absolute(each, self._project) for each in _texts(table.get("keeps"))),
+                rules=parse_rules(table.get("hosts", []), f"agents.{name}.hosts", []),
             )
         return self._agents[name]
 
@@ -249,7 +246,7 @@ class _Needs:
         )
 
 
-def _narrower(profile: Profile, own: Narrowing, problems: list[Problem], system: int) -> Profile:
+def _narrower(profile: Profile, own: Narrowing, problems: list[Problem], system: Sequence[str]) -> Profile:
     """The profile with the operation's own lists, each of which must lie inside what it had."""
     wide = (*profile.read, *profile.write)
     for name, paths, within in (("read", own.read, wide), ("write", own.write, profile.write)):
@@ -258,15 +255,26 @@ def _narrower(profile: Profile, own: Narrowing, problems: list[Problem], system:
                 problems.append(
                     Problem(f"sandbox.{name}", f"{path} is not granted to the project", "only narrower")
                 )
-    read = profile.read if own.read is None else (*profile.read[:system], *own.read)
+    read = profile.read if own.read is None else (*system, *own.read)
     write = profile.write if own.write is None else own.write
     if own.read is None and own.write is not None:
         read = (*read, *profile.write)  # less to write is no less to read
     return replace(profile, read=tuple(dict.fromkeys(read)), write=write)
 
 
+def _texts(said: Any) -> tuple[str, ...]:
+    """The texts of a list in a table that is checked when the agent is started."""
+    return tuple(each for each in said if isinstance(each, str)) if isinstance(said, list) else ()
+
+
 def _existing(paths: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(path for path in paths if os.path.exists(path)))
+    """Those that exist, without what lies inside another of them: each costs a system call in each worker."""
+    found = sorted({path for path in paths if os.path.exists(path)})
+    kept: list[str] = []
+    for path in found:  # what is above comes before
+        if not any(is_beneath(path, each) for each in kept):
+            kept.append(path)
+    return tuple(kept)
 
 
 def _config_directory(environ: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +182,9 @@ def run_command(
             accept_changes=accept_changes or (_ask_about_changes if at_terminal() else False),
         )
 
-    return _carry_out(chosen, run_id, start, spec=spec, search=(path.resolve().parent,), fresh=fresh)
+    return _carry_out(
+        chosen, run_id, start, spec=spec, search=(path.resolve().parent,), fresh=fresh, inputs=inputs
+    )
 
 
 @click.command("resume")
@@ -251,10 +253,12 @@ def _carry_out(
     spec: WorkflowSpec | None = None,
     search: tuple[Path, ...] = (),
     fresh: bool = False,
+    inputs: Mapping[str, Any] | None = None,
 ) -> int:
     from sage_actors.messages.errors import RunLockedError
     from sage_actors.supervisor.api import Supervisor
     from sage_actors.supervisor.follow import Follower
+    from sage_actors.supervisor.sandboxing import paths_named_by
 
     if chosen.max_tokens is not None and not fresh:
         _refuse_beyond_budget(chosen, run_id)
@@ -268,12 +272,23 @@ def _carry_out(
                 search_paths=search,
                 cache=not chosen.no_cache,
                 max_tokens=chosen.max_tokens,
+                reads=paths_named_by(_inputs_of(chosen, run_id) if inputs is None else inputs, chosen.project),
             ) as supervisor:
                 return _show(chosen, supervisor, follower, start, spec)
         except RunLockedError as error:
             if chosen.mode not in ("live", "plain") or not (at_terminal() and sys.stdout.isatty()):
                 raise
             return _offer_to_follow(chosen, run_id, error)
+
+
+def _inputs_of(chosen: _Settings, run_id: str) -> Mapping[str, Any]:
+    """Those of a run that is continued, as its journal says."""
+    from sage_actors.messages.errors import NoCheckpointError
+
+    try:
+        return open_run(chosen.project, run_id).inputs
+    except NoCheckpointError:
+        return {}
 
 
 def _refuse_beyond_budget(chosen: _Settings, run_id: str) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from sage_actors.actors.confinement import Confinement
 from sage_actors.actors.sandbox_policy import SandboxPolicy
 from sage_actors.actors.sandbox_settings import Mode, SandboxSettings
 from sage_actors.actors.user_config import load_user_config
 from sage_actors.messages.errors import UsageError
+from sage_actors.sandbox.profile import is_beneath
 
-__all__ = ["MODE_VARIABLE", "make_confinement"]
+__all__ = ["MODE_VARIABLE", "make_confinement", "paths_named_by"]
 
 MODE_VARIABLE = "SAGE_SANDBOX"
 _MODES = ("enforce", "degrade", "off")
@@ -53,6 +54,19 @@ def make_confinement(
         main_path=main_path,
     )
     return Confinement(policy, mode=cast("Mode", chosen), project=project, make_egress=None)
+
+
+def paths_named_by(inputs: Mapping[str, Any], project: Path) -> list[str]:
+    """What inputs name outside of the project, as far as it exists: who names a path may have it read."""
+    root = os.path.realpath(project)
+    values = [each for value in inputs.values() for each in (value if isinstance(value, list) else [value])]
+    found = []
+    for value in values:
+        if isinstance(value, str) and 0 < len(value) < 4096 and "\0" not in value:
+            path = os.path.realpath(os.path.join(root, os.path.expanduser(value)))
+            if os.path.exists(path) and not is_beneath(path, root) and not is_beneath(root, path):
+                found.append(path)
+    return found
 
 
 def _consented(project: Path, said: SandboxSettings) -> SandboxSettings:
