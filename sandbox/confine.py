@@ -83,14 +83,23 @@ def _check_threads() -> None:
 
 
 def _narrow_mounts(profile: Profile) -> None:
-    """Shields what this profile protects and the root does not, in a mount namespace of its own."""
-    protected, hidden = mounts.open_for(
-        [each for each in profile.protected if _in(each, profile.write)], profile.hidden
-    )
-    if protected or hidden:
+    """Takes away what the root holds and this profile does not, where Landlock cannot: in a mount namespace of
+    its own, and only if there is such a thing."""
+    within = [each for each in profile.protected if _in(each, profile.write)]
+    protected, hidden = mounts.open_for(within, profile.hidden)
+    further = mounts.further_mounts(profile.read, profile.write, everywhere=not landlock.abi())
+    if not (protected or hidden or further):
+        return
+    try:
         kernel.unshare(kernel.CLONE_NEWNS)
-        reopened = [each for each in profile.reopened if _in(each, protected)]
-        mounts.shield(profile.write, protected=protected, hidden=hidden, reopened=reopened)
+    except PermissionError:  # confined already
+        if protected or hidden or not landlock.abi():
+            raise
+        return  # `_private` leaves out what would reach further
+    for path in further:
+        mounts.narrow(path, profile.read, profile.write)
+    protected, hidden = mounts.open_for(within, profile.hidden)
+    mounts.shield(profile.write, protected=protected, hidden=hidden, reopened=profile.reopened)
 
 
 def _close_all_but(kept: Collection[int]) -> None:
@@ -150,11 +159,9 @@ def _restrict_files(profile: Profile, tier: str) -> None:
 
 def _private(profile: Profile) -> Iterator[str]:
     """The private directories, but for those that hold what this profile does not grant: a grant reaches it too."""
-    for path, inside in mounts.private_mounts().items():
-        if all(
-            _in(each, profile.write) or (_in(each, profile.read) and not mounts.open_for([each], [])[0])
-            for each in inside
-        ):
+    further = mounts.further_mounts(profile.read, profile.write)
+    for path in mounts.private_mounts():
+        if not any(is_beneath(each, path) for each in further):
             yield path
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "keep_capabilities",
     "machine",
     "mount",
+    "mount_link_onto_itself",
     "number_of",
     "pivot_root",
     "prctl",
@@ -36,7 +37,8 @@ CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC = 1, 2, 4, 8
-_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
+_AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_RECURSIVE = -100, 0x100, 0x8000
+_OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = 1, 4
 
 CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID = 0, 1, 3, 4
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -210,6 +212,16 @@ def set_mount_flags(path: str, *, on: int = 0, off: int = 0, recursive: bool = F
     attributes = ctypes.create_string_buffer(struct.pack("QQQQ", on, off, 0, 0), 32)
     flags = _AT_RECURSIVE if recursive else 0
     call("mount_setattr", _AT_FDCWD, os.fsencode(path), flags, attributes, 32)
+
+
+def mount_link_onto_itself(path: str) -> None:
+    """Makes a symbolic link a mount point, so that it cannot be removed or renamed; it leads where it led."""
+    flags = _OPEN_TREE_CLONE | _AT_SYMLINK_NOFOLLOW | os.O_CLOEXEC
+    tree = call("open_tree", _AT_FDCWD, os.fsencode(path), flags)
+    try:
+        call("move_mount", tree, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH)
+    finally:
+        os.close(tree)
 
 
 def unmount(path: str) -> None:

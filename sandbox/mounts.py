@@ -31,7 +31,9 @@ __all__ = [
     "Placeholder",
     "Plan",
     "build_root",
+    "further_mounts",
     "make_placeholders",
+    "narrow",
     "open_for",
     "plan_root",
     "private_mounts",
@@ -43,6 +45,7 @@ __all__ = [
 _OLD = "/.old"
 _STAGE = "/tmp"  # where the new root is put together; nothing that is there is touched
 _PRIVATE = "sage-private"  # the source that marks our own directories in /proc/self/mountinfo
+_COVER = "sage-empty"
 _MOST_LINKS = 40  # the kernel's own limit
 _PLACEHOLDER_MODE = 0o1500  # marks an empty directory as ours, whoever created it and died
 
@@ -132,19 +135,53 @@ def shield(
 ) -> None:
     """Makes protected paths read-only, hidden ones empty, and reopened ones writable, in this mount namespace.
 
-    Raises OSError; in particular where a reopened path is a symbolic link, which could lead anywhere.
+    A protected symbolic link is held in place, and so is what it leads to. Raises OSError; in particular where a
+    reopened path is a symbolic link, which could lead anywhere.
     """
-    pinned: set[str] = set()
     roots = [os.path.realpath(each) for each in write]
-    for path in sorted((each for each in protected if _beneath_any(each, roots)), key=_depth):
-        _pin(path, roots, pinned)
-        _bind_onto_itself(path, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
+    pinned: set[str] = set()
+    for path in sorted(protected, key=_depth):
+        links: dict[str, str] = {}
+        real = _resolve(path, links)
+        for link in (each for each in links if _beneath_any(each, roots)):
+            _pin(link, roots, pinned)
+            kernel.mount_link_onto_itself(link)
+        if _beneath_any(real, roots) and os.path.lexists(real):
+            _pin(real, roots, pinned)
+            _bind_onto_itself(real, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
     for path in sorted(reopened, key=_depth):
-        _reopen(path)
+        _reopen(path, roots)
     for path in sorted(hidden, key=_depth):
-        if os.path.lexists(path):
-            _pin(path, roots, pinned)
-            _cover(path)
+        real = os.path.realpath(path)
+        if os.path.lexists(real):
+            _pin(real, roots, pinned)
+            _cover(real)
+
+
+def further_mounts(read: Collection[str], write: Collection[str], *, everywhere: bool = False) -> list[str]:
+    """Mounts in this root that reach further than these grants, and that Landlock cannot hold: those inside of a
+    private directory, as what is granted on that reaches them too. everywhere: all mounts."""
+    private = private_mounts()
+    inside = {each for mounts in private.values() for each in mounts}
+    if everywhere:
+        inside = {
+            each for each in _mount_points() if each != "/" and not _beneath_any(each, ("/proc", "/dev"))
+        }
+        inside -= set(private)
+    further = [each for each in inside if not _is_granted(each, read, write)]
+    return [
+        each for each in further if not any(each != other and is_beneath(each, other) for other in further)
+    ]
+
+
+def narrow(path: str, read: Collection[str], write: Collection[str]) -> None:
+    """Leaves of the mount at `path` only what is granted inside it; what may be read alone is read-only."""
+    if not _beneath_any(path, read):
+        _cover_around(path, [each for each in (*read, *write) if is_beneath(each, path)])
+    kernel.set_mount_flags(path, on=kernel.ATTR_RDONLY, recursive=True)
+    for each in (each for each in write if is_beneath(each, path)):
+        kernel.mount(each, each, None, kernel.MS_BIND | kernel.MS_REC)
+        kernel.set_mount_flags(each, off=kernel.ATTR_RDONLY)
 
 
 def open_for(protected: Iterable[str], hidden: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -154,14 +191,34 @@ def open_for(protected: Iterable[str], hidden: Iterable[str]) -> tuple[list[str]
 
 def private_mounts() -> dict[str, list[str]]:
     """The private directories of this root, and what else is mounted inside each."""
+    points = _mount_points()
+    private = [path for path, source in points.items() if source == _PRIVATE]
+    return {
+        path: [each for each in points if each not in private and is_beneath(each, path)] for path in private
+    }
+
+
+def _mount_points() -> dict[str, str]:
+    """Mount point -> source. See proc_pid_mountinfo(5)."""
     with open("/proc/self/mountinfo", "rb") as table:
         rows = [line.split(b" ") for line in table]
-    points = [(_unescaped(row[4]), row[row.index(b"-") + 2] == _PRIVATE.encode()) for row in rows]
-    return {
-        path: [other for other, own in points if not own and is_beneath(other, path)]
-        for path, private in points
-        if private
-    }
+    return {_unescaped(row[4]): os.fsdecode(row[row.index(b"-") + 2]) for row in rows}
+
+
+def _is_granted(path: str, read: Collection[str], write: Collection[str]) -> bool:
+    return _beneath_any(path, write) or (_beneath_any(path, read) and not _is_writable(path))
+
+
+def _cover_around(path: str, kept: list[str]) -> None:
+    """Nothing at `path` but `kept`, which is mounted again where it was."""
+    if not os.path.isdir(path):
+        return _cover(path)
+    opened = {each: os.open(each, os.O_PATH | os.O_CLOEXEC) for each in kept if os.path.exists(each)}
+    kernel.mount(_COVER, path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=64k,mode=755")
+    for each, descriptor in opened.items():
+        _make_mount_point(each, is_directory=os.path.isdir(f"/proc/self/fd/{descriptor}"))
+        kernel.mount(f"/proc/self/fd/{descriptor}", each, None, kernel.MS_BIND | kernel.MS_REC)
+        os.close(descriptor)
 
 
 def _unescaped(name: bytes) -> str:
@@ -224,14 +281,15 @@ def _place(path: str, plan: Plan, tmp_bytes: int) -> None:
 def _bind(source: str, target: str, flags: int) -> None:
     """From the old root, with what is mounted beneath it."""
     source = _OLD + source
-    if os.path.isdir(source):
-        os.makedirs(target, exist_ok=True)
-    else:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        if not os.path.lexists(target):
-            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    _make_mount_point(target, is_directory=os.path.isdir(source))
     kernel.mount(source, target, None, kernel.MS_BIND | kernel.MS_REC)
     kernel.set_mount_flags(target, on=flags, recursive=True)
+
+
+def _make_mount_point(path: str, *, is_directory: bool) -> None:
+    os.makedirs(path if is_directory else os.path.dirname(path), exist_ok=True)
+    if not os.path.lexists(path):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644))
 
 
 def _make_link(path: str, target: str) -> None:
@@ -249,34 +307,23 @@ def _pin(path: str, roots: Iterable[str], pinned: set[str]) -> None:
     parts = os.path.relpath(os.path.dirname(path), root).split("/")
     for part in parts if parts != ["."] else ():
         root = f"{root.rstrip('/')}/{part}"
-        if root not in pinned and not os.path.ismount(root):
-            _bind_onto_itself(root, 0)
+        if root not in pinned:
+            kernel.mount(root, root, None, kernel.MS_BIND | kernel.MS_REC)
         pinned.add(root)
 
 
 def _bind_onto_itself(path: str, flags: int) -> None:
-    _refuse_link(path)
-    try:
-        kernel.mount(path, path, None, kernel.MS_BIND | kernel.MS_REC)
-    except FileNotFoundError:  # outside of what is writable: nothing can create it
-        return
-    if flags:
-        kernel.set_mount_flags(path, on=flags, recursive=True)
+    kernel.mount(path, path, None, kernel.MS_BIND | kernel.MS_REC)
+    kernel.set_mount_flags(path, on=flags, recursive=True)
 
 
-def _reopen(path: str) -> None:
-    if not os.path.lexists(path):
+def _reopen(path: str, roots: Iterable[str]) -> None:
+    if not os.path.lexists(path) or not _beneath_any(path, roots):
         return
-    _refuse_link(path)
+    if os.path.realpath(path) != path:
+        raise OSError(errno.ELOOP, "a symbolic link cannot be made writable: put a directory there", path)
     kernel.mount(path, path, None, kernel.MS_BIND | kernel.MS_REC)
     kernel.set_mount_flags(path, off=kernel.ATTR_RDONLY)
-
-
-def _refuse_link(path: str) -> None:
-    if os.path.realpath(path) != path:
-        raise OSError(
-            errno.ELOOP, "a symbolic link cannot be held in place: put what it points to there", path
-        )
 
 
 def _cover(path: str) -> None:

@@ -159,7 +159,6 @@ def _gaps(tier: Tier) -> tuple[str, ...]:
 def _namespace_gaps() -> Iterator[str]:
     version = landlock.abi()
     if not version:
-        yield "no Landlock: a narrower `read` or `write` of one operation does not narrow its files"
         yield "no Landlock: memory and variables of this user's other processes can be read, unless they forbid it"
     if version < 6:
         yield "Landlock is older than version 6: an operation that shares a worker can signal this user's processes"

@@ -64,8 +64,9 @@ class Profile:
         known = {each.name for each in fields(cls)}
         if unknown := set(record) - known:
             raise ValueError(f"a sandbox profile has no field {sorted(unknown)[0]!r}")
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
-        return cls(**{**values, "limits": Limits(**record.get("limits", {}))})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+        values["limits"] = Limits(**record.get("limits", {}))
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)
