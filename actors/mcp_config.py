@@ -27,6 +27,7 @@ from sage_actors.actors.keys import KEY_VARIABLE
 from sage_actors.actors.trust import Item, digest_of
 from sage_actors.actors.trust_programs import named_programs
 from sage_actors.messages.errors import DefinitionError, Problem
+from sage_actors.sandbox.profile import PLACEHOLDER_MODE
 
 __all__ = ["CONFIG_NAME", "ServerEntry", "Transport", "expand", "load_servers"]
 
@@ -152,7 +153,7 @@ def _read(path: Path) -> Any:
         raise _wrong(path, f"cannot be read: {cause.strerror}") from cause
     try:
         kind = os.fstat(fd).st_mode
-        if stat.S_ISDIR(kind) and not os.listdir(fd):
+        if stat.S_ISDIR(kind) and stat.S_IMODE(kind) == PLACEHOLDER_MODE:
             return None  # during a run the sandbox keeps the name of a missing file with an empty directory
         if not stat.S_ISREG(kind):
             raise _wrong(path, "is not a regular file")

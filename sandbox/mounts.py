@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage_actors.sandbox import kernel
-from sage_actors.sandbox.profile import Layout, device_paths, is_beneath
+from sage_actors.sandbox.profile import PLACEHOLDER_MODE, Layout, device_paths, is_beneath
 
 __all__ = [
     "Placeholder",
@@ -47,7 +47,6 @@ _STAGE = "/tmp"  # where the new root is put together; nothing that is there is 
 _PRIVATE = "sage-private"  # the source that marks our own directories in /proc/self/mountinfo
 _COVER = "sage-empty"
 _MOST_LINKS = 40  # the kernel's own limit
-_PLACEHOLDER_MODE = 0o1500  # marks an empty directory as ours, whoever created it and died
 
 
 Placeholder = list[Any]
@@ -369,7 +368,7 @@ def _is_placeholder(path: str) -> bool:
     found = os.lstat(path)
     return (
         stat.S_ISDIR(found.st_mode)
-        and stat.S_IMODE(found.st_mode) == _PLACEHOLDER_MODE
+        and stat.S_IMODE(found.st_mode) == PLACEHOLDER_MODE
         and not os.listdir(path)
     )
 
@@ -377,7 +376,7 @@ def _is_placeholder(path: str) -> bool:
 def _make(path: str) -> Placeholder | None:
     try:
         os.mkdir(path, 0o700)
-        os.chmod(path, _PLACEHOLDER_MODE)
+        os.chmod(path, PLACEHOLDER_MODE)
     except FileExistsError:
         pass
     except OSError as cause:

@@ -18,7 +18,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["Layout", "Limits", "Profile", "device_paths", "is_beneath", "private_paths", "system_paths"]
+__all__ = [
+    "PLACEHOLDER_MODE",
+    "Layout",
+    "Limits",
+    "Profile",
+    "device_paths",
+    "is_beneath",
+    "private_paths",
+    "system_paths",
+]
+
+PLACEHOLDER_MODE = 0o1500
+"""Of an empty directory that keeps the name of a protected path that does not exist; no one else uses that mode."""
 
 
 @dataclass(frozen=True, slots=True)
