@@ -149,9 +149,9 @@ class LimitWatch:
             if count > self._processes:
                 return limit_hit("processes", self._processes, count)
         if self._cpu is not None:
-            used = self._meter.look(members)
+            used = round(self._meter.look(members), 2)  # the kernel's ticks are hundredths
             if used > self._cpu:
-                return limit_hit("cpu_seconds", self._cpu, round(used, 2))
+                return limit_hit("cpu_seconds", self._cpu, used)
         return None if self._memory is None else self._memory_exceeded(members, self._memory)
 
     def _memory_exceeded(self, members: Collection[int], limit: int) -> dict[str, Any] | None:

@@ -1,0 +1,305 @@
+"""Bombs of real processes against `LimitWatch`, and what definitions may say of limits."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from sage_actors import DefinitionError
+from sage_actors.actors.proc import process_times
+from sage_actors.actors.watch import CpuMeter, LimitWatch, children_of, descendants_of
+from sage_actors.messages.codec import MAX_RESULT_BYTES
+from sage_actors.messages.definition import Limits
+from sage_actors.supervisor.definitions import load_dict
+
+pytestmark = pytest.mark.requirement("ORCH-023")
+
+MB = 1 << 20
+POLL_S = 0.05  # as the pool does
+# The root adopts what daemonises, as a worker does. Nothing outlives a test that was killed by more than this.
+_HEAD = """
+import ctypes, os, signal, subprocess, sys, time
+signal.alarm(30)
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+def python(code): return [sys.executable, "-S", "-c", code]
+"""
+
+
+@contextmanager
+def tree(code: str) -> Iterator[int]:
+    """The pid of a process that executes `code`; in the end it is killed with everything below it."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", _HEAD + textwrap.dedent(code)])
+    try:
+        yield process.pid
+    finally:
+        os.kill(process.pid, signal.SIGSTOP)  # so that it adopts what loses its parent until all is dead
+        while below := [pid for pid in descendants_of(process.pid) if _lives(pid)]:
+            for pid in below:
+                os.kill(pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+
+
+def _lives(pid: int) -> bool:
+    times = process_times(pid)
+    return times is not None and not times.is_zombie
+
+
+def first_hit(code: str, limits: dict[str, Any], *, within_s: float = 15.0) -> dict[str, Any]:
+    with tree(code) as pid:
+        watch = LimitWatch(pid, limits)
+        until = time.monotonic() + within_s
+        while (hit := watch.exceeded()) is None:
+            assert time.monotonic() < until, "the watch saw nothing"
+            time.sleep(POLL_S)
+        return hit
+
+
+def used_after(code: str, limits: dict[str, Any], seconds: float) -> LimitWatch:
+    """A watch that saw nothing for so long."""
+    with tree(code) as pid:
+        watch = LimitWatch(pid, limits)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            assert watch.exceeded() is None
+            time.sleep(POLL_S)
+        return watch
+
+
+MEMORY_BOMBS = {
+    "one process": "b = bytearray(b'x') * (300 << 20); time.sleep(30)",
+    "children, each below the limit": """
+        for _ in range(4): subprocess.Popen(python("b = bytearray(b'x') * (60 << 20); import time; time.sleep(30)"))
+        time.sleep(30)""",
+    "a daemon": """
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                b = bytearray(b'x') * (300 << 20); time.sleep(30)
+            os._exit(0)
+        os.wait(); time.sleep(30)""",
+    "shared memory that is mapped": """
+        import mmap
+        m = mmap.mmap(-1, 300 << 20)
+        for i in range(0, 300 << 20, 4096): m[i] = 1
+        time.sleep(30)""",
+    "an anonymous file that nobody maps": """
+        fd = os.memfd_create("bomb")
+        for _ in range(300): os.write(fd, bytes(1 << 20))
+        time.sleep(30)""",
+    "an anonymous file in a child, held by both": """
+        fd = os.memfd_create("bomb")
+        if os.fork() == 0:
+            for _ in range(300): os.write(fd, bytes(1 << 20))
+        time.sleep(30)""",
+    "a segment that nobody has attached": """
+        libc = ctypes.CDLL(None); libc.shmat.restype = ctypes.c_void_p
+        segment = libc.shmget(0, ctypes.c_size_t(300 << 20), 0o1600)
+        at = libc.shmat(segment, None, 0)
+        ctypes.memset(at, 1, 300 << 20)
+        libc.shmdt(ctypes.c_void_p(at))
+        print(segment, flush=True); time.sleep(30)""",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what nobody has mapped is known from /proc only")
+@pytest.mark.parametrize("name", MEMORY_BOMBS)
+def test_memory_is_limited_wherever_the_tree_holds_it(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    try:
+        hit = first_hit(MEMORY_BOMBS[name], {"memory": 150 * MB})
+        assert (hit["kind"], hit["limit"]) == ("memory", 150 * MB)
+        assert 150 * MB < hit["seen"] < 400 * MB
+    finally:
+        for segment in capfd.readouterr().out.split():  # outlives its maker
+            ctypes.CDLL(None).shmctl(int(segment), 0, None)
+
+
+def test_memory_that_two_processes_map_counts_once() -> None:
+    code = """
+        import mmap
+        fd = os.memfd_create("shared"); os.ftruncate(fd, 80 << 20)
+        m = mmap.mmap(fd, 80 << 20)
+        for i in range(0, 80 << 20, 4096): m[i] = 1
+        if os.fork() == 0:
+            sum(m[i] for i in range(0, 80 << 20, 4096))
+        time.sleep(30)"""
+    watch = used_after(code, {"memory": 150 * MB}, 1.5)
+    assert watch.peak_bytes > 80 * MB
+
+
+CPU_BOMBS = {
+    "a loop": "while True: pass",
+    "a loop that catches SIGXCPU": """
+        import resource
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_CPU, (1, resource.RLIM_INFINITY))
+        while True: pass""",
+    "two at once": "os.fork()\nwhile True: pass",
+    "children one after the other": """
+        while True: subprocess.run(python("import time\\nwhile time.process_time() < 0.08: pass"))""",
+    "a chain in which each forks the next and ends": """
+        while True:
+            until = time.process_time() + 0.08
+            while time.process_time() < until: pass
+            if os.fork(): os._exit(0) if os.getpid() != ROOT else signal.pause()""",
+    "a chain of which nobody waits for anyone": """
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            until = time.process_time() + 0.08
+            while time.process_time() < until: pass
+            if os.fork(): os._exit(0) if os.getpid() != ROOT else [signal.pause() for _ in iter(int, 1)]""",
+}
+
+
+@pytest.mark.parametrize("name", CPU_BOMBS)
+def test_cpu_time_is_limited_whoever_uses_it(name: str) -> None:
+    code = "ROOT = os.getpid()\n" + textwrap.dedent(CPU_BOMBS[name])
+    hit = first_hit(code, {"cpu_seconds": 0.4})
+    assert (hit["kind"], hit["limit"]) == ("cpu_seconds", 0.4)
+    assert 0.4 < hit["seen"] < 3.0
+
+
+def test_cpu_time_before_the_watch_does_not_count() -> None:
+    code = """
+        while time.process_time() < 0.8: pass
+        subprocess.run(python("import time\\nwhile time.process_time() < 0.5: pass"))
+        print("used", flush=True); time.sleep(30)"""
+    with tree(code) as pid:
+        until = time.monotonic() + 15
+        while (times := process_times(pid)) is None or times.own_s + times.reaped_s < 0.8:
+            assert time.monotonic() < until
+            time.sleep(POLL_S)
+        watch = LimitWatch(pid, {"cpu_seconds": 0.5})
+        assert watch.exceeded() is None
+
+
+def test_what_a_reaper_shows_was_counted_before() -> None:
+    """Children that the watch has seen at work must not count again when their parent waits for them."""
+    code = """
+        for _ in range(3): subprocess.run(python("import time\\nwhile time.process_time() < 0.3: pass"))
+        time.sleep(30)"""
+    with tree(code) as pid:
+        meter = CpuMeter()
+        until = time.monotonic() + 15
+        used = meter.look((pid, *descendants_of(pid)))
+        while (times := process_times(pid)) is None or times.reaped_s < 0.9:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+            seen = meter.look((pid, *descendants_of(pid)))
+            assert seen >= used
+            used = seen
+        used = meter.look((pid, *descendants_of(pid)))
+        times = process_times(pid)
+        assert times is not None
+        assert used <= times.own_s + times.reaped_s + 0.02
+
+
+FORK_BOMB = """
+    take, give = os.pipe()
+    os.write(give, bytes(300)); os.set_blocking(take, False)   # it stops itself at 300 processes
+    while True:
+        try: left = os.read(take, 1)
+        except BlockingIOError: time.sleep(30)
+        os.fork()"""
+
+
+def test_a_fork_bomb_is_stopped_and_counted() -> None:
+    hit = first_hit(FORK_BOMB, {"processes": 60})
+    assert (hit["kind"], hit["limit"]) == ("processes", 60)
+    assert 60 < hit["seen"] <= 300
+
+
+def test_processes_that_ended_and_nobody_waited_for_count_too() -> None:
+    hit = first_hit(
+        """
+        for _ in range(20):
+            if os.fork() == 0: os._exit(0)
+        time.sleep(30)""",
+        {"processes": 10},
+    )
+    assert hit["seen"] > 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="process namespaces are Linux's")
+def test_the_worker_in_a_namespace_of_its_own_is_not_one_of_its_processes() -> None:
+    """The pool knows who waits outside; the worker is below it, as the first process of its namespace."""
+    code = """
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(0x20000000 | (0x10000000 if os.getuid() else 0)): os._exit(77)
+        if os.fork() == 0:
+            for _ in range(3): subprocess.Popen(["sleep", "30"])
+            time.sleep(30)
+        os.wait(); time.sleep(30)"""
+    with tree(code) as pid:
+        until = time.monotonic() + 15
+        while len(descendants_of(pid)) < 4:
+            if not _lives(pid):
+                pytest.skip("unshare of a process namespace is refused here")
+            assert time.monotonic() < until
+            time.sleep(POLL_S)
+        assert LimitWatch(pid, {"processes": 3}).exceeded() is None
+        hit = LimitWatch(pid, {"processes": 2}).exceeded()
+        assert hit == {"kind": "processes", "limit": 2, "seen": 3}
+
+
+def test_output_is_counted_and_costs_no_look_at_processes() -> None:
+    watch = LimitWatch(-1, {"output": 1000})
+    watch.printed(1000)
+    assert watch.exceeded() is None
+    watch.printed(1)
+    assert watch.exceeded() == {"kind": "output", "limit": 1000, "seen": 1001}
+
+
+def test_a_tree_that_is_gone_exceeds_nothing() -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+        watch = LimitWatch(process.pid, {"memory": 1, "cpu_seconds": 0.001, "processes": 1})
+        assert watch.exceeded() is None
+        assert children_of(process.pid) == []
+
+
+def flow(limits: dict[str, Any]) -> Any:
+    return load_dict(
+        {"name": "f", "nodes": [{"id": "a", "type": "shell", "command": "true", "limits": limits}]}
+    )
+
+
+def test_all_limits_are_read_in_their_units() -> None:
+    spec = flow(
+        {"memory": "1GiB", "cpu_seconds": "2m", "processes": 8, "files": 64, "file_size": "10MB"}
+        | {"output": "1MiB", "result": "2KiB", "tmp": 1000}
+    )
+    assert spec.nodes[0].operation.limits == Limits(1 << 30, 120.0, 8, 64, 10**7, MB, 2048, 1000)
+    assert spec.to_dict()["nodes"][0]["limits"]["file_size"] == 10**7
+
+
+@pytest.mark.parametrize(
+    ("limits", "place", "reason"),
+    [
+        ({"files": 3}, "limits.files", "32"),
+        ({"files": "64"}, "limits.files", "whole number"),
+        ({"file_size": "1 cow"}, "limits.file_size", "is no size"),
+        ({"output": 0}, "limits.output", "greater than 0"),
+        ({"result": MAX_RESULT_BYTES + 1}, "limits.result", str(MAX_RESULT_BYTES)),
+        ({"tmp": "5m"}, "limits.tmp", "is no size"),
+        ({"wall": 5}, "limits.wall", "unknown field"),
+    ],
+)
+def test_a_limit_that_means_nothing_is_refused_where_it_stands(
+    limits: dict[str, Any], place: str, reason: str
+) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        flow(limits)
+    (problem,) = caught.value.problems
+    assert problem.place.endswith(place)
+    assert reason in str(problem)
