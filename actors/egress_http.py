@@ -45,7 +45,6 @@ _ABSOLUTE = re.compile(rb"http://([^/?#]*)([^#]*)", re.IGNORECASE)
 _HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade", MARK.lower().encode()}
 )
-_PHRASES = {400: "bad request", 403: "denied", 407: "no valid token", 431: "the request's head is too large"}
 
 
 class Refusal(Exception):
@@ -82,8 +81,11 @@ class Refusal(Exception):
             "hint": self.hint,
         }
         body = json.dumps(told).encode() + b"\n"
-        said = self.hint or _PHRASES.get(self.status, self.why)
-        phrase = re.sub(r"[^ -~]", "?", f"egress {self.kind}: {host}:{port}: {said}" if host else said)
+        shown = f"[{host}]" if ":" in host else host
+        said = "; ".join(filter(None, (self.why, self.hint)))
+        phrase = re.sub(
+            r"[^ -~]", "?", f"egress {self.kind}: " + (f"{shown}:{port}: {said}" if host else said)
+        )
         lines = [
             f"HTTP/1.1 {self.status} {phrase[:500]}",
             f"{MARK}: {self.kind}",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,12 +27,13 @@ from mcp.client.stdio import get_default_environment
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import LoggingMessageNotificationParams
 
+from sage_actors.actors.egress_client import explain_response, explain_tunnel
 from sage_actors.actors.mcp_config import CONFIG_NAME, ServerEntry, load_servers
 from sage_actors.actors.mcp_errors import LIMIT_TEXT
 from sage_actors.actors.mcp_stdio import MAX_MESSAGE_BYTES, StdioServer
 from sage_actors.actors.trust import TrustStore, checks_item
 from sage_actors.messages.backend import Backend
-from sage_actors.messages.errors import DefinitionError, UsageError
+from sage_actors.messages.errors import DefinitionError, OperationError, UsageError
 from sage_actors.servers.catalog import SAGE_SERVERS, create_server
 from sage_actors.servers.settings import ServerSettings
 
@@ -53,13 +55,15 @@ class OpenServer:
     """A server that can be entered.
 
     ended: set when it is over, by whoever knows; who holds the client leaves it then. epitaph: how it ended.
-    last_words: the last lines of its stderr, or "". note: what may explain a failed start.
+    last_words: the last lines of its stderr, or "". note: what may explain a failed start. refused: what the egress
+    proxy said last in place of the server, if it did.
     """
 
     client: Client
     ended: asyncio.Event
     epitaph: Callable[[], str]
     last_words: Callable[[], str] = str
+    refused: Callable[[], OperationError | None] = lambda: None
     startup_s: float = _STARTUP_S
     timeout_s: float | None = None
     note: str = ""
@@ -164,11 +168,13 @@ def _stdio(entry: ServerEntry, hear: Hear) -> OpenServer:
 
 
 def _remote(entry: ServerEntry, hear: Hear) -> OpenServer:
-    transport = _streamable(entry) if entry.transport == "http" else _sse(entry)
+    refusals: deque[OperationError] = deque(maxlen=1)
+    transport = _streamable(entry, refusals) if entry.transport == "http" else _sse(entry, refusals)
     return OpenServer(
         _client(transport, hear),
         asyncio.Event(),
         lambda: "the connection ended",
+        refused=lambda: refusals.pop() if refusals else None,
         startup_s=entry.startup_s or _STARTUP_S,
         timeout_s=entry.timeout_s,
         note=_note(entry),
@@ -184,9 +190,9 @@ def _note(entry: ServerEntry) -> str:
 
 
 @asynccontextmanager
-async def _streamable(entry: ServerEntry) -> AsyncIterator[Any]:
+async def _streamable(entry: ServerEntry, refusals: deque[OperationError]) -> AsyncIterator[Any]:
     async with (
-        _http_client(dict(entry.headers)) as client,
+        _HttpClient(dict(entry.headers), refusals) as client,
         streamable_http_client(
             entry.url, http_client=client, max_sse_event_size=MAX_MESSAGE_BYTES
         ) as streams,
@@ -195,36 +201,49 @@ async def _streamable(entry: ServerEntry) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def _sse(entry: ServerEntry) -> AsyncIterator[Any]:
+async def _sse(entry: ServerEntry, refusals: deque[OperationError]) -> AsyncIterator[Any]:
     def client(
         headers: dict[str, str] | None = None,
         timeout: httpx2.Timeout | None = None,
         auth: httpx2.Auth | None = None,
     ) -> httpx2.AsyncClient:
-        return _http_client(headers or {})
+        return _HttpClient(headers or {}, refusals)
 
     async with sse_client(entry.url, dict(entry.headers), httpx_client_factory=client) as streams:
         yield streams
 
 
-def _http_client(headers: dict[str, str]) -> httpx2.AsyncClient:
-    # A compressed answer could be small on the wire and without bounds in memory
-    return httpx2.AsyncClient(
-        headers={**headers, "accept-encoding": "identity"},
-        timeout=httpx2.Timeout(_CONNECT_S, read=_SILENCE_S),
-        transport=_BoundedTransport(),
-        trust_env=True,
-    )
+class _HttpClient(httpx2.AsyncClient):
+    """Goes the way that the environment's proxies say, and bounds what comes back.
 
+    Event streams are bounded by event instead: they may last for days. refusals: gets what the egress proxy answers
+    in place of the server, since the SDK drops errors of its transport.
+    """
 
-class _BoundedTransport(httpx2.AsyncHTTPTransport):
-    """Refuses bodies beyond the limit. Event streams are bounded by event instead: they may last for days."""
+    def __init__(self, headers: dict[str, str], refusals: deque[OperationError]) -> None:
+        # A compressed answer could be small on the wire and without bounds in memory
+        super().__init__(
+            headers={**headers, "accept-encoding": "identity"},
+            timeout=httpx2.Timeout(_CONNECT_S, read=_SILENCE_S),
+            event_hooks={"response": [self._bound]},
+            trust_env=True,
+        )
+        self._refusals = refusals
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await super().handle_async_request(request)
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """As httpx2's, but notes what the egress proxy refuses."""
+        try:
+            return await super().send(request, **options)
+        except httpx2.ProxyError as error:
+            if (refused := explain_tunnel(error, request.url)) is not None:
+                self._refusals.append(refused)
+            raise
+
+    async def _bound(self, response: httpx2.Response) -> None:
+        if (refused := explain_response(response)) is not None:
+            self._refusals.append(refused)
         if "text/event-stream" not in response.headers.get("content-type", ""):
             response.stream = _BoundedStream(response.stream, response.headers.get("content-encoding", ""))
-        return response
 
 
 class _BoundedStream(httpx2.AsyncByteStream):

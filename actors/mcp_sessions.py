@@ -34,7 +34,7 @@ from sage_actors.actors.mcp_errors import (
     unwrap,
 )
 from sage_actors.actors.output import safe_text
-from sage_actors.messages.errors import DefinitionError, OperationError, UsageError
+from sage_actors.messages.errors import DefinitionError, OperationError, SandboxViolation, UsageError
 
 __all__ = ["DEFAULT_CALL_S", "Listener", "McpSessions"]
 
@@ -172,7 +172,7 @@ class _Server:
         error = task.exception()
         if error is None:
             self._connection = task.result()
-        elif not isinstance(error, UsageError | DefinitionError):
+        elif not isinstance(error, UsageError | DefinitionError | SandboxViolation):
             self._backoff.failed()
             self._last_failure = str(error)
 
@@ -236,6 +236,7 @@ class _Connection:
 
         Raises:
             ServerStartFailed: it did not start, or did not answer in time.
+            SandboxViolation, EgressFailed, BreakerOpenError: the egress proxy answered in its place.
         """
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[None] = loop.create_future()
@@ -249,7 +250,7 @@ class _Connection:
         if not ready.done():
             raise self._start_failed(f"it did not answer within {self._opened.startup_s:g} s")
         if (error := ready.exception()) is not None:
-            raise self._start_failed(error) from unwrap(error)
+            raise self._opened.refused() or self._start_failed(error) from unwrap(error)
         # The client checks results by the schemas in the listing, and would fetch it behind the first answer: a
         # server that answers and ends would have failed the call
         with self.heard_by(listener):
@@ -320,6 +321,8 @@ class _Connection:
 
     async def _explain(self, error: Exception, tool: str) -> Exception:
         cause = unwrap(error)
+        if (refused := self._opened.refused()) is not None:
+            return refused
         if isinstance(cause, MCPError) and cause.code == REQUEST_TIMEOUT:
             self._note_unanswered()
         elif await self._ended_by(cause):

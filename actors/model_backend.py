@@ -3,6 +3,7 @@
 Importing this module imports no client: that takes a second, and is done at the first prompt. Each prompt has a
 connection of its own, so that a backend serves several event loops. Nothing is repeated here but an answer that
 does not fit its schema, once: whether to try again, and when, is decided where retries, budgets and breakers are.
+The providers' clients go the way that the environment's proxies say, which in a confined worker is the egress proxy.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from sage_actors.actors.egress_client import explain_chain
 from sage_actors.actors.structured import check_schema, schema_problem
 from sage_actors.messages.backend import Completion, TokenUsage
 from sage_actors.messages.errors import OperationError, UsageError
@@ -97,6 +99,7 @@ class ModelBackend:
 
         Raises:
             ModelFailed: see there.
+            SandboxViolation, EgressFailed, BreakerOpenError: the egress proxy answered in place of the model.
             UsageError: `schema` is none.
         """
         if schema is not None:
@@ -109,7 +112,7 @@ class ModelBackend:
             async with self._client() as model:
                 value = await self._ask(model, prompt, schema, used)
         except AgentRunError as cause:
-            raise self._failure(cause, used) from cause
+            raise explain_chain(cause) or self._failure(cause, used) from cause
         except UserError as cause:
             raise UsageError(f"{self._full_name} cannot be asked: {cause}") from cause
         return Completion(value, _usage(used))

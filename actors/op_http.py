@@ -4,21 +4,28 @@ config: method (GET), url, headers, query (or params), body (text) or json, rais
 4xx and 5xx fail). The result is {status, headers, body}: headers with lower-case names, body parsed where it
 is JSON, else text, else bytes. Redirects are followed on the same host and port only: headers may carry keys.
 A failure by status can be retried for 408, 425, 429 and 5xx; Retry-After is heeded.
+
+The operation's `egress` is the supervisor's word, not its author's: {proxy: URL} is its only way out, {proxy: None}
+says that it has none. Without it (the sandbox is off) requests go as the environment's proxies say.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from sage_actors.actors.context import Task
+from sage_actors.actors.egress_client import explain_response, explain_tunnel, no_network
 from sage_actors.actors.operation_types import RunnerSettings
 from sage_actors.messages.codec import MAX_RESULT_BYTES, unpack
 from sage_actors.messages.errors import LimitExceeded, OperationError, UsageError
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 __all__ = ["HttpRunner", "RequestFailed", "retry_after_s"]
@@ -28,6 +35,7 @@ _ROOM_BYTES = 64 * 1024  # of a result, for all but the body
 _TIMEOUT_S = 300.0  # between two bytes; the whole is bounded by the node's timeout
 _BODY_CHARS = 500
 _REDIRECTS = 20
+_THROUGH_PROXY = 200  # connections; the proxy refuses more than 256 of one operation
 
 
 class RequestFailed(OperationError):
@@ -41,18 +49,26 @@ class RequestFailed(OperationError):
 
 
 class HttpRunner:
-    """Makes the request with the worker's one client, so that connections are used again."""
+    """Makes the request with the worker's one client for its way out, so that connections are used again.
+
+    Raises:
+        RequestFailed: the host answered with an error.
+        SandboxViolation: the egress proxy denies it.
+        EgressFailed, BreakerOpenError: the proxy cannot reach the host, or holds the call back.
+    """
 
     is_async = True
 
-    def __init__(self, spec: Mapping[str, Any], settings: RunnerSettings) -> None: ...
+    def __init__(self, spec: Mapping[str, Any], settings: RunnerSettings) -> None:
+        self._egress: Mapping[str, Any] | None = spec.get("egress")
 
     async def run(self, task: Task) -> dict[str, Any]:
         config = unpack(task.packed).get("config", {})
         url = config.get("url")
         if not isinstance(url, str):
             raise UsageError("`url` must be a string")
-        request = _client().build_request(
+        client = self._client(url)
+        request = client.build_request(
             str(config.get("method") or "GET").upper(),
             url,
             headers=_texts(config.get("headers")),
@@ -60,7 +76,7 @@ class HttpRunner:
             content=config.get("body"),
             json=config.get("json"),
         )
-        response = await _send(request)
+        response = await _send(client, request)
         try:
             content = await _read(response, url)
         finally:
@@ -71,6 +87,16 @@ class HttpRunner:
             wait = retry_after_s(response.headers.get("retry-after"), time.time())
             raise RequestFailed(response.status_code, _without_secrets(response.url), text, retry_after=wait)
         return {"status": response.status_code, "headers": dict(response.headers), "body": body}
+
+    def _client(self, url: str) -> httpx.AsyncClient:
+        if self._egress is None:
+            return _client(None)
+        proxy = self._egress.get("proxy")
+        if not isinstance(proxy, str):
+            import httpx
+
+            raise no_network(httpx.URL(url))
+        return _client(proxy)
 
 
 def retry_after_s(value: str | None, now: float) -> float | None:
@@ -94,34 +120,66 @@ def retry_after_s(value: str | None, now: float) -> float | None:
         return None
 
 
-_clients: WeakKeyDictionary[Any, httpx.AsyncClient] = WeakKeyDictionary()
+_clients: WeakKeyDictionary[Any, dict[str | None, httpx.AsyncClient]] = WeakKeyDictionary()
 
 
-def _client() -> httpx.AsyncClient:
-    """The client of the running event loop."""
+def _client(proxy: str | None) -> httpx.AsyncClient:
+    """The client of the running event loop for this proxy; None: whatever the environment says."""
     import asyncio
 
+    clients = _clients.setdefault(asyncio.get_running_loop(), {})
+    if proxy not in clients:
+        clients[proxy] = _new_client(proxy)
+    return clients[proxy]
+
+
+def _new_client(proxy: str | None) -> httpx.AsyncClient:
     import httpx
 
-    loop = asyncio.get_running_loop()
-    found = _clients.get(loop)
-    if found is None:
-        limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
-        found = _clients[loop] = httpx.AsyncClient(timeout=_TIMEOUT_S, limits=limits)
-    return found
+    most = 1000 if proxy is None else _THROUGH_PROXY
+    limits = httpx.Limits(max_connections=most, max_keepalive_connections=100)
+    return httpx.AsyncClient(
+        timeout=httpx.Timeout(
+            _TIMEOUT_S, pool=None
+        ),  # others may hold the connections for as long as they like
+        limits=limits,
+        proxy=proxy,
+        trust_env=proxy is None,
+        verify=_certificates(),
+    )
 
 
-async def _send(request: httpx.Request) -> httpx.Response:
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Loaded once: it takes longer than a request."""
+    import httpx
+
+    return httpx.create_ssl_context()
+
+
+async def _send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
     """The response, its body still to be read, behind redirects that stay on the host."""
-    client = _client()
     for _ in range(_REDIRECTS):
-        response = await client.send(request, stream=True, follow_redirects=False)
+        response = await _send_once(client, request)
         following = response.next_request
         if following is None or _origin(following) != _origin(request):
             return response
         await response.aclose()
         request = following
     raise OperationError(f"{_without_secrets(request.url)}: more than {_REDIRECTS} redirects")
+
+
+async def _send_once(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    import httpx
+
+    try:
+        response = await client.send(request, stream=True, follow_redirects=False)
+    except httpx.ProxyError as cause:
+        raise explain_tunnel(cause, request.url) or cause from cause
+    if (refused := explain_response(response)) is not None:
+        await response.aclose()
+        raise refused
+    return response
 
 
 def _origin(request: httpx.Request) -> tuple[str, str, int | None]:
