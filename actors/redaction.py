@@ -16,10 +16,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from sage_actors.messages.errors import Problem, SecretInStateError
-from sage_actors.messages.secret_scan import Finding, SecretsPolicy, redact, redact_packed, redact_text
+from sage_actors.messages.secret_scan import (
+    Allowed,
+    Finding,
+    SecretsPolicy,
+    redact,
+    redact_packed,
+    redact_text,
+)
 from sage_actors.messages.secret_values import KnownValues
 
-__all__ = ["Redactor", "add_note", "found_in_result"]
+__all__ = ["Redactor", "add_note", "found_in_result", "parse_secrets"]
 
 _MOST_NOTES = 50  # findings of an attempt that are noted one by one
 _DEFAULT = SecretsPolicy()
@@ -109,6 +116,33 @@ def add_note(used: dict[str, Any] | None, findings: list[Finding]) -> dict[str, 
     notes = used.setdefault("redacted", [])
     notes += [list(each) for each in findings[: _MOST_NOTES - len(notes)]]
     return used
+
+
+def parse_secrets(said: Any, problems: list[Problem]) -> SecretsPolicy:
+    """The table `[secrets]` of the user's configuration; what is wrong with it is added to `problems`."""
+    if not isinstance(said, dict):
+        problems.append(Problem("secrets", "must be a table"))
+        return _DEFAULT
+    for name in said.keys() - {"on_output", "allow"}:
+        problems.append(Problem(f"secrets.{name}", "unknown setting", "on_output or allow"))
+    on_output = said.get("on_output", "redact")
+    if on_output not in ("redact", "reject"):
+        problems.append(Problem("secrets.on_output", 'must be "redact" or "reject"'))
+    allow = said.get("allow", [])
+    if not isinstance(allow, list):
+        problems.append(Problem("secrets.allow", "must be a list"))
+        allow = []
+    allowed = [_allowed(each, f"secrets.allow[{i}]", problems) for i, each in enumerate(allow)]
+    return SecretsPolicy(on_output, tuple(each for each in allowed if each is not None))
+
+
+def _allowed(said: Any, place: str, problems: list[Problem]) -> Allowed | None:
+    if isinstance(said, dict) and said and said.keys() <= {"rule", "path"}:
+        rule, path = said.get("rule", "*"), said.get("path", "*")
+        if isinstance(rule, str) and isinstance(path, str):
+            return Allowed(rule, path)
+    problems.append(Problem(place, 'must say a rule, a path or both: { rule = "jwt", path = "$.session" }'))
+    return None
 
 
 def found_in_result(node_id: str, findings: list[Finding]) -> SecretInStateError:

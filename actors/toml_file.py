@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sage_actors.messages.errors import DefinitionError, Problem
+from sage_actors.messages.errors import DefinitionError, Problem, SecretInStateError
+from sage_actors.messages.secret_scan import is_secret_problem
 
 __all__ = ["load_settings", "read_toml"]
 
@@ -22,12 +23,13 @@ def load_settings(path: Path, check: Callable[[dict[str, Any], list[Problem]], T
     """What `check` makes of the file, of an empty one where there is none; it adds to the problems it is given.
 
     Raises:
-        DefinitionError: all that is wrong with the file.
+        DefinitionError: all that is wrong with the file; SecretInStateError where that is only secrets in it.
     """
     problems: list[Problem] = []
     settings = check(read_toml(path) or {}, problems)
     if problems:
-        raise DefinitionError(problems, source=str(path))
+        kind = SecretInStateError if all(map(is_secret_problem, problems)) else DefinitionError
+        raise kind(problems, source=str(path))
     return settings
 
 

@@ -7,6 +7,10 @@
     [sandbox]                    # what operations may touch; see sandbox_settings.py
     network = ["api.example.com:443"]
 
+    [secrets]
+    on_output = "redact"         # or "reject": a result that holds a secret fails its node
+    allow = [{ rule = "key-name", path = "*.token" }]   # what is no secret; rules: messages/secret_patterns.py
+
     [agents.mine]                # an agent of your own, or changes to a known one; see actors/agents.toml
     command = ["my-agent", "--print"]
 
@@ -22,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.actors.keys import default_key_path
+from sage_actors.actors.redaction import parse_secrets
 from sage_actors.actors.sandbox_settings import SandboxSettings, parse_sandbox
 from sage_actors.actors.toml_file import load_settings
 from sage_actors.messages.errors import KeyUnusableError, Problem
+from sage_actors.messages.secret_scan import SecretsPolicy
 from sage_actors.messages.units import parse_duration
 
 __all__ = ["UserConfig", "default_config_path", "load_user_config"]
@@ -42,6 +48,7 @@ class UserConfig:
     timeout_s: float = _DRAFT_TIMEOUT_S
     agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sandbox: SandboxSettings = field(default_factory=SandboxSettings)
+    secrets: SecretsPolicy = field(default_factory=SecretsPolicy)
 
 
 def default_config_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -67,8 +74,8 @@ def load_user_config(environ: Mapping[str, str] = os.environ, *, path: Path | No
 
 
 def _checked(said: dict[str, Any], problems: list[Problem]) -> UserConfig:
-    for name in said.keys() - {"backend", "agents", "sandbox"}:
-        problems.append(Problem(name, "unknown setting", "backend, agents or sandbox"))
+    for name in said.keys() - {"backend", "agents", "sandbox", "secrets"}:
+        problems.append(Problem(name, "unknown setting", "backend, agents, sandbox or secrets"))
     backend = _table(said.get("backend", {}), "backend", problems)
     for name in backend.keys() - _BACKEND:
         problems.append(Problem(f"backend.{name}", "unknown setting", ", ".join(sorted(_BACKEND))))
@@ -78,7 +85,8 @@ def _checked(said: dict[str, Any], problems: list[Problem]) -> UserConfig:
     agents = _table(said.get("agents", {}), "agents", problems)
     tables = {name: _table(each, f"agents.{name}", problems) for name, each in agents.items()}
     sandbox = parse_sandbox(said.get("sandbox", {}), os.path.expanduser("~"), problems)
-    return UserConfig(agent, model, _timeout(backend.get("timeout"), problems), tables, sandbox)
+    secrets = parse_secrets(said.get("secrets", {}), problems)
+    return UserConfig(agent, model, _timeout(backend.get("timeout"), problems), tables, sandbox, secrets)
 
 
 def _table(value: Any, place: str, problems: list[Problem]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ __all__ = [
     "Finding",
     "SecretsPolicy",
     "find_secrets",
+    "is_secret_problem",
     "redact",
     "redact_packed",
     "redact_text",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _LEAST_PACKED = 12  # bytes of the shortest value that could hold a secret: {"secret": "abcd"}
+_HOLDS = "holds a secret itself"
 _INSTEAD = (
     "say ${env.NAME} or ${keyring.NAME} in its place; what is no secret: [secrets] allow in your config.toml"
 )
@@ -113,9 +115,14 @@ def redact_packed(
 def secret_problems(value: Any, place: str, *, allow: tuple[Allowed, ...] = ()) -> list[Problem]:
     """What `find_secrets` finds, as problems with their places."""
     return [
-        Problem(each.path, f"holds a secret itself ({each.rule})", _INSTEAD)
+        Problem(each.path, f"{_HOLDS} ({each.rule})", _INSTEAD)
         for each in find_secrets(value, path=place, allow=allow)
     ]
+
+
+def is_secret_problem(problem: Problem) -> bool:
+    """Whether `secret_problems` made it."""
+    return problem.message.startswith(_HOLDS)
 
 
 def refuse_secrets(value: Any, what: str) -> None:

@@ -25,6 +25,7 @@ from sage_actors.actors.keys import KeyRing, load_keys
 from sage_actors.actors.pool_protocol import WorkerPool
 from sage_actors.actors.state import StateActor
 from sage_actors.actors.statedir import Registry, StateDirectory, check_run_id
+from sage_actors.actors.user_config import load_user_config
 from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import ActorDeadError, DefinitionError, Problem, SageError, UsageError
 from sage_actors.messages.events import Event
@@ -149,6 +150,7 @@ class Supervisor:
             make_cache=self._cache,
             random=random.Random().random,
             environ=self._environ,
+            secrets=load_user_config(self._environ).secrets,
         )
         proxy: Any = self._actor.proxy()
         self._pool: WorkerPool = proxy.pool.get(timeout=_ANSWER_S)

@@ -28,6 +28,7 @@ from sage_actors.actors.breaker_policy import BreakerPolicy
 from sage_actors.actors.sandbox_settings import SandboxSettings, parse_sandbox
 from sage_actors.actors.toml_file import load_settings
 from sage_actors.messages.errors import DefinitionError, Problem
+from sage_actors.messages.secret_scan import secret_problems
 
 __all__ = ["Config", "load_config"]
 
@@ -58,6 +59,7 @@ def load_config(project: Path) -> Config:
 
 
 def _checked(data: dict[str, Any], problems: list[Problem], project: str) -> Config:
+    problems += secret_problems(data, "")
     for name in data.keys() - {"workers", "durability", "grace", "breakers", "sandbox"}:
         problems.append(Problem(name, "unknown setting", "workers, durability, grace, breakers or sandbox"))
     workers, durability, grace = data.get("workers"), data.get("durability"), data.get("grace")

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.messages.definition import WorkflowSpec
-from sage_actors.messages.errors import CycleError, DefinitionError, Problem
+from sage_actors.messages.errors import CycleError, DefinitionError, Problem, SecretInStateError
+from sage_actors.messages.secret_scan import is_secret_problem
 from sage_actors.supervisor.edges import edges_of
 from sage_actors.supervisor.inputs import default_run_id, resolve_inputs
 from sage_actors.supervisor.shape import check_shape, repair_shape
@@ -227,6 +228,8 @@ def _raise(problems: list[Problem], source: str, lines: LineOf | None) -> None:
     if cycles:
         path = cycles[0].message.removeprefix("cycle: ").split(" -> ")
         raise CycleError(path, problems=located, source=source)
+    if all(map(is_secret_problem, located)):
+        raise SecretInStateError(located, source=source)
     raise DefinitionError(located, source=source)
 
 

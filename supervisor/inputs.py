@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sage_actors.messages.definition import InputSpec, WorkflowSpec
-from sage_actors.messages.errors import DefinitionError, Problem
+from sage_actors.messages.errors import DefinitionError, Problem, SecretInStateError
 from sage_actors.supervisor.graph import nearest
+from sage_actors.supervisor.literals import problems_in
 
 __all__ = ["default_run_id", "input_problem", "resolve_inputs"]
 
@@ -29,8 +30,14 @@ def resolve_inputs(spec: WorkflowSpec, given: Mapping[str, Any]) -> dict[str, An
 
     Raises:
         DefinitionError: everything that is wrong with `given`: missing, unknown, not of the type or the enum.
+        SecretInStateError: an input holds a secret itself.
     """
     problems: list[Problem] = []
+    problems += problems_in((f"inputs.{name}", value) for name, value in given.items())
+    if problems:
+        raise SecretInStateError(
+            problems, source=f"inputs of {spec.name}"
+        )  # no other message may show the value
     for name in given:
         if name not in spec.inputs:
             known = ", ".join(spec.inputs) or "none"

@@ -15,6 +15,7 @@ from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpe
 from sage_actors.messages.errors import DefinitionError, Problem
 from sage_actors.supervisor.graph import DependencyGraph, nearest
 from sage_actors.supervisor.inputs import input_problem
+from sage_actors.supervisor.literals import literal_problems
 from sage_actors.supervisor.references import (
     RESERVED_IDS,
     Reference,
@@ -37,6 +38,7 @@ __all__ = [
 
 TYPES = ("python", "shell", "mcp", "http", "agent", "skill", "approval", "wait", "workflow")
 AVAILABLE_TYPES = frozenset(OPERATION_TYPES)
+_ENGINE_TYPES = frozenset(name for name, each in OPERATION_TYPES.items() if each.by_engine)
 _ID = re.compile(r"[A-Za-z0-9_-]+\Z")
 _MAX_GUESSES = 100  # a guess compares a name with all others; a file that is wrong throughout gets no more
 _ID_HINT = "ids are made of A-Z a-z 0-9 _ and -"
@@ -109,6 +111,8 @@ _ANYWHERE = frozenset({"input", "node", "env", "keyring"})
 _DATA = _Rules(_ANYWHERE, "here")
 _DATA_OF_EACH = _Rules(_ANYWHERE | {"item", "index"}, "here")
 _PLAIN = frozenset({"input", "node"})
+_BY_ENGINE = _Rules(_PLAIN, "in an operation that the engine carries out itself: it would be written down")
+_BY_ENGINE_OF_EACH = _Rules(_PLAIN | {"item", "index"}, _BY_ENGINE.where)
 _WHEN = _Rules(_PLAIN, "in `when`")
 _FOREACH = _Rules(_PLAIN, "in `foreach`")
 _FALLBACK = _Rules(_PLAIN, "in a fallback")
@@ -125,6 +129,7 @@ class _Checker:
     errors: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     place_of: dict[str, str] = field(default_factory=dict)
+    secret_ids: set[str] = field(default_factory=set)  # of nodes with secret outputs
     graph: DependencyGraph = field(default_factory=DependencyGraph)
     before: dict[str, set[str]] = field(default_factory=dict)
 
@@ -135,6 +140,7 @@ class _Checker:
         for node, place in zip(self.spec.nodes, self.places.nodes, strict=True):
             self._check_needs(node, place)
             self._check_data(node, place)
+        self.errors += literal_problems(self.spec, self.places.nodes)
         self._check_operations()
         self._check_graph()
 
@@ -165,7 +171,27 @@ class _Checker:
             if not _ID.match(short) or short in RESERVED_IDS:
                 self._bad_id(f"{place}.id", short)
             self.place_of[node.id] = place
+            if node.operation.secret_outputs:
+                self.secret_ids.add(node.id)
+                self._check_secret_outputs(node, place)
             self.graph.add_node(node.id)
+
+    def _check_secret_outputs(self, node: NodeSpec, place: str) -> None:
+        """Where a secret result would have to be written down, or made twice."""
+        operation = node.operation
+        for is_said, name, why in (
+            (node.foreach is not None, "foreach", "put it on an operation that is one node"),
+            (
+                operation.type in _ENGINE_TYPES,
+                operation.type,
+                "put it on an operation that a worker carries out",
+            ),
+            (operation.cache is not None, "cache", "the cache is on disk"),
+            (operation.digest is not None, "digest", "the whole would be kept on disk"),
+            (operation.effect == "once", "effect: once", "a resume may have to make the result again"),
+        ):
+            if is_said:
+                self._error(f"{place}.secret_outputs", f"cannot be combined with {name}", why)
 
     def _bad_id(self, place: str, name: str) -> None:
         if name in RESERVED_IDS:
@@ -269,6 +295,8 @@ class _Checker:
     def _check_data(self, node: NodeSpec, place: str) -> None:
         each = node.foreach is not None
         rules = _DATA_OF_EACH if each else _DATA
+        if node.operation.type in _ENGINE_TYPES:
+            rules = _BY_ENGINE_OF_EACH if each else _BY_ENGINE
         self._check_value(node, node.arguments, f"{place}.arguments", rules)
         operation = node.operation
         for name, value, quote_at in templates_of(operation):
@@ -311,6 +339,11 @@ class _Checker:
         kind, name, _, place, _ = reference
         if kind == "node":
             self._check_edge(node, name, place, "refers to")
+            if resolve_name(name, node.phase) in self.secret_ids and rules is not _DATA:
+                message = (
+                    f"the output of {name!r} is secret: it cannot be used in a `foreach` or {rules.where}"
+                )
+                self._error(place, message, "use it in the `arguments` of an operation that is one node")
         elif kind == "input" and name not in self.spec.inputs:
             declare = f"declare it: inputs: {{{name}: {{}}}}"
             self._error(place, f"unknown input {name!r}", nearest(name, self.spec.inputs, otherwise=declare))

@@ -177,10 +177,11 @@ class Workflow:
 
         Raises:
             DefinitionError: there are no nodes.
+            SecretInStateError: a value holds a secret itself.
         """
         if not self._nodes:
             raise DefinitionError([Problem("", "there are no nodes", "add one")], source=self.name)
-        return WorkflowSpec(
+        spec = WorkflowSpec(
             name=self.name,
             nodes=self._nodes,
             description=self.description,
@@ -188,6 +189,10 @@ class Workflow:
             concurrency=self.concurrency,
             timeout=self.timeout,
         )
+        from sage_actors.supervisor.literals import refuse_literals  # not for a worker that imports a script
+
+        refuse_literals(spec, [node.id for node in self._nodes])
+        return spec
 
     def to_dict(self) -> dict[str, Any]:
         """The workflow in the file format."""
