@@ -109,10 +109,15 @@ class EgressProxy:
 
     def grant(self, rules: Iterable[Rule], label: str) -> str:
         """A token that opens these rules, and no others, until it is revoked. label: of its decisions."""
-        number, secret = f"{next(self._numbers):x}", secrets.token_hex(24)
+        token = f"{next(self._numbers):x}-{secrets.token_hex(24)}"
+        self.adopt(token, rules, label)
+        return token
+
+    def adopt(self, token: str, rules: Iterable[Rule], label: str) -> None:
+        """Opens these rules for a token that somebody else made, of the form NUMBER-SECRET."""
+        number, _, secret = token.partition("-")
         with self._lock:
             self._grants[number] = (secret, Grant(tuple(rules), label))
-        return f"{number}-{secret}"
 
     def revoke(self, token: str) -> None:
         """Ends a grant, and soon all connections under it. One that is not known does nothing."""
