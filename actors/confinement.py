@@ -1,6 +1,6 @@
 """Confinement as the pool needs it: what the keeper is told, and what each worker is told first.
 
-    pool: keeper_settings()  -> the keeper makes the new root, and hands the proxy's listener over: serve(socket)
+    pool: keeper_settings()  -> the keeper makes the new root, and hands the proxy's listener over: knocked(socket)
           first_words(kind)  -> a PROFILE frame, before all else; the worker is confined before it reads on
           task_words(spec)   -> the same for a worker of one task
           released(token)       once that worker is gone, its right to use the proxy goes too
@@ -13,20 +13,19 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from sage_actors.actors.egress_rules import Rule
+from sage_actors.actors.egress_doorman import Doorman, Proxy
 from sage_actors.actors.sandbox_policy import REOPENED, Grant, SandboxPolicy
 from sage_actors.actors.sandbox_settings import Mode
 from sage_actors.messages.codec import frame
 from sage_actors.messages.errors import SandboxUnavailable
 from sage_actors.messages.wire import Kind
 
-__all__ = ["PROXY_PORT", "Confinement", "Egress", "Words", "resolve_tier"]
+__all__ = ["PROXY_PORT", "Confinement", "Words", "resolve_tier"]
 
 PROXY_PORT = 3128
 """Of the proxy, inside the network namespace, where nothing else listens."""
@@ -35,15 +34,6 @@ _WAYS_OUT = (
     "run on a kernel with user namespaces or Landlock (5.13), or accept operations that are not confined: "
     '`mode = "degrade"` or "off" under [sandbox] in your config.toml, or SAGE_SANDBOX=degrade'
 )
-
-
-class Egress(Protocol):
-    """The proxy: see egress.py."""
-
-    def grant(self, rules: Sequence[Rule], label: str) -> str: ...
-    def revoke(self, token: str) -> None: ...
-    def serve(self, listener: socket.socket) -> None: ...
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +53,16 @@ class Confinement:
         *,
         mode: Mode,
         project: Path,
-        make_egress: Callable[[], Egress] | None = None,
+        make_proxy: Callable[[], Proxy] | None = None,
         report: Any | None = None,
     ) -> None:
         self.mode = mode
         self.policy = policy
         self._project = Path(os.path.realpath(project))
         self.tier, self.gaps = resolve_tier(mode, policy.settings.min_tier, report)
-        self._make_egress = make_egress
-        self._egress: Egress | None = None
-        self._lock = threading.Lock()
+        self._door: Doorman | None = None
+        if self.tier == "namespaces" and make_proxy is not None:
+            self._door = Doorman(make_proxy)
         self._lanes: dict[str, Grant] = {}
 
     @property
@@ -95,13 +85,12 @@ class Confinement:
 
         return {"layout": asdict(self.policy.layout()), "proxy_port": PROXY_PORT}
 
-    def serve(self, listener: socket.socket) -> None:
-        """The keeper's listener, inside the network namespace: from now on there is a proxy."""
-        egress = self._proxy()
-        if egress is None:
+    def knocked(self, listener: socket.socket) -> None:
+        """Somebody connects to the keeper's listener, which is inside the network namespace."""
+        if self._door is None:
             listener.close()
         else:
-            egress.serve(listener)
+            self._door.knocked(listener)
 
     def first_words(self, kind: str) -> Words:
         """For a worker that is to execute many tasks."""
@@ -120,28 +109,26 @@ class Confinement:
 
     def http_proxy(self, spec: Mapping[str, Any], label: str) -> tuple[str, str] | None:
         """(url of the proxy, token) for one `http` operation; None where no proxy is."""
-        egress = self._proxy()
-        if egress is None:
+        if self._door is None:
             return None
-        token = egress.grant(self.policy.http_rules(spec), label)
+        token = self._door.grant(self.policy.http_rules(spec), label)
         return _url(token), token
 
     def released(self, token: str | None) -> None:
         """Whoever held this token has ended."""
-        if token is not None and self._egress is not None:
-            self._egress.revoke(token)
+        if token is not None and self._door is not None:
+            self._door.revoke(token)
 
     def close(self) -> None:
         """Ends the proxy, and removes the output folders that nothing was put into."""
-        if self._egress is not None:
-            self._egress.close()
+        if self._door is not None:
+            self._door.close()
         if self.tier == "namespaces":
             for name in REOPENED:
                 _remove_empty(self._project / name, self._project)
 
     def _words(self, grant: Grant, *, alone: bool) -> Words:
-        egress = self._proxy()
-        token = egress.grant(grant.rules, grant.label) if egress is not None else None
+        token = None if self._door is None else self._door.grant(grant.rules, grant.label)
         environ = grant.with_proxy(None if token is None else _url(token))
         said = {
             "tier": self.tier,
@@ -150,14 +137,6 @@ class Confinement:
             "alone": alone and self.tier == "namespaces",
         }
         return Words(frame(Kind.PROFILE, said), token)
-
-    def _proxy(self) -> Egress | None:
-        if self.tier != "namespaces" or self._make_egress is None:
-            return None
-        with self._lock:
-            if self._egress is None:
-                self._egress = self._make_egress()
-            return self._egress
 
 
 def resolve_tier(mode: Mode, min_tier: str, report: Any | None = None) -> tuple[str, tuple[str, ...]]:

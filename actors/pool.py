@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -310,11 +311,16 @@ class LocalPool:
     def _enter_sandbox(self, keeper: KeeperClient, placeholders: list[Any]) -> None:
         self._placeholders += placeholders
         if keeper.listener is not None and self._confinement is not None:
-            self._confinement.serve(keeper.listener)
-            keeper.listener = None
+            listener, keeper.listener = keeper.listener, None
+            self._loop.watch(listener, READ, lambda _: self._knocked(listener))
             from sage_actors.sandbox.namespaces import user_namespace_of
 
             self._namespace = user_namespace_of(keeper.identity[0])
+
+    def _knocked(self, listener: socket.socket) -> None:
+        assert self._confinement is not None
+        self._loop.unwatch(listener)
+        self._confinement.knocked(listener)
 
     def _leave_sandbox(self) -> None:
         if self._confinement is not None:

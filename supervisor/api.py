@@ -21,6 +21,7 @@ from sage_actors.actors.breaker import BreakerActor, BreakerPolicy
 from sage_actors.actors.cache import ResultCache
 from sage_actors.actors.cache_actor import CacheActor
 from sage_actors.actors.clock import Clock, SystemClock
+from sage_actors.actors.egress_doorman import Proxy
 from sage_actors.actors.keys import KeyRing, load_keys
 from sage_actors.actors.pool_protocol import WorkerPool
 from sage_actors.actors.state import StateActor
@@ -138,6 +139,7 @@ class Supervisor:
             mode=sandbox,
             reads=[*map(str, reads), *self._search_paths],
             main_path=_main_path(),
+            make_proxy=self._make_proxy,
         )
         _SWITCHING.shorten()
         self._state_actor = StateActor.start()
@@ -484,6 +486,15 @@ class Supervisor:
             grace_s=self._grace_s,
             confinement=self._confinement,
         )
+
+    def _make_proxy(self) -> Proxy:
+        """The way out of the sandbox, once somebody takes it."""
+        from sage_actors.actors.egress import EgressProxy
+
+        return EgressProxy(self._on_egress)
+
+    def _on_egress(self, decision: Any) -> None:
+        """Told in the proxy's thread."""
 
     def _breaker(self, deliver: Callable[[Any], None], call_at: Callable[..., None]) -> pykka.ActorRef[Any]:
         policies = dict(self._policies)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from sage_actors.actors.confinement import Confinement
+from sage_actors.actors.egress_doorman import Proxy
 from sage_actors.actors.sandbox_policy import SandboxPolicy
 from sage_actors.actors.sandbox_settings import Mode, SandboxSettings
 from sage_actors.actors.user_config import load_user_config
@@ -28,6 +29,7 @@ def make_confinement(
     mode: str | None = None,
     reads: Iterable[str] = (),
     main_path: str | None = None,
+    make_proxy: Callable[[], Proxy] | None = None,
 ) -> Confinement:
     """The confinement of one supervisor.
 
@@ -53,7 +55,7 @@ def make_confinement(
         reads=[each for each in reads if os.path.exists(each)],
         main_path=main_path,
     )
-    return Confinement(policy, mode=cast("Mode", chosen), project=project, make_egress=None)
+    return Confinement(policy, mode=cast("Mode", chosen), project=project, make_proxy=make_proxy)
 
 
 def paths_named_by(inputs: Mapping[str, Any], project: Path) -> list[str]:

@@ -1,0 +1,72 @@
+"""Opens the egress proxy at the first connection: most runs never go out, and asyncio alone takes long to load."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from sage_actors.actors.egress_rules import Rule
+
+__all__ = ["Doorman", "Proxy"]
+
+
+class Proxy(Protocol):
+    """What is opened: see egress.py."""
+
+    def adopt(self, token: str, rules: Sequence[Rule], label: str) -> None: ...
+    def revoke(self, token: str) -> None: ...
+    def serve(self, listener: socket.socket) -> Callable[[], None]: ...
+    def close(self) -> None: ...
+
+
+class Doorman:
+    """Makes tokens, and remembers them for the proxy that `make` makes when the first listener is `knocked` at."""
+
+    def __init__(self, make: Callable[[], Proxy]) -> None:
+        self._make = make
+        self._proxy: Proxy | None = None
+        self._grants: dict[str, tuple[tuple[Rule, ...], str]] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def grant(self, rules: Sequence[Rule], label: str) -> str:
+        """A token that opens these rules until it is revoked. label: of its decisions in the audit log."""
+        token = f"{next(self._numbers):x}-{secrets.token_hex(24)}"
+        with self._lock:
+            if self._proxy is None:
+                self._grants[token] = tuple(rules), label
+            else:
+                self._proxy.adopt(token, rules, label)
+        return token
+
+    def revoke(self, token: str) -> None:
+        """Ends a grant, and the connections under it. One that is not known does nothing."""
+        with self._lock:
+            self._grants.pop(token, None)
+            if self._proxy is not None:
+                self._proxy.revoke(token)
+
+    def knocked(self, listener: socket.socket) -> None:
+        """Somebody wants to go out there: it is the proxy's from here on."""
+        with self._lock:
+            if self._closed:
+                listener.close()
+                return
+            if self._proxy is None:
+                self._proxy = self._make()
+                for token, (rules, label) in self._grants.items():
+                    self._proxy.adopt(token, rules, label)
+                self._grants.clear()
+            self._proxy.serve(listener)
+
+    def close(self) -> None:
+        """Cuts everything. A second call does nothing."""
+        with self._lock:
+            self._closed = True
+            if self._proxy is not None:
+                self._proxy.close()
