@@ -124,6 +124,11 @@ class JournalWriter:
         return cls(fd, path, cipher, segment, disk)
 
     @property
+    def tag(self) -> bytes:
+        """The tag of the last frame, which the next one continues."""
+        return self._tag
+
+    @property
     def bytes_written(self) -> int:
         """How long the valid part of the segment is, its header included."""
         return self._bytes

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
+from sage_actors.actors import audit_commit
+from sage_actors.actors.audit_actor import RunAudit
 from sage_actors.actors.journal_format import MAX_PLAINTEXT_BYTES, Location
 from sage_actors.actors.mailbox import MailboxActor
 from sage_actors.messages.errors import (
@@ -53,6 +55,9 @@ class Writer(Protocol):
 
     def close(self) -> None: ...
 
+    @property
+    def tag(self) -> bytes: ...
+
 
 Ack: TypeAlias = tuple[object, Location | None, int]
 Deliver: TypeAlias = "Callable[[Committed | CommitFailed], object]"
@@ -63,13 +68,15 @@ class OpenRun:
     """From now on `run` is written by `writer`, which the actor owns and closes; events go to `deliver`.
 
     `deliver` is called in the actor's thread and must not block: an actor's `tell`. A result, an error or output
-    that holds one of `secrets` is not written: the run ends as if the disk had failed.
+    that holds one of `secrets` is not written: the run ends as if the disk had failed. `audit` is told of every
+    frame; where it cannot record what it must, the run ends like that, too.
     """
 
     run: int
     writer: Writer
     deliver: Deliver
     secrets: KnownValues | None = None
+    audit: RunAudit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +130,11 @@ class _Run:
 
     __slots__ = (
         "appends",
+        "audit",
         "closing",
         "deliver",
         "error",
+        "location",
         "number",
         "secrets",
         "synced_acks",
@@ -136,7 +145,8 @@ class _Run:
 
     def __init__(self, message: OpenRun) -> None:
         self.number, self.writer, self.deliver = message.run, message.writer, message.deliver
-        self.secrets = message.secrets
+        self.secrets, self.audit = message.secrets, message.audit
+        self.location: Location | None = None
         self.error: SageError | None = None
         self.begin_group()
 
@@ -227,6 +237,9 @@ class StateActor(MailboxActor):
             _call(message.deliver, CommitFailed(message.run, error))
             return
         self._runs[message.run] = _Run(message)
+        if message.audit is not None:
+            number, deliver = message.run, message.deliver
+            message.audit.on_failure(lambda error: _call(deliver, CommitFailed(number, error)))
 
     def _finish(self, touched: dict[int, _Run]) -> None:
         """Write, sync, tell, close: each step for all runs before the next."""
@@ -234,6 +247,7 @@ class StateActor(MailboxActor):
         for run in runs:
             _write(run)
         self._sync([run for run in runs if run.wants_sync and run.error is None])
+        audit_commit.note(runs)
         for run in runs:
             _answer(run)
             if run.closing:
@@ -252,6 +266,7 @@ class StateActor(MailboxActor):
 
     def _close(self, run: _Run, message: CloseRun) -> None:
         del self._runs[run.number]
+        audit_commit.leave_head(run)
         run.writer.close()
         if message.token is not None:
             _call(run.deliver, Committed(run.number, [(message.token, None, 0)]))
@@ -270,6 +285,7 @@ class StateActor(MailboxActor):
         for run in runs.values():
             if run.error is None:
                 _sync(run)  # what was written counts, relaxed records too
+            audit_commit.leave_head(run)
             run.writer.close()
             tokens = [*run.unanswered, *waiting.get(run.number, [])]
             _call(run.deliver, CommitFailed(run.number, run.error or error, tokens))
@@ -283,12 +299,15 @@ def _write(run: _Run) -> None:
     run.unanswered = [each.token for each in appends if each.token is not None]
     if run.error is not None:
         return
+    if appends and (head := audit_commit.head_of(run)) is not None:
+        appends.append(Append(run.number, [head], False))
     acks: list[Ack] = []
     try:
         if run.secrets:
             _refuse_secrets(appends, run.secrets)
         for messages, plaintext in _frames(appends):
             location, index = run.writer.append(plaintext), 0
+            run.location = location
             for message in messages:
                 if message.token is not None:
                     (run.synced_acks if message.sync else acks).append((message.token, location, index))

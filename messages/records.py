@@ -15,6 +15,7 @@ import msgpack
 from sage_actors.messages.errors import StateCorruptedError
 
 __all__ = [
+    "AuditNoted",
     "BreakerChanged",
     "DecisionTaken",
     "LogLines",
@@ -210,6 +211,16 @@ class LogLines:
     rows: list[Any]
 
 
+@dataclass(slots=True)
+class AuditNoted:
+    """The audit log's last record then: its number, and its mac (32 bytes). Cutting the log shows against it."""
+
+    CODE: ClassVar[int] = 16
+    at: float
+    number: int
+    digest: bytes
+
+
 Record: TypeAlias = (
     RunAdmitted
     | SegmentOpened
@@ -226,6 +237,7 @@ Record: TypeAlias = (
     | RunPaused
     | RunFinished
     | LogLines
+    | AuditNoted
 )
 
 _TYPES: tuple[type[Any], ...] = get_args(Record)
