@@ -99,7 +99,17 @@ class Problem:
     def __str__(self) -> str:
         line = "" if self.line is None else f"line {self.line}"
         text = ": ".join(part for part in (line, self.place, self.message) if part)
-        return f"{text} ({self.hint})" if self.hint else text
+        return _visible(f"{text} ({self.hint})" if self.hint else text)
+
+
+def _visible(text: str) -> str:
+    """Names in a file can hold what drives a terminal, or turns the order of letters: shown as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 class DefinitionError(SageError):

@@ -153,15 +153,17 @@ def _explain(error: Exception) -> int:
     import os
 
     from sage_actors.messages.errors import SageError
+    from sage_actors.supervisor.display import printable
 
     if os.environ.get("SAGE_DEBUG"):
         import traceback
 
         traceback.print_exception(error)
+    said = printable(str(error))  # it can quote what a repository brings
     if isinstance(error, SageError) and error.exit_code != 70:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {said}", err=True)
         return error.exit_code
-    click.echo(f"Internal error: {type(error).__name__}: {error}", err=True)
+    click.echo(f"Internal error: {type(error).__name__}: {said}", err=True)
     if not os.environ.get("SAGE_DEBUG"):
         click.echo("Nothing that was finished is lost. SAGE_DEBUG=1 shows where it happened.", err=True)
     return 70

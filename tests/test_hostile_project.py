@@ -1,0 +1,178 @@
+"""A hostile project, run with the shipped templates through the command line: nothing executes, leaves or drives."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hostile_project import DRIVE, SECRET, HostileProject
+from sage_harness import SageRun, documents, tree
+from test_sage_hostile import driving
+
+pytestmark = [pytest.mark.slow, pytest.mark.requirement("ORCH-021"), pytest.mark.requirement("ORCH-023")]
+
+TOPICS = {
+    "feature": "rate limiting for the public API",
+    "bugfix": "rate limiting raises KeyError in the public API",
+    "enhancement": "rate limiting",
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostileProject]:
+    made = HostileProject(tmp_path_factory.mktemp("hostile"))
+    made.bring_skill()
+    made.bring_bombs()
+    yield made
+    made.sage.close()
+
+
+@pytest.fixture(scope="module")
+def runs(hostile: HostileProject) -> dict[str, SageRun]:
+    """Each shipped template, without consent to anything."""
+    before = tree(hostile.outside)
+    with hostile.sage.nothing_else_written():
+        done = {name: hostile.sage.run(name, topic, "--run-id", name) for name, topic in TOPICS.items()}
+    assert tree(hostile.outside) == before
+    return done
+
+
+# ------------------------------------------------------------------ without consent
+
+
+@pytest.mark.parametrize("template", TOPICS)
+def test_a_run_ends_well(runs: dict[str, SageRun], template: str) -> None:
+    assert runs[template].end["status"] == "succeeded"
+
+
+def test_nothing_that_the_project_brings_was_executed(
+    hostile: HostileProject, runs: dict[str, SageRun]
+) -> None:
+    assert runs
+    assert hostile.sprung == set()
+    assert not list(hostile.root.rglob("owned"))
+
+
+def test_the_traps_spring_for_who_is_careless(hostile: HostileProject, runs: dict[str, SageRun]) -> None:
+    assert runs
+    subprocess.run(["git", "status"], cwd=hostile.root, capture_output=True, timeout=60)
+    assert "fsmonitor" in hostile.sprung
+    for path in hostile.traps.glob("sprung-*"):
+        path.unlink()
+
+
+def test_nothing_from_outside_is_in_a_document_or_a_result(
+    hostile: HostileProject, runs: dict[str, SageRun]
+) -> None:
+    key = (hostile.sage.home / "config/sage-actors/state.key").read_text().strip()
+    said = "".join(documents(hostile.root).values()) + "".join(
+        run.stdout + run.stderr for run in runs.values()
+    )
+    for name in TOPICS:
+        history = hostile.sage.history(name)
+        said += json.dumps([history.value(each.id) for each in history.nodes() if each.state == "succeeded"])
+    for secret in (SECRET, key, "root:x:0:0", str(hostile.sage.home)):
+        assert secret not in said, secret
+
+
+def test_what_the_texts_of_the_project_tell_to_do_is_quoted_at_most(
+    hostile: HostileProject, runs: dict[str, SageRun]
+) -> None:
+    """No model drafts here; what a document takes over is text, and drives no terminal."""
+    assert runs
+    for name, text in documents(hostile.root).items():
+        assert not driving(text), name
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show", "feature"],
+        ["logs", "feature"],
+        ["history", "feature"],
+        ["status", "feature"],
+        ["list"],
+        ["skills", "list"],
+        ["templates", "list"],
+        ["trust", "list"],
+        ["templates", "show", "keys"],
+        ["validate", ".sage/templates/keys.json"],
+        ["validate", ".sage/templates/laughs.yaml"],
+        ["validate", ".sage/templates/deep.json"],
+        ["run", "laughs", "x"],
+        ["run", "keys", "x"],
+        ["run", "passwd", "x"],
+        ["run", DRIVE, "x"],
+        ["run", "pipe", "x"],
+    ],
+    ids=" ".join,
+)
+def test_no_command_drives_the_terminal_or_shows_what_is_outside(
+    hostile: HostileProject, runs: dict[str, SageRun], words: list[str]
+) -> None:
+    assert runs
+    done = hostile.sage(*words, code=None, timeout=30)
+    assert done.returncode in (0, 2), done.stderr
+    assert not driving(done.stdout + done.stderr)
+    assert "root:x:0:0" not in done.stdout + done.stderr
+
+
+# ------------------------------------------------------------------ what needs consent
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostileProject]:
+    """Another one, which is asked to be trusted."""
+    made = HostileProject(tmp_path_factory.mktemp("fresh"))
+    yield made
+    made.sage.close()
+
+
+def test_servers_templates_and_settings_are_refused_with_all_that_they_would_do(
+    fresh: HostileProject,
+) -> None:
+    fresh.bring_server()
+    fresh.bring_template("feature", {"id": "a", "type": "shell", "command": ["python3", "tools/attack.py"]},
+                         {"id": "b", "type": "mcp", "server": "sage-research", "tool": "best_practices",
+                          "arguments": {"topic": "x"}})  # fmt: skip
+    fresh.bring_settings(read=["/"], network=["*.evil.example:443"], env=["AWS_*"])
+    with fresh.sage.nothing_else_written():
+        done = fresh.sage("run", "feature", "x", code=2)
+    assert "mcp-server sage-research" in done.stderr
+    assert "is given your $AWS_SECRET_ACCESS_KEY" in done.stderr
+    assert (
+        "template feature: executes shell python3 tools/attack.py (which is tools/attack.py)" in done.stderr
+    )
+    assert "widens the sandbox of operations: env AWS_*; network *.evil.example:443; read /" in done.stderr
+    assert "--trust" in done.stderr
+    assert not driving(done.stdout + done.stderr)
+    assert fresh.sprung == set()
+    assert not (fresh.root / ".sage/state").exists()
+    (fresh.root / ".mcp.json").unlink()
+
+
+def test_consent_ends_with_any_change(fresh: HostileProject) -> None:
+    node: dict[str, Any] = {"id": "a", "type": "shell", "command": "exec true tools/attack.py"}
+    fresh.bring_template("feature", node)
+    fresh.bring_settings(read=["/srv"])
+    fresh.sage("run", "feature", "x", "--trust")
+    fresh.sage("run", "feature", "x", "--run-id", "again")
+
+    def refused() -> None:
+        assert "--trust" in fresh.sage("run", "feature", "x", "--run-id", "third", code=2).stderr
+        assert not (fresh.root / ".sage/state/third").exists()
+
+    program = fresh.attack.read_text()
+    fresh.attack.write_text(f"{program}# changed")
+    refused()
+    fresh.attack.write_text(program)
+    fresh.bring_settings(read=["/srv", "/"])
+    refused()
+    fresh.bring_settings(read=["/srv"])
+    fresh.bring_template("feature", {**node, "command": "exec true tools/attack.py changed"})
+    refused()
+    fresh.bring_template("feature", node)
+    fresh.sage("run", "feature", "x", "--run-id", "third")  # as it was: consent is to content
