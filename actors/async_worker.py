@@ -131,9 +131,9 @@ class AsyncWorker:
             payload = self._table.pack(await self._call(task, op), task, op)
             status = OK
         except asyncio.CancelledError as error:
-            payload, status = self._table.error(_explain_cancel(task, error), task), FAILED
+            payload, status = self._table.error(_explain_cancel(task, error), task, op), FAILED
         except BaseException as error:  # noqa: BLE001 - the border: SystemExit of user code is its failure
-            payload, status = self._table.error(error, task), FAILED
+            payload, status = self._table.error(error, task, op), FAILED
         try:
             self._finish(task, status, payload)
         except Exception:  # noqa: BLE001 - a result that cannot be sent would be waited for without end

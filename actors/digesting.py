@@ -23,15 +23,22 @@ _QUERY_CHARS = 500
 
 
 def pack_digest(
-    value: object, task: Task, spec: Mapping[str, Any], redactor: Redactor, policy: SecretsPolicy
+    value: object,
+    task: Task,
+    spec: Mapping[str, Any],
+    redactor: Redactor,
+    policy: SecretsPolicy,
+    most: int = MAX_RESULT_BYTES,
 ) -> bytes:
     """The packed digest of `value`; sizes before and after, and the whole, go to `task.used`.
 
     Args:
         spec: of the definition: max_tokens, max_bytes, top, threshold, query; none is a must.
+        most: bytes of the digest; the whole may have MAX_RESULT_BYTES.
 
     Raises:
-        ResultError: the result cannot be carried, or is too large even before it is digested.
+        ResultError: the result cannot be carried.
+        LimitExceeded: it is too large even before it is digested, or after.
         SecretInStateError: as `Redactor.result`.
     """
     whole, findings = redactor.result(pack_result(value, task.node_id), task.node_id, policy=policy)
@@ -43,7 +50,7 @@ def pack_digest(
     used["raw_bytes"] = max(count.raw_bytes, used.get("raw_bytes", 0))  # a server may have digested before
     used["raw_tokens"] = max(count.raw_tokens, used.get("raw_tokens", 0))
     used.update(kept_bytes=count.kept_bytes, kept_tokens=count.kept_tokens, tokenizer=count.tokenizer)
-    packed = pack_result(digest, task.node_id)
+    packed = pack_result(digest, task.node_id, most)
     if packed != whole and len(packed) + len(whole) < MAX_RESULT_BYTES:
         used["whole"] = whole
     return packed

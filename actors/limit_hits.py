@@ -21,9 +21,9 @@ import signal
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sage_actors.messages.limits import LIMIT_NAMES, limit_hit
+from sage_actors.messages.limits import LIMIT_NAMES, limit_error, limit_hit
 
-__all__ = ["hit_of_error", "hit_of_exit"]
+__all__ = ["hit_of_error", "hit_of_exit", "tell_limit"]
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 _TOO_LARGE = frozenset({-signal.SIGXFSZ, 128 + signal.SIGXFSZ})
@@ -55,6 +55,29 @@ def hit_of_error(
     if error.get("type") == "CommandFailed":
         return _hit_of_command(details, limits, tmp_is_full)
     return _hit_of_exception(error, limits, tmp_is_full)
+
+
+def tell_limit(error: dict[str, Any], limits: Mapping[str, Any]) -> dict[str, Any]:
+    """`error`, or the LimitExceeded that it was. Called in the worker, where its temporary directory can be seen."""
+    hit = hit_of_error(error, limits, tmp_is_full=limits.get("tmp") is not None and _tmp_is_full())
+    if hit is None or error["type"] == "LimitExceeded":
+        return error
+    found = limit_error(hit, where=f"{error['type']}: {error['message']}")
+    return {
+        **error,
+        "type": "LimitExceeded",
+        "message": str(found),
+        "retryable": found.retryable,
+        "details": hit,
+    }
+
+
+def _tmp_is_full() -> bool:
+    try:
+        status = os.statvfs(os.environ.get("TMPDIR", "/tmp"))
+    except OSError:
+        return False
+    return status.f_bavail == 0
 
 
 def _hit_of_exception(

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import CoroutineType
@@ -22,12 +22,14 @@ from typing import Any
 import sage_actors
 from sage_actors.actors.attempt_error import describe_error
 from sage_actors.actors.context import OperationTerminated, Task
+from sage_actors.actors.limit_hits import tell_limit
 from sage_actors.actors.operation_types import Runner, RunnerSettings, create_runner
 from sage_actors.actors.output import UNKNOWN, LogBook, OutputPipes
 from sage_actors.actors.redaction import Redactor, add_note
 from sage_actors.actors.worker_link import Link
 from sage_actors.messages.codec import MAX_RESULT_BYTES, pack
 from sage_actors.messages.errors import OperationCancelled, ProtocolError, ResultError
+from sage_actors.messages.limits import limit_error, limit_hit
 from sage_actors.messages.secret_scan import SecretsPolicy
 from sage_actors.messages.wire import FAILED, OK, Kind
 
@@ -38,6 +40,7 @@ TERMINATED = 128 + signal.SIGTERM
 _ERROR_BYTES = 1024  # about
 _NOTICEABLE_S = 50e-6
 _REDACT = SecretsPolicy()
+_NO_LIMITS: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,20 +82,23 @@ def find_user_modules(settings: Settings, search_paths: Iterable[str] = ()) -> N
             sys.path.insert(0, path)
 
 
-def pack_result(value: object, node_id: str) -> bytes:
+def pack_result(value: object, node_id: str, most: int = MAX_RESULT_BYTES) -> bytes:
     """The packed result.
 
     Raises:
-        ResultError: it cannot be carried, or is larger than MAX_RESULT_BYTES.
+        ResultError: it cannot be carried.
+        LimitExceeded: it is larger than `most` bytes.
     """
     try:
         packed = pack(value)
     except ResultError:
         packed = pack(value, what=f"the result of node {node_id!r}")
-    if len(packed) > MAX_RESULT_BYTES:
-        raise ResultError(
-            f"the result of node {node_id!r} ({type(value).__module__}.{type(value).__qualname__}) has "
-            f"{len(packed)} bytes, more than {MAX_RESULT_BYTES}: write it to a file and return its path"
+    if len(packed) > most:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise limit_error(
+            limit_hit("result", most, len(packed)),
+            where=f"the result of node {node_id!r} ({kind})",
+            hint="write it to a file and return its path",
         )
     return packed
 
@@ -134,25 +140,32 @@ class OperationTable:
 
     def pack(self, value: object, task: Task, op: int) -> bytes:
         """The packed result of a task without secrets: a digest of it where the operation declares one."""
+        most = self._limits_of(op).get("result") or MAX_RESULT_BYTES
         if op in self._secret:
-            return pack_result(value, task.node_id)
+            return pack_result(value, task.node_id, most)
         digest, policy = self._digests.get(op), self._policies.get(op) or _REDACT
         if digest is None:
             packed, findings = self.redactor.result(
-                pack_result(value, task.node_id), task.node_id, policy=policy
+                pack_result(value, task.node_id, most), task.node_id, policy=policy
             )
             if findings:
                 task.used = add_note(task.used, findings)
             return packed
         from sage_actors.actors.digesting import pack_digest  # sqlite and more, for those that digest
 
-        return pack_digest(value, task, digest, self.redactor, policy)
+        return pack_digest(value, task, digest, self.redactor, policy, most)
 
-    def error(self, error: BaseException, task: Task) -> dict[str, Any]:
-        """The error map of a task that failed, without secrets."""
-        described, findings = self.redactor.value(describe_error(error))
+    def error(self, error: BaseException, task: Task, op: int) -> dict[str, Any]:
+        """The error map of a task that failed, without secrets. A limit that the kernel enforced is told as one."""
+        plain = describe_error(error)
+        if op in self.limited:
+            plain = tell_limit(plain, self._limits_of(op))
+        described, findings = self.redactor.value(plain)
         task.used = add_note(task.used, findings)
         return dict(described)
+
+    def _limits_of(self, op: int) -> Mapping[str, Any]:
+        return self._specs[op]["limits"] if op in self.limited else _NO_LIMITS
 
     def runner(self, op: int) -> Runner:
         found = self.runners.get(op)
@@ -224,7 +237,7 @@ class BlockingWorker:
             self._pipes.settle(task.key)
             raise
         except BaseException as error:  # noqa: BLE001 - the border: SystemExit of user code is its failure
-            payload = self._table.error(error, task)
+            payload = self._table.error(error, task, row[3])
             status, size = FAILED, _ERROR_BYTES
         ended = time.monotonic()
         more = not self._queue.empty()

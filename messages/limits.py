@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["BYTE_LIMITS", "LIMIT_NAMES", "describe_limit", "limit_hit", "size_text"]
+from sage_actors.messages.errors import LimitExceeded
+
+__all__ = ["BYTE_LIMITS", "LIMIT_NAMES", "describe_limit", "limit_error", "limit_hit", "size_text"]
 
 BYTE_LIMITS: Final = frozenset({"memory", "file_size", "output", "result", "tmp"})
 LIMIT_NAMES: Final = BYTE_LIMITS | {"cpu_seconds", "processes", "files"}
+_SURE_AGAIN: Final = frozenset({"result", "output", "file_size"})
 _UNITS: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
@@ -17,7 +21,16 @@ def limit_hit(kind: str, limit: float, seen: float | None) -> dict[str, Any]:
     return {"kind": kind, "limit": limit, "seen": seen}
 
 
-def describe_limit(hit: dict[str, Any]) -> str:
+def limit_error(hit: Mapping[str, Any], *, where: str = "", hint: str = "") -> LimitExceeded:
+    """The error for a hit; its details are the hit. A result or an output that is too large will be so again."""
+    text = ": ".join(part for part in (where, describe_limit(hit), hint) if part)
+    error = LimitExceeded(text)
+    error.details = dict(hit)  # type: ignore[attr-defined]
+    error.retryable = hit["kind"] not in _SURE_AGAIN  # type: ignore[misc]
+    return error
+
+
+def describe_limit(hit: Mapping[str, Any]) -> str:
     """One sentence for a person.
 
     >>> describe_limit(limit_hit("memory", 512 * 1024 * 1024, 563 * 1024 * 1024))

@@ -11,9 +11,11 @@ import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pool_harness import PoolHarness
 
 from sage_actors import DefinitionError
 from sage_actors.actors.proc import process_times
@@ -303,3 +305,29 @@ def test_a_limit_that_means_nothing_is_refused_where_it_stands(
     (problem,) = caught.value.problems
     assert problem.place.endswith(place)
     assert reason in str(problem)
+
+
+def test_a_result_beyond_its_limit_fails_only_its_node(tmp_path: Path) -> None:
+    with PoolHarness(tmp_path) as pool:
+        worker = pool.worker()
+        pool.define("large", {"type": "python", "call": "operations:large", "limits": {"result": 1000}})
+        error = pool.error(pool.submit(worker, "large", size=1000))
+        assert (error["type"], error["retryable"]) == ("LimitExceeded", False)
+        assert error["details"] == {"kind": "result", "limit": 1000, "seen": 1003}
+        assert "result limit 1000 bytes exceeded: 1003 bytes seen" in error["message"]
+        assert pool.value(pool.submit(worker, "large", size=900)) == bytes(900)
+
+
+def test_a_failure_at_a_limit_of_the_kernel_is_told_as_that_limit(tmp_path: Path) -> None:
+    command = "ulimit -f 1; head -c 9000 /dev/zero > big"
+    with PoolHarness(tmp_path) as pool:
+        worker = pool.worker()
+        for name, limits in (("limited", {"file_size": 512}), ("free", {"files": 64})):
+            pool.define(name, {"type": "shell", "limits": limits})
+            error = pool.error(pool.submit(worker, name, config={"command": command}))
+            if name == "free":
+                assert error["type"] == "CommandFailed"
+                continue
+            assert (error["type"], error["retryable"]) == ("LimitExceeded", False)
+            assert error["details"] == {"kind": "file_size", "limit": 512, "seen": None}
+            assert "file_size limit 512 bytes reached" in error["message"]

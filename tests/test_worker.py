@@ -90,7 +90,9 @@ def test_a_result_that_cannot_be_carried_names_node_type_and_path(pool: PoolHarn
 
 def test_a_result_that_is_too_large_fails_and_the_largest_passes(pool: PoolHarness, worker: int) -> None:
     error = pool.error(pool.submit(worker, "large", size=61 * 1024 * 1024))
-    assert error["type"] == "ResultError"
+    assert (error["type"], error["retryable"]) == ("LimitExceeded", False)
+    assert error["details"]["kind"] == "result"
+    assert error["details"]["limit"] == 60 * 1024 * 1024 < error["details"]["seen"]
     size = 60 * 1024 * 1024 - 16
     assert len(pool.value(pool.submit(worker, "large", size=size))) == size
 
