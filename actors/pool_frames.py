@@ -77,6 +77,8 @@ class FrameHandlers:
         rows = check_rows(payload, int, int, int, str, str)
         for run, node, attempt, _, text in rows:
             worker.remember_lines((run, node, attempt), text)
+            if worker.watches and (watch := worker.watches.get((run, node, attempt))):
+                watch.printed(len(text.encode("utf-8", "replace")))
         self._deliver(Logs(worker.number, rows))
 
     def _progress(self, worker: WorkerHandle, payload: Any) -> None:

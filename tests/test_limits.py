@@ -331,3 +331,16 @@ def test_a_failure_at_a_limit_of_the_kernel_is_told_as_that_limit(tmp_path: Path
             assert (error["type"], error["retryable"]) == ("LimitExceeded", False)
             assert error["details"] == {"kind": "file_size", "limit": 512, "seen": None}
             assert "file_size limit 512 bytes reached" in error["message"]
+
+
+def test_what_prints_without_end_is_stopped(tmp_path: Path) -> None:
+    with PoolHarness(tmp_path) as pool:
+        worker = pool.worker()
+        pool.define("shell", {"type": "shell", "limits": {"output": 100_000}})
+        key = pool.submit_config(worker, "shell", {"command": "yes"})
+        lost = pool.lost(worker)
+        assert (lost.evidence.reason, lost.culprits) == ("limit", (key,))
+        assert lost.evidence.limit is not None
+        assert lost.evidence.limit["kind"] == "output"
+        assert lost.evidence.limit["seen"] > 100_000
+        assert "output limit 97.66 KiB exceeded" in lost.evidence.describe()
