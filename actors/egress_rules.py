@@ -44,6 +44,7 @@ _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 _NUMERIC_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 _EXAMPLE = '"api.example.com:443", "*.example.com:443" or {host = "10.0.0.8", port = 8080, private = true}'
 _SCHEMES = {"https": 443, "http": 80}
+_GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")  # all that is allocated for it (RFC 4291, 2.4)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _IPV4_COMPATIBLE = ipaddress.ip_network("::/96")
 
@@ -255,10 +256,11 @@ def is_public(address: Address) -> bool:
 
 
 def _is_global(address: Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address) and address in _NAT64:
-        return True  # decided by the IPv4 address inside
-    odd = address.is_multicast or address.is_reserved or address.is_link_local or address.is_unspecified
-    return address.is_global and not odd
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _NAT64:
+            return True  # decided by the IPv4 address inside
+        return address in _GLOBAL_IPV6 and address.is_global
+    return address.is_global and not address.is_multicast
 
 
 def _forms(address: Address) -> list[Address]:
