@@ -568,7 +568,8 @@ class Engine:
             run.attempt_failed(node, error_map("TimeoutExceeded", text, details=evidence.to_dict()))
         else:
             text = f"{run.id_of(node)}: {evidence.describe()}"
-            run.attempt_failed(node, error_map("LimitExceeded", text, details=evidence.to_dict()))
+            details = {**evidence.to_dict(), **(evidence.limit or {})}
+            run.attempt_failed(node, error_map("LimitExceeded", text, details=details))
 
     def ready(self, number: int) -> None:
         """A worker has started: from here on it executes."""
