@@ -51,14 +51,15 @@ def confine(
     `STEPS`; for faults in tests. Raises SandboxSetupError that names the step: the process must then end at once,
     as it is confined in part.
     """
-    actions: dict[str, Callable[[], None]] = {
+    private: list[str] = []
+    actions: dict[str, Callable[[], object]] = {
         "tier": lambda: _check_tier(tier),
         "threads": _check_threads,
-        "mounts": lambda: _narrow_mounts(profile) if tier == "namespaces" else None,
+        "mounts": lambda: private.extend(_narrow_mounts(profile) if tier == "namespaces" else ()),
         "descriptors": lambda: _close_all_but(keep_fds),
         "limits": lambda: _limit(profile.limits, own_users=tier == "namespaces"),
-        "no_new_privs": lambda: _no_new_privileges(),
-        "landlock": lambda: _restrict_files(profile, tier),
+        "no_new_privs": lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1),
+        "landlock": lambda: _restrict_files(profile, tier, private),
         "capabilities": lambda: kernel.keep_capabilities(_AS_ROOT if os.geteuid() == 0 else frozenset()),
         "seccomp": lambda: _filter_calls(profile, tier),
     }
@@ -82,24 +83,26 @@ def _check_threads() -> None:
         raise OSError(errno.EBUSY, f"this process has {count} threads, and only this one would be confined")
 
 
-def _narrow_mounts(profile: Profile) -> None:
+def _narrow_mounts(profile: Profile) -> list[str]:
     """Takes away what the root holds and this profile does not, where Landlock cannot: in a mount namespace of
-    its own, and only if there is such a thing."""
+    its own, and only if there is such a thing. Returns the private directories that may be granted."""
+    private, further = mounts.look(profile.read, profile.write, everywhere=not landlock.abi())
     within = [each for each in profile.protected if _in(each, profile.write)]
     protected, hidden = mounts.open_for(within, profile.hidden)
-    further = mounts.further_mounts(profile.read, profile.write, everywhere=not landlock.abi())
     if not (protected or hidden or further):
-        return
+        return private
     try:
         kernel.unshare(kernel.CLONE_NEWNS)
     except PermissionError:  # confined already
         if protected or hidden or not landlock.abi():
             raise
-        return  # `_private` leaves out what would reach further
+        # A grant on a private directory reaches what is mounted inside it: leave those out.
+        return [path for path in private if not any(is_beneath(each, path) for each in further)]
     for path in further:
         mounts.narrow(path, profile.read, profile.write)
     protected, hidden = mounts.open_for(within, profile.hidden)
     mounts.shield(profile.write, protected=protected, hidden=hidden, reopened=profile.reopened)
+    return private
 
 
 def _close_all_but(kept: Collection[int]) -> None:
@@ -132,11 +135,7 @@ def _rlimits(limits: Limits, *, own_users: bool) -> Iterator[tuple[int, int]]:
             yield kind, value
 
 
-def _no_new_privileges() -> None:
-    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-
-
-def _restrict_files(profile: Profile, tier: str) -> None:
+def _restrict_files(profile: Profile, tier: str, private: list[str]) -> None:
     if tier == "namespaces" and not landlock.abi():
         return  # the root holds nothing else; the probe names what is missing
     devices = dict.fromkeys(device_paths(), landlock.USE_DEVICE)
@@ -152,17 +151,9 @@ def _restrict_files(profile: Profile, tier: str) -> None:
         landlock.restrict({**common, **spread})
         return
     grants = dict.fromkeys(profile.read, landlock.EXECUTE) | common
-    for path in (*_private(profile), *profile.write):
+    for path in (*private, *profile.write):
         grants[path] = landlock.WRITE
     landlock.restrict(grants)
-
-
-def _private(profile: Profile) -> Iterator[str]:
-    """The private directories, but for those that hold what this profile does not grant: a grant reaches it too."""
-    further = mounts.further_mounts(profile.read, profile.write)
-    for path in mounts.private_mounts():
-        if not any(is_beneath(each, path) for each in further):
-            yield path
 
 
 def _filter_calls(profile: Profile, tier: str) -> None:

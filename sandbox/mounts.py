@@ -31,12 +31,11 @@ __all__ = [
     "Placeholder",
     "Plan",
     "build_root",
-    "further_mounts",
+    "look",
     "make_placeholders",
     "narrow",
     "open_for",
     "plan_root",
-    "private_mounts",
     "remove_placeholders",
     "seal_root",
     "shield",
@@ -157,20 +156,23 @@ def shield(
             _cover(real)
 
 
-def further_mounts(read: Collection[str], write: Collection[str], *, everywhere: bool = False) -> list[str]:
-    """Mounts in this root that reach further than these grants, and that Landlock cannot hold: those inside of a
-    private directory, as what is granted on that reaches them too. everywhere: all mounts."""
-    private = private_mounts()
-    inside = {each for mounts in private.values() for each in mounts}
+def look(
+    read: Collection[str], write: Collection[str], *, everywhere: bool = False
+) -> tuple[list[str], list[str]]:
+    """The private directories of this root, and the mounts that reach further than these grants and that Landlock
+    cannot hold: those inside of a private directory, as what is granted on it reaches them too. everywhere: all."""
+    points = _mount_points()
+    private = [path for path, source in points.items() if source == _PRIVATE]
+    others = [each for each in points if points[each] != _PRIVATE and each != "/"]
     if everywhere:
-        inside = {
-            each for each in _mount_points() if each != "/" and not _beneath_any(each, ("/proc", "/dev"))
-        }
-        inside -= set(private)
+        inside = [each for each in others if not _beneath_any(each, ("/proc", "/dev"))]
+    else:
+        inside = [each for each in others if _beneath_any(each, private)]
     further = [each for each in inside if not _is_granted(each, read, write)]
-    return [
+    outermost = [
         each for each in further if not any(each != other and is_beneath(each, other) for other in further)
     ]
+    return private, outermost
 
 
 def narrow(path: str, read: Collection[str], write: Collection[str]) -> None:
@@ -188,19 +190,10 @@ def open_for(protected: Iterable[str], hidden: Iterable[str]) -> tuple[list[str]
     return [each for each in protected if _is_writable(each)], [each for each in hidden if _is_visible(each)]
 
 
-def private_mounts() -> dict[str, list[str]]:
-    """The private directories of this root, and what else is mounted inside each."""
-    points = _mount_points()
-    private = [path for path, source in points.items() if source == _PRIVATE]
-    return {
-        path: [each for each in points if each not in private and is_beneath(each, path)] for path in private
-    }
-
-
 def _mount_points() -> dict[str, str]:
     """Mount point -> source. See proc_pid_mountinfo(5)."""
     with open("/proc/self/mountinfo", "rb") as table:
-        rows = [line.split(b" ") for line in table]
+        rows = [line.split(b" ") for line in table.read().splitlines()]
     return {_unescaped(row[4]): os.fsdecode(row[row.index(b"-") + 2]) for row in rows}
 
 
@@ -221,7 +214,9 @@ def _cover_around(path: str, kept: list[str]) -> None:
 
 
 def _unescaped(name: bytes) -> str:
-    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name))
+    if b"\\" in name:
+        name = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name)
+    return os.fsdecode(name)
 
 
 def _beneath_any(path: str, roots: Iterable[str]) -> bool:
@@ -249,17 +244,24 @@ def _resolve(path: str, links: dict[str, str]) -> str:
             done = done.rpartition("/")[0]
             continue
         here = f"{done}/{part}"
-        if not os.path.islink(here):
+        target = _link_target(here)
+        if target is None:
             done = here
             continue
         followed += 1
         if followed > _MOST_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-        target = os.readlink(here)
         links[here] = target
         todo = target.split("/") + todo
         done = "" if target.startswith("/") else done
     return done or "/"
+
+
+def _link_target(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
 
 
 def _depth(path: str) -> int:

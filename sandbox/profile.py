@@ -115,7 +115,7 @@ class Layout:
 
 def is_beneath(path: str, root: str) -> bool:
     """Whether `path` is `root` or inside it, by name alone."""
-    return path == root or path.startswith(root.rstrip("/") + "/")
+    return path == root or path.startswith(root + "/") or root == "/"
 
 
 def private_paths() -> tuple[str, ...]:
@@ -167,9 +167,10 @@ def system_paths() -> tuple[str, ...]:
     candidates = (*_SYSTEM, *glob.glob("/etc/java-*"), *_python_paths(), *_tool_paths(home))
     kept = dict.fromkeys(os.path.normpath(path) for path in candidates if os.path.isabs(path))
     apart = private_paths()
-    return tuple(
+    found = [
         path for path in kept if os.path.exists(path) and not any(is_beneath(each, path) for each in apart)
-    )
+    ]
+    return tuple(path for path in found if not any(path != each and is_beneath(path, each) for each in found))
 
 
 def _python_paths() -> Iterator[str]:
