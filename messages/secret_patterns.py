@@ -99,6 +99,7 @@ RULES: tuple[Rule, ...] = (
         "glsa_ glc_",
         r"(?:glsa_[A-Za-z0-9]{32}_[A-Fa-f0-9]{8}|glc_[A-Za-z0-9+/]{32,}={0,2})",
     ),
+    _rule("sage-state-key", "sak1-", r"sak1-[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])"),
     _rule("age-key", "AGE-SECRET-KEY-1", r"AGE-SECRET-KEY-1[QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L]{58}"),
     _rule("jwt", "eyJ", r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{16,}"),
     _rule(
@@ -228,7 +229,7 @@ def hides(name: str, value: str) -> bool:
 
 
 _PLACEHOLDER = re.compile(
-    r"x{5,}|\*{3,}|\.{3,}|0{8,}|1234567890|abcdefghij|example|your[-_]|placeholder|redacted|changeme|dummy",
+    r"x{5,}|\*{3,}|\.{3,}|0{8,}|1234567890|abcdefghij|AAECAwQF|example|your[-_]|placeholder|redacted|changeme|dummy",
     re.IGNORECASE,
 )
 _WHOLE_PLACEHOLDER = re.compile(
