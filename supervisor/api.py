@@ -17,6 +17,8 @@ from typing import Any
 
 import pykka
 
+from sage_actors.actors.audit import AuditLog
+from sage_actors.actors.audit_actor import Audit
 from sage_actors.actors.breaker import BreakerActor, BreakerPolicy
 from sage_actors.actors.cache import ResultCache
 from sage_actors.actors.cache_actor import CacheActor
@@ -142,6 +144,7 @@ class Supervisor:
             make_proxy=self._make_proxy,
         )
         _SWITCHING.shorten()
+        self.audit = Audit(None if durability == "none" else self._open_audit_log)
         self._state_actor = StateActor.start()
         self._actor = SupervisorActor.start(
             clock=self._clock,
@@ -165,6 +168,7 @@ class Supervisor:
             ports=None,
             version=_version(),
             search_paths=self._search_paths,
+            audit=self.audit,
         )
 
     def __enter__(self) -> Supervisor:
@@ -305,6 +309,7 @@ class Supervisor:
             lambda: self._breaker_ref.stop(timeout=_ANSWER_S),
             lambda: self._cache_ref.stop(timeout=_ANSWER_S),
             lambda: self._state_actor.stop(timeout=_ANSWER_S),
+            lambda: self.audit.close(),
         ):
             try:
                 step()
@@ -350,6 +355,7 @@ class Supervisor:
                 resumed=opened.resumed,
                 breakers=opened.breakers,
                 on_end=lambda status: self._note_end(handle, status, durable=opened.lock is not None),
+                audit=opened.audit,
             )
         )
         return handle
@@ -486,6 +492,9 @@ class Supervisor:
             grace_s=self._grace_s,
             confinement=self._confinement,
         )
+
+    def _open_audit_log(self) -> AuditLog:
+        return AuditLog(self.state, self.keys(), now=self._clock.now)
 
     def _make_proxy(self) -> Proxy:
         """The way out of the sandbox, once somebody takes it."""

@@ -34,6 +34,7 @@ from sage_actors.actors.journal import Image
 from sage_actors.actors.journal_format import Location
 from sage_actors.actors.keys import KeyRing
 from sage_actors.actors.statedir import StateDirectory
+from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.records import (
     BreakerChanged,
     DecisionTaken,
@@ -106,6 +107,18 @@ class Transcript:
         names = {old.id_of(node): state for node, state in self._others.items()}
         found = {core.find(name): state for name, state in names.items()}
         self._others = {node: state for node, state in found.items() if node is not None}
+
+    def following(
+        self, make: Callable[[WorkflowSpec, dict[str, Any]], RunCore]
+    ) -> Callable[[WorkflowSpec, dict[str, Any]], RunCore]:
+        """`make`, and every core that it makes is followed."""
+
+        def made(spec: WorkflowSpec, header: dict[str, Any]) -> RunCore:
+            core = make(spec, header)
+            self.begin(core)
+            return core
+
+        return made
 
     def see(self, location: Location, record: Record) -> None:
         """A record of the replay."""

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from sage_actors.actors.audit_actor import Audit, RunAudit
+from sage_actors.actors.audit_search import last_position
 from sage_actors.actors.clock import Clock
 from sage_actors.actors.faults import fault_point
 from sage_actors.actors.journal import Image, JournalWriter, read_journal
@@ -36,6 +38,7 @@ from sage_actors.messages.errors import ChangedDefinitionError, NoCheckpointErro
 from sage_actors.messages.records import DecisionTaken, Record, SegmentOpened
 from sage_actors.supervisor import states as st
 from sage_actors.supervisor.admission import admission_records
+from sage_actors.supervisor.audit_events import Transcript, catch_up
 from sage_actors.supervisor.carrying import top_of
 from sage_actors.supervisor.plan import compile_plan, fingerprint
 from sage_actors.supervisor.restore import Restored, carry_over, prepare, replay
@@ -60,6 +63,7 @@ class Opened:
     finished: bool = False
     notices: list[str] = field(default_factory=list)
     breakers: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    audit: RunAudit | None = None
 
 
 class Opening:
@@ -75,8 +79,10 @@ class Opening:
         ports: Any,
         version: str,
         search_paths: Sequence[str] = (),
+        audit: Audit | None = None,
     ) -> None:
         self._state, self._keys, self._clock = state, keys, clock
+        self._audit = audit or Audit(None)
         self._numbers, self._ports, self._version = numbers, ports, version
         self._search_paths = list(search_paths)
 
@@ -131,12 +137,15 @@ class Opening:
         notices: list[str] = []
         exists = self._state.exists(run_id)
         if fresh and exists:
+            self._audit.record_now("run_archived", run_id)
             notices.append(f"the old state was archived as {self._state.archive(run_id).name}")
             exists = False
         if exists:
             report = repair(self._state.run_dir(run_id), self._keys()) if do_repair else None
             if report is not None:
                 notices += _tell_repair(report)
+                if report.damage:
+                    self._audit.record_now("journal_repaired", run_id)
             opened = self._continue(run_id, spec, inputs, options, accept, notices)
             if opened is not None:
                 if report is not None and report.damage:
@@ -158,6 +167,7 @@ class Opening:
                 f"{directory}: the damage begins in the admission of the run, so nothing of it is left to "
                 f"continue from; the damaged journal is kept as {', '.join(aside)}. Use --fresh to start anew"
             )
+        self._audit.record_now("run_discarded", run_id)
         self._state.delete(run_id)
 
     def _admit(
@@ -172,6 +182,9 @@ class Opening:
         core = self._core(run_id, run_uuid.hex(), spec, inputs, options)
         core.search_paths = self._search_paths
         self._state.check_filesystem()
+        transcript = Transcript(sandbox=self._audit.sandbox)
+        transcript.begin(core)
+        audit = self._audited(run_id, transcript)  # what cannot be recorded does not begin
         writer = JournalWriter.create(
             self._state.run_dir(run_id), self._keys(), run_uuid=run_uuid, previous=None
         )
@@ -182,7 +195,8 @@ class Opening:
             ),
             self._segment("start"),
         ]
-        return Opened(core, writer=writer, store=self._store(run_id), first=first, notices=notices)
+        store = self._store(run_id)
+        return Opened(core, writer=writer, store=store, first=first, notices=notices, audit=audit)
 
     def _continue(
         self,
@@ -196,7 +210,10 @@ class Opening:
         directory = self._state.run_dir(run_id)
         store = self._store(run_id)
         image = read_journal(directory, self._keys())
-        restored = replay(image.frames, self._maker(run_id, image.run_uuid.hex(), options, store))
+        audited = last_position(self._state, self._keys(), run_id) if self._audit.enabled else None
+        transcript = Transcript(audited=audited, sandbox=self._audit.sandbox)
+        maker = self._maker(run_id, image.run_uuid.hex(), options, store)
+        restored = replay(image.frames, transcript.following(maker), watch=transcript.see)
         if restored.run is None or restored.spec is None:
             return None
         if image.torn_bytes:
@@ -207,6 +224,9 @@ class Opening:
         changed = [] if spec is None else changed_nodes(restored, spec, given)
         edited = spec is not None and (bool(changed) or _is_other(restored, spec, given))
         image.sync()  # before anybody is told of anything: what was read may be in a cache only
+        audit = self._audited(run_id, transcript)
+        if audit is not None:
+            notices += catch_up(self._audit.open(), run_id, transcript, image)
         if restored.status == "succeeded" and not edited:
             restored.run.status = "succeeded"
             notices.append(f"run {run_id} had succeeded; these are its results")
@@ -216,6 +236,7 @@ class Opening:
             assert spec is not None
             _ask(run_id, changed, restored, accept, notices)
             first = self._edit(restored, spec, given, changed, options, store, image)
+            transcript.begin(restored.run)
         assert restored.run is not None
         prepare(restored, now=self._clock.now())
         done = restored.run.counts["succeeded"]
@@ -231,7 +252,15 @@ class Opening:
             resumed=True,
             notices=notices,
             breakers=restored.breakers,
+            audit=audit,
         )
+
+    def _audited(self, run_id: str, transcript: Transcript) -> RunAudit | None:
+        """What the state actor tells of this run's frames; None where nothing is recorded."""
+        if not self._audit.enabled:
+            return None
+        self._audit.open()
+        return RunAudit(self._audit, run_id, transcript.changes)
 
     def _edit(
         self,

@@ -23,6 +23,7 @@ import pykka
 from sage_actors.actors import breaker as br
 from sage_actors.actors import cache_actor as ca
 from sage_actors.actors import pool_protocol as pp
+from sage_actors.actors.audit_actor import RunAudit
 from sage_actors.actors.clock import Clock
 from sage_actors.actors.faults import fault_point
 from sage_actors.actors.journal_reader import FrameStore
@@ -69,6 +70,7 @@ class AddRun:
     resumed: bool
     breakers: Mapping[str, tuple[str, float]]
     on_end: Callable[[str], None]
+    audit: RunAudit | None = None
 
 
 @dataclass(slots=True)
@@ -245,7 +247,13 @@ class SupervisorActor(MailboxActor):
         if message.writer is not None:
             me = self.actor_ref
             self._state.tell(
-                OpenRun(core.number, message.writer, lambda event: _tell(me, event), core.secrets)
+                OpenRun(
+                    core.number,
+                    message.writer,
+                    lambda event: _tell(me, event),
+                    secrets=core.secrets,
+                    audit=message.audit,
+                )
             )
             self._state.tell(Append(core.number, message.first, True, ("admitted", message.resumed)))
         else:
@@ -317,7 +325,7 @@ class SupervisorActor(MailboxActor):
         outcome = outcome_of(core, seconds=seconds, status=status, reason=core.reason(status))
         core.ports = StoredValues(message.store)  # pyright: ignore[reportAttributeAccessIssue]
         if core.options.listening:
-            message.handle.publish(self._finished_event(core, outcome))
+            message.handle.publish(self._finished_event(core, outcome, message.audit))
         if message.lock is not None:
             message.lock.release()
         fault_point("run.unlocked")
@@ -327,7 +335,7 @@ class SupervisorActor(MailboxActor):
         for answer in entry.answers.values():
             answer(None, ActorDeadError(f"run {core.run_id} ended first"))
 
-    def _finished_event(self, core: RunCore, outcome: Any) -> Event:
+    def _finished_event(self, core: RunCore, outcome: Any, audit: RunAudit | None) -> Event:
         tokens = dict(outcome.tokens)
         data = {
             "status": outcome.status,
@@ -340,6 +348,8 @@ class SupervisorActor(MailboxActor):
             "speedup": outcome.speedup,
             **outcome.measured,
         }
+        if audit is not None and (head := audit.head()) is not None:
+            data["audit"] = {"seq": head.seq, "mac": head.mac}
         return Event("run_finished", core.run_id, self._clock.now(), None, data)
 
     # ------------------------------------------------------------------ requests
