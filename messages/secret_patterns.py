@@ -182,10 +182,15 @@ def spans(text: str, rules: Iterable[Rule]) -> list[tuple[int, int, str]]:
         group = "secret" if "secret" in pattern.groupindex else 0
         for match in pattern.finditer(text):
             start, end = match.span(group)
-            inside = text[start].isalnum() and start and text[start - 1].isalnum()
-            if not inside and not _is_placeholder(match[group]):
+            if not _is_inside(text, start) and not _is_placeholder(match[group]):
                 out.append((start, end, rule.name))
     return out
+
+
+def _is_inside(text: str, start: int) -> bool:
+    """Whether a word goes on there; other scripts, and bytes that are no text, are no part of it."""
+    pair = text[max(start - 1, 0) : start + 1]
+    return len(pair) == 2 and pair.isascii() and pair.isalnum()
 
 
 def _named(text: str) -> Iterator[tuple[int, int, str]]:

@@ -47,7 +47,8 @@ class KnownValues:
 
     def add(self, values: Iterable[tuple[str, str]]) -> None:
         """From now on these (name, value) are known; those of fewer than six characters are not."""
-        new = {each for each in values if len(each[1].strip()) >= LEAST_CHARS} - self._forms.keys()
+        long_enough = dict.fromkeys(each for each in values if len(each[1].strip()) >= LEAST_CHARS)
+        new = [each for each in long_enough if each not in self._forms]
         if not new:
             return
         for each in new:
