@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -14,23 +15,14 @@ import pytest
 
 _GONE_WITHIN_S = 3.0
 _LISTS_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children")
-_MEASURED = (
-    "test_cli",
-    "test_worker",
-    "test_keeper",
-    "test_pool",
-    "test_control",
-    "test_op_",
-    "test_watch",
-    "test_init",
-)
+_MEASURED = re.compile("test_(cli|worker|keeper|pool|control|watch|init|op_.*)")
 
 
 @pytest.fixture(autouse=True)
 def little_is_measured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Coverage makes a process twice as slow. It is measured in those of these tests, which reach every line that
     runs in no process but a child."""
-    if not request.module.__name__.startswith(_MEASURED):
+    if not _MEASURED.fullmatch(request.module.__name__):
         monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 

@@ -199,21 +199,21 @@ def test_schema_is_json_and_names_the_parts(inside: Inside) -> None:
     assert {"name", "phases", "nodes"} <= schema["properties"].keys()
 
 
-def test_a_template_is_found_by_its_name(sage: CommandLine) -> None:
+def test_a_template_is_found_by_its_name(sage: CommandLine, inside: Inside) -> None:
     folder = sage.project / ".sage" / "templates"
     folder.mkdir(parents=True)
     (folder / "greet.yaml").write_text(
         "name: greet\ninputs: {topic: {type: string}}\nnodes:\n"
         "  - {id: hello, type: shell, command: [echo, '${inputs.topic}']}\n"
     )
-    assert "--trust" in sage("run", "greet", "big world", code=2).stderr
-    done = sage("run", "greet", "big world", "--json", "--trust")
+    assert "--trust" in inside("run", "greet", "big world", code=2).stderr
+    done = inside("run", "greet", "big world", "--json", "--trust")
     assert events(done.stdout)[0]["run_id"] == "greet-big-world"
     assert events(done.stdout)[-1]["results"]["hello"]["stdout"] == "big world\n"
-    assert "greet" in sage("run", "greeet", code=2).stderr
+    assert "greet" in inside("run", "greeet", code=2).stderr
 
 
-def test_inputs_take_their_declared_type(sage: CommandLine) -> None:
+def test_inputs_take_their_declared_type(sage: CommandLine, inside: Inside) -> None:
     flow = sage.write(
         "typed.json",
         {
@@ -229,7 +229,7 @@ def test_inputs_take_their_declared_type(sage: CommandLine) -> None:
             ],
         },
     )
-    done = sage("run", flow, "-i", "count=3", "-i", 'deep={"x": [1]}', "-i", "word=7=7", "--json")
+    done = inside("run", flow, "-i", "count=3", "-i", 'deep={"x": [1]}', "-i", "word=7=7", "--json")
     assert json.loads(events(done.stdout)[-1]["results"]["a"]) == [3, {"x": [1]}, "7=7"]
 
 
@@ -250,8 +250,8 @@ def test_json_is_one_event_a_line_and_nothing_else(sage: CommandLine) -> None:
     assert told[-1]["results"].keys() == {"b"}
 
 
-def test_plain_lines_end_with_the_results_as_json(sage: CommandLine) -> None:
-    text = sage("run", sage.flow(noted("a"))).stdout
+def test_plain_lines_end_with_the_results_as_json(sage: CommandLine, inside: Inside) -> None:
+    text = inside("run", sage.flow(noted("a"))).stdout
     assert "a: succeeded in" in text
     assert json.loads(text[text.index("{\n") :])["a"]["stdout"] == "a\n"
 
@@ -262,15 +262,15 @@ def test_quiet_prints_the_result_alone(sage: CommandLine) -> None:
     assert done.stderr == ""
 
 
-def test_a_failed_run_exits_1_and_names_the_node_and_the_way_on(sage: CommandLine) -> None:
+def test_a_failed_run_exits_1_and_names_the_node_and_the_way_on(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(shell("bad", "echo why >&2; exit 3"), noted("after", needs=["bad"]), noted("beside"))
     for args in ([], ["--quiet"]):
-        done = sage("run", flow, *args, code=1)
+        done = inside("run", flow, *args, code=1)
         assert "bad" in done.stderr
         assert "exit code 3" in done.stderr
         assert "sage-actors resume flow" in done.stderr
     assert (sage.count("ran-after"), sage.count("ran-beside")) == (0, 1)
-    told = events(sage("run", flow, "--json", code=1).stdout)
+    told = events(inside("run", flow, "--json", code=1).stdout)
     assert told[-1]["status"] == "failed"
     assert any(event["event"] == "node_skipped" and event["node"] == "after" for event in told)
 
@@ -284,52 +284,56 @@ def test_a_failed_run_continues_and_keeps_what_was_done(sage: CommandLine) -> No
     assert sage.count("ran-a") == 1
 
 
-def test_a_run_that_succeeded_prints_its_result_again_and_runs_nothing(sage: CommandLine) -> None:
+def test_a_run_that_succeeded_prints_its_result_again_and_runs_nothing(
+    sage: CommandLine, inside: Inside
+) -> None:
     flow = sage.flow(noted("a"))
-    first = json.loads(sage("run", flow, "--quiet").stdout)
-    assert json.loads(sage("run", flow, "--quiet").stdout) == first
-    assert json.loads(sage("resume", "flow", "--quiet").stdout) == first
-    told = events(sage("run", flow, "--json").stdout)
+    first = json.loads(inside("run", flow, "--quiet").stdout)
+    assert json.loads(inside("run", flow, "--quiet").stdout) == first
+    assert json.loads(inside("resume", "flow", "--quiet").stdout) == first
+    told = events(inside("run", flow, "--json").stdout)
     assert told[-1]["status"] == "succeeded"
     assert told[-1]["results"] == first
     assert sage.count("ran-a") == 1
 
 
-def test_fresh_archives_the_old_state_and_starts_anew(sage: CommandLine) -> None:
+def test_fresh_archives_the_old_state_and_starts_anew(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(noted("a"))
-    sage("run", flow)
-    sage("run", flow, "--fresh")
+    inside("run", flow)
+    inside("run", flow, "--fresh")
     assert sage.count("ran-a") == 2
     assert len(list((sage.project / ".sage/state/archive").iterdir())) == 1
 
 
-def test_an_edited_definition_needs_a_yes_where_there_is_no_terminal(sage: CommandLine) -> None:
-    sage("run", sage.flow(noted("a"), noted("b", needs=["a"])))
+def test_an_edited_definition_needs_a_yes_where_there_is_no_terminal(
+    sage: CommandLine, inside: Inside
+) -> None:
+    inside("run", sage.flow(noted("a"), noted("b", needs=["a"])))
     edited = sage.flow(noted("a"), shell("b", "echo changed", needs=["a"]))
-    done = sage("run", edited, code=2)
+    done = inside("run", edited, code=2)
     assert "b" in done.stderr
     assert "--accept-changes" in done.stderr
-    assert "changed" in sage("run", edited, "--accept-changes", "--quiet").stdout
+    assert "changed" in inside("run", edited, "--accept-changes", "--quiet").stdout
     assert sage.count("ran-a") == 1
 
 
-def test_resume_from_a_node_makes_a_new_run_that_keeps_the_rest(sage: CommandLine) -> None:
-    sage("run", sage.flow(noted("a"), noted("b", needs=["a"])))
-    done = sage("resume", "flow", "--from", "b", "--json")
+def test_resume_from_a_node_makes_a_new_run_that_keeps_the_rest(sage: CommandLine, inside: Inside) -> None:
+    inside("run", sage.flow(noted("a"), noted("b", needs=["a"])))
+    done = inside("resume", "flow", "--from", "b", "--json")
     assert events(done.stdout)[0]["run_id"] != "flow"
     assert (sage.count("ran-a"), sage.count("ran-b")) == (1, 2)
 
 
-def test_durability_none_writes_nothing_and_needs_no_key(sage: CommandLine) -> None:
+def test_durability_none_writes_nothing_and_needs_no_key(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(noted("a"))
-    sage("run", flow, "--durability", "none", environ={"SAGE_STATE_KEY": "broken"})
+    inside("run", flow, "--durability", "none", environ={"SAGE_STATE_KEY": "broken"})
     assert not (sage.project / ".sage" / "state" / "flow").exists()
 
 
 def test_bytes_and_not_a_number_come_out_as_valid_json(sage: CommandLine, inside: Inside) -> None:
     (sage.project / "odd.py").write_text("def make():\n    return {'b': b'hi', 'n': float('nan')}\n")
     flow = sage.flow({"id": "a", "type": "python", "call": "odd:make"})
-    told = events(sage("run", flow, "--json").stdout)
+    told = events(inside("run", flow, "--json").stdout)
     assert told[-1]["results"]["a"] == {"b": {"$base64": "aGk="}, "n": None}
     assert json.loads(inside("show", "flow", "a").stdout) == {"b": {"$base64": "aGk="}, "n": None}
 
@@ -349,7 +353,9 @@ def test_a_reader_that_goes_away_leaves_a_run_that_can_be_continued(sage: Comman
     assert sage.count("ran-a") == 1
 
 
-def test_a_budget_of_tokens_pauses_the_run_with_5_and_holds_over_a_resume(sage: CommandLine) -> None:
+def test_a_budget_of_tokens_pauses_the_run_with_5_and_holds_over_a_resume(
+    sage: CommandLine, inside: Inside
+) -> None:
     (sage.project / "paid.py").write_text(
         "import time\n"
         "def call(context):\n"
@@ -361,15 +367,15 @@ def test_a_budget_of_tokens_pauses_the_run_with_5_and_holds_over_a_resume(sage: 
     for before, node in itertools.pairwise(nodes):
         node["needs"] = [before["id"]]
     flow = sage.flow(*nodes)
-    done = sage("run", flow, "--max-tokens", "70", "--json", code=5)
+    done = inside("run", flow, "--max-tokens", "70", "--json", code=5)
     assert "budget" in done.stderr
     assert "budget" in events(done.stdout)[-1]["reason"]
     succeeded = [event["node"] for event in events(done.stdout) if event["event"] == "node_succeeded"]
     assert succeeded[0] == "n0"
     assert len(succeeded) < 3
-    assert "budget" in sage("resume", "flow", "--max-tokens", "70", code=5).stderr
+    assert "budget" in inside("resume", "flow", "--max-tokens", "70", code=5).stderr
     assert (
-        events(sage("run", flow, "--max-tokens", "1000", "--json").stdout)[-1]["tokens"]["input_tokens"]
+        events(inside("run", flow, "--max-tokens", "1000", "--json").stdout)[-1]["tokens"]["input_tokens"]
         == 180
     )
 
@@ -578,9 +584,9 @@ def test_an_approval_pauses_with_5_and_another_process_answers_it(sage: CommandL
 
 
 def test_a_rejection_fails_the_run(sage: CommandLine, inside: Inside) -> None:
-    sage("run", sage.flow(noted("a"), APPROVAL, noted("last", needs=["ok"])), code=5)
+    inside("run", sage.flow(noted("a"), APPROVAL, noted("last", needs=["ok"])), code=5)
     inside("approve", "flow", "ok", "--reject")
-    sage("resume", "flow", code=None)
+    inside("resume", "flow", code=1)
     assert sage.count("ran-last") == 0
 
 
@@ -633,7 +639,7 @@ def test_a_live_run_is_followed_answered_and_cancelled_from_another_process(
 
 def test_looking_at_a_run_shows_states_errors_output_and_records(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(noted("a"), shell("bad", "echo to-stderr >&2; exit 3", needs=["a"]))
-    sage("run", flow, code=1)
+    inside("run", flow, code=1)
     assert "flow" in inside("list").stdout
     (row,) = json.loads(inside("list", "--json").stdout)
     assert (row["run_id"], row["status"], row["total"]) == ("flow", "failed", 2)
@@ -661,7 +667,7 @@ def test_logs_follow_a_live_run_to_its_end_without_a_line_twice(sage: CommandLin
 
 def test_delete_asks_first_and_prune_goes_by_age(sage: CommandLine, inside: Inside) -> None:
     for name in ("one", "two", "three"):
-        sage("run", sage.flow(noted("a"), name=name))
+        inside("run", sage.flow(noted("a"), name=name))
     assert "--yes" in inside("delete", "one", code=2).stderr
     inside("delete", "one", "--yes")
     assert "one" not in inside("list").stdout
@@ -679,7 +685,7 @@ def test_another_project_is_named_by_an_option_and_in_the_hints(sage: CommandLin
     other = sage.home / "other project"
     other.mkdir()
     flow = sage.flow(shell("bad", "exit 1"))
-    done = sage("run", flow, "--project", str(other), code=1)
+    done = inside("run", flow, "--project", str(other), code=1)
     assert f"--project '{other}'" in done.stderr
     assert "flow" in inside("list", "--project", str(other)).stdout
     assert "no runs" in inside("list").stdout

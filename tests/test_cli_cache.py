@@ -48,14 +48,14 @@ def test_a_second_run_hits_and_the_rate_survives_processes(sage: CommandLine, in
 
 def test_no_cache_asks_nothing(sage: CommandLine, inside: Inside) -> None:
     flow = cached_flow(sage)
-    sage("run", flow)
-    sage("run", flow, "--fresh", "--no-cache")
+    inside("run", flow)
+    inside("run", flow, "--fresh", "--no-cache")
     assert as_json(inside, "stats")["hits"] == 0
 
 
 def test_entries_are_listed_shown_and_cleared(sage: CommandLine, inside: Inside) -> None:
     assert "empty" in inside("cache", "list").stdout
-    sage("run", cached_flow(sage))
+    inside("run", cached_flow(sage))
     (row,) = as_json(inside, "list")
     assert row["operation"] == "shell"
     assert row["name"][:12] in inside("cache", "list").stdout
@@ -68,7 +68,7 @@ def test_entries_are_listed_shown_and_cleared(sage: CommandLine, inside: Inside)
 
 @pytest.mark.parametrize("words", [("show", "ffff"), ("clear", "--older-than", "soon"), ("nothing",)])
 def test_what_cannot_be_done_is_usage(sage: CommandLine, inside: Inside, words: tuple[str, ...]) -> None:
-    sage("run", cached_flow(sage))
+    inside("run", cached_flow(sage))
     assert "Error" in inside("cache", *words, code=2).stderr
 
 
@@ -76,7 +76,7 @@ def test_the_whole_of_a_digested_result_can_be_shown(sage: CommandLine, inside: 
     text = "\n\n".join(f"Paragraph {i} is about gardens." for i in range(300))
     (sage.project / "steps.py").write_text(f"def long():\n    return {text!r}\n")
     flow = sage.flow({"id": "a", "type": "python", "call": "steps:long", "digest": {"max_bytes": 500}})
-    sage("run", flow)
+    inside("run", flow)
     assert len(inside("show", "flow", "a").stdout) < 700
     assert inside("show", "flow", "a", "--full").stdout.strip() == text
     inside("cache", "clear")

@@ -84,9 +84,9 @@ def test_a_skill_that_had_to_be_left_out_fails_the_check(sage: CommandLine, insi
 def test_a_run_executes_a_skill_after_consent_and_is_counted(sage: CommandLine, inside: Inside) -> None:
     skill(sage, "notes", "Writes notes.", script=SCRIPT)
     flow = sage.flow({"id": "n", "type": "skill", "skill": "notes", "arguments": {"topic": "x"}})
-    assert "skill notes" in sage("run", flow, code=2).stderr
+    assert "skill notes" in inside("run", flow, code=2).stderr
     assert sage.count("ran-skill") == 0
-    sage("run", flow, "--trust")
+    inside("run", flow, "--trust")
     assert sage.count("ran-skill") == 1
     value = json.loads(inside("show", "flow", "n", "--json").stdout)
     assert value["output"] == {"got": {"topic": "x"}}
@@ -95,14 +95,16 @@ def test_a_run_executes_a_skill_after_consent_and_is_counted(sage: CommandLine, 
     assert (found["skills"][0]["runs_offered"], found["skills"][0]["runs_used"]) == (0, 1)
 
 
-def test_a_skill_that_changes_while_its_run_is_under_way_does_not_run(sage: CommandLine) -> None:
+def test_a_skill_that_changes_while_its_run_is_under_way_does_not_run(
+    sage: CommandLine, inside: Inside
+) -> None:
     folder = skill(sage, "notes", "Writes notes.", script=SCRIPT)
     change = shell("change", f"echo 'touch changed' > {folder}/scripts/run.sh")
     flow = sage.flow(change, {"id": "n", "type": "skill", "skill": "notes", "needs": ["change"]})
-    failed = sage("run", flow, "--trust", code=1)
+    failed = inside("run", flow, "--trust", code=1)
     assert "not trusted" in failed.stdout + failed.stderr
     assert not (sage.project / "changed").exists()
-    sage("resume", "flow", "--trust")
+    inside("resume", "flow", "--trust")
     assert (sage.project / "changed").exists()
 
 
@@ -120,7 +122,7 @@ def test_what_a_search_found_is_offered_and_what_a_step_hands_on_is_used(
         "arguments": {"topic": "${inputs.topic}"},
     }
     use = {"id": "use", "type": "skill", "skill": "${look | skills[0].name}"}
-    sage("run", sage.flow(search, use, inputs={"topic": {"type": "string"}}), "rate limiting")
+    inside("run", sage.flow(search, use, inputs={"topic": {"type": "string"}}), "rate limiting")
     found = listed(inside)
     assert found["usage"] == {
         "runs": 1,

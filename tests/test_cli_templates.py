@@ -85,12 +85,12 @@ def test_the_built_in_templates_call_tools_that_exist_with_arguments_that_they_t
     assert done.stdout.splitlines() == ["bugfix: valid", "enhancement: valid", "feature: valid"]
 
 
-def test_an_added_template_runs_without_another_question(sage: CommandLine) -> None:
+def test_an_added_template_runs_without_another_question(sage: CommandLine, inside: Inside) -> None:
     sage.write("mine.json", FLOW)
-    assert "sage-actors run mine" in sage("templates", "add", "mine.json").stdout
-    sage("run", "mine")
+    assert "sage-actors run mine" in inside("templates", "add", "mine.json").stdout
+    inside("run", "mine")
     assert sage.count("ran-a") == 1
-    assert "--replace" in sage("templates", "add", "mine.json", code=2).stderr
+    assert "--replace" in inside("templates", "add", "mine.json", code=2).stderr
 
 
 @pytest.mark.requirement("ORCH-012")
@@ -109,29 +109,31 @@ def test_upstreams_shape_is_added_as_a_workflow(sage: CommandLine, inside: Insid
 # ------------------------------------------------------------------ consent
 
 
-def test_a_template_that_the_project_brings_does_not_start_by_itself(sage: CommandLine) -> None:
+def test_a_template_that_the_project_brings_does_not_start_by_itself(
+    sage: CommandLine, inside: Inside
+) -> None:
     template(sage)
-    refused = sage("run", "mine", code=2).stderr
+    refused = inside("run", "mine", code=2).stderr
     assert "shell echo once >> ran-a" in refused
     assert "--trust" in refused
     assert sage.count("ran-a") == 0
 
 
-def test_trust_is_recorded_until_the_template_changes(sage: CommandLine) -> None:
+def test_trust_is_recorded_until_the_template_changes(sage: CommandLine, inside: Inside) -> None:
     path = template(sage)
-    assert "Trusted from now on" in sage("run", "mine", "--trust").stderr
-    sage("run", "mine", "--fresh")
+    assert "Trusted from now on" in inside("run", "mine", "--trust").stderr
+    inside("run", "mine", "--fresh")
     assert sage.count("ran-a") == 2
     store = sage.home / "config/sage-actors/trust.json"
     assert store.stat().st_mode & 0o777 == 0o600
     path.write_text(json.dumps({**FLOW, "nodes": [noted("a"), noted("b")]}))
-    sage("run", "mine", "--fresh", code=2)
+    inside("run", "mine", "--fresh", code=2)
     assert sage.count("ran-b") == 0
 
 
-def test_a_file_that_the_user_names_is_the_users_word(sage: CommandLine) -> None:
+def test_a_file_that_the_user_names_is_the_users_word(sage: CommandLine, inside: Inside) -> None:
     template(sage)
-    sage("run", ".sage/templates/mine.json")
+    inside("run", ".sage/templates/mine.json")
     assert sage.count("ran-a") == 1
 
 
@@ -141,18 +143,20 @@ def test_a_name_is_a_template_and_a_path_is_a_file(sage: CommandLine, inside: In
     assert "market" not in inside("graph", "./feature").stdout
 
 
-def test_a_run_says_that_the_projects_template_takes_the_built_in_ones_place(sage: CommandLine) -> None:
+def test_a_run_says_that_the_projects_template_takes_the_built_in_ones_place(
+    sage: CommandLine, inside: Inside
+) -> None:
     template(sage, "feature")
-    assert "takes the place of the built-in template 'feature'" in sage("run", "feature", "--trust").stderr
+    assert "takes the place of the built-in template 'feature'" in inside("run", "feature", "--trust").stderr
 
 
-def test_consent_of_another_project_does_not_count(sage: CommandLine) -> None:
+def test_consent_of_another_project_does_not_count(sage: CommandLine, inside: Inside) -> None:
     template(sage)
-    sage("run", "mine", "--trust")
+    inside("run", "mine", "--trust")
     other = sage.home / "other"
     (other / ".sage").mkdir(parents=True)
     os.symlink(sage.project / ".sage/templates", other / ".sage/templates")
-    sage("run", "mine", "--project", str(other), code=2)
+    inside("run", "mine", "--project", str(other), code=2)
     assert not (other / "ran-a").exists()
 
 
@@ -185,7 +189,7 @@ def test_a_feature_run_whose_research_fails_in_part_still_leaves_its_documents(
         if operation["id"] in ("competitive", "skills"):
             operation |= {"tool": "no_such_tool", "retry": 1}
     definition["phases"][0]["min_success"] = 0.5
-    done = sage("run", sage.write("partly.json", definition), "rate limiting", "--json")
+    done = inside("run", sage.write("partly.json", definition), "rate limiting", "--json")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     failed = {event["node"] for event in events if event["event"] == "node_failed"}
     assert failed == {"research/competitive", "research/skills"}
@@ -200,13 +204,13 @@ def test_a_feature_run_whose_research_fails_in_part_still_leaves_its_documents(
 @pytest.mark.requirement("ORCH-012")
 @pytest.mark.parametrize("name", ["bugfix", "enhancement"])
 def test_the_other_templates_run_to_their_end_in_a_project_without_history(
-    sage: CommandLine, name: str
+    sage: CommandLine, inside: Inside, name: str
 ) -> None:
     (sage.project / "limits.py").write_text(
         'def limit_rate(client):\n    raise ValueError("rate exceeded")\n'
     )
     topic = 'Traceback (most recent call last):\n  File "limits.py", line 2, in limit_rate\nValueError: rate exceeded'
-    done = sage("run", name, topic, "--json")
+    done = inside("run", name, topic, "--json")
     assert json.loads(done.stdout.splitlines()[-1])["status"] == "succeeded"
     (spec,) = (sage.project / "docs/specs").glob("*/spec.md")
     assert "limits.py:" in spec.read_text()
