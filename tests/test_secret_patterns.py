@@ -40,7 +40,7 @@ def test_a_token_inside_a_longer_word_is_none() -> None:
     "text",
     [
         "AKIA" + "IOSFODNN7EXAMPLE",  # AWS's documented examples
-        "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCY" + "EXAMPLEKEY",
+        "aws_secret_access_key = " + "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
         "ghp_" + "x" * 36,
         "sk-ant-api03-" + "your-key-" + "a" * 60,
         "Authorization: Bearer ${env.TOKEN}",
