@@ -97,7 +97,7 @@ class LocalPool:
         self._specs: dict[int, dict[str, Any]] = {}
         self._http_tokens: dict[int, str] = {}
         self._placeholders: list[Any] = []
-        self._namespace: int | None = None
+        self._namespace: str | None = None
         self._numbers = itertools.count(1)
         self._workers: dict[int, WorkerHandle] = {}
         self._operations: dict[int, bytes] = {}
@@ -326,7 +326,7 @@ class LocalPool:
         if self._confinement is not None:
             from sage_actors.sandbox.namespaces import remove_placeholders
 
-            remove_placeholders((path, device, inode) for path, device, inode in self._placeholders)
+            remove_placeholders(self._placeholders)
             self._confinement.close()
 
     def _tell_profile(self, handle: WorkerHandle, words: Words) -> None:

@@ -86,10 +86,15 @@ class SandboxPolicy:
         self._agents: dict[str | None, _Needs] = {}
         if problems:
             raise UsageError("; ".join(map(str, problems)))
-        given = [*settings.read, *(absolute(each, self._project) for each in reads)]
+        self._reads = [*settings.read, *(absolute(each, self._project) for each in reads)]
         if main_path and os.path.isabs(main_path):
-            given.append(os.path.dirname(main_path))
-        self._base = self._project_profile(given)
+            self._reads.append(os.path.dirname(main_path))
+        self._base = self._project_profile(self._reads)
+
+    def add_reads(self, paths: Iterable[str]) -> None:
+        """More paths that may be read; before the first worker starts."""
+        self._reads += [absolute(each, self._project) for each in paths if each]
+        self._base = self._project_profile(self._reads)
 
     # What workers get
 

@@ -37,7 +37,7 @@ from sage_actors.supervisor.handle import Outcome, Run, RunStatus, outcome_of
 from sage_actors.supervisor.inputs import default_run_id, resolve_inputs
 from sage_actors.supervisor.opening import Accept, Opened, Opening
 from sage_actors.supervisor.run_core import RunOptions
-from sage_actors.supervisor.sandboxing import make_confinement
+from sage_actors.supervisor.sandboxing import make_confinement, paths_named_by
 from sage_actors.supervisor.supervisor import AddRun, Ask, Stop, SupervisorActor
 from sage_actors.supervisor.workflow import Node, Operation, Workflow, operation
 
@@ -78,6 +78,9 @@ class Supervisor:
         breakers: endpoint -> BreakerPolicy or a map of its fields; "*" is the default for all others.
         search_paths: directories that workers find modules in, besides the project and sys.path.
         cache: False never asks the cache, not even for operations that declare one.
+        sandbox: "enforce" (operations are confined, or nothing runs), "degrade" (as far as this machine can) or
+            "off"; by default what $SAGE_SANDBOX, the user's config.toml, or else "enforce" says.
+        reads: paths outside of the project that operations may read, besides what the first run's inputs name.
         max_tokens, max_cost: what each run may use, over all processes that carried it out; then it pauses.
             By default the `budget` of its definition.
 
@@ -159,7 +162,7 @@ class Supervisor:
         )
         proxy: Any = self._actor.proxy()
         self._pool: WorkerPool = proxy.pool.get(timeout=_ANSWER_S)
-        self._pool.start()
+        self._workers_started = False
         self._opening = Opening(
             self.state,
             self.keys,
@@ -225,6 +228,7 @@ class Supervisor:
             RunLockedError: another process owns the run, or this supervisor is carrying it out already.
             ChangedDefinitionError, NoCheckpointError, StateCorruptedError, WrongKeyError, StorageError.
         """
+        self._start_workers(paths_named_by(inputs or {}, self.project))
         spec = flow.to_spec() if isinstance(flow, Workflow) else self._checked(flow)
         values = resolve_inputs(spec, inputs or {})
         name = check_run_id(run_id or default_run_id(spec, values))
@@ -274,6 +278,8 @@ class Supervisor:
             opened = self._opening.durable(
                 name, None, None, self._options(None, True), must_exist=True, do_repair=repair
             )
+            root = opened.core.root
+            self._start_workers([*opened.core.search_paths, *paths_named_by(root.inputs, self.project)])
             core = opened.core
             spec = core.plan.spec
             core.options = replace(core.options, concurrency=spec.concurrency, timeout=spec.timeout)
@@ -322,6 +328,14 @@ class Supervisor:
         return self._pool.statistics()
 
     # ------------------------------------------------------------------ parts
+
+    def _start_workers(self, reads: Sequence[str]) -> None:
+        """The keeper starts with the first run: what that names can then be shown to all workers."""
+        with self._lock:
+            if not self._workers_started:
+                self._confinement.policy.add_reads(reads)
+                self._pool.start()
+                self._workers_started = True
 
     def _begin(self, opened: Opened, on_event: Callable[[Event], None] | None) -> Run:
         core = opened.core

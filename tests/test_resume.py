@@ -150,17 +150,17 @@ def test_a_run_is_resumed_from_another_directory_and_after_the_project_moved(
     project.mkdir()
     elsewhere.mkdir()
     flow = Workflow("moves")
-    first = flow.add(ops.mark, id="first", path=str(tmp_path / "first"), value=1)
-    flow.add(ops.fail_while, id="second", gate=str(tmp_path / "gate"), value=first)
+    first = flow.add(ops.mark, id="first", path="first", value=1)
+    flow.add(ops.fail_while, id="second", gate="gate", value=first)
     monkeypatch.chdir(project)
     assert run(Path("."), flow).status == "failed"
     shutil.move(project, moved)
     monkeypatch.chdir(elsewhere)
-    (tmp_path / "gate").touch()
+    (moved / "gate").touch()
     with make_supervisor(Path("../moved")) as supervisor:
         outcome = supervisor.resume("r").result(30).raise_for_status()
     assert outcome["second"] == 1
-    assert lines(tmp_path / "first") == 1
+    assert lines(moved / "first") == 1
     assert not (elsewhere / ".sage").exists()
 
 
@@ -470,7 +470,7 @@ def test_a_resume_finds_the_modules_that_the_run_was_started_with(tmp_path: Path
     beside, project = tmp_path / "flows", tmp_path / "project"
     beside.mkdir()
     project.mkdir()
-    gate = tmp_path / "gate"
+    gate = project / "gate"
     (beside / "steps_beside.py").write_text(
         "import os\ndef step(gate):\n    if not os.path.exists(gate): raise RuntimeError('closed')\n    return 'done'\n"
     )
