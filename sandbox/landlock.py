@@ -115,6 +115,7 @@ def spread(
     listed as a whole: the names of hidden files show, their content does not.
     """
     grants: dict[str, int] = {}
+    protected, hidden = _with_targets(protected), _with_targets(hidden)
     for root in read:
         _add(grants, _around(root, EXECUTE, hidden))
     for root in write:
@@ -128,6 +129,11 @@ def spread(
         ):
             _add(grants, [(path, WRITE)])
     return grants
+
+
+def _with_targets(paths: Iterable[str]) -> list[str]:
+    """What symbolic links lead to counts as they do."""
+    return list(dict.fromkeys(each for path in paths for each in (path, os.path.realpath(path))))
 
 
 def _add(grants: dict[str, int], more: Iterable[tuple[str, int]]) -> None:
