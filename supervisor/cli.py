@@ -39,7 +39,8 @@ _COMMANDS = {
     "mcp": ("cli_mcp", "Serve workflows to agents over MCP, on standard input and output."),
     "trust": ("cli_trust", "What of this project you consented to; take it back."),
     "keys": ("cli_keep", "Where the key of saved state is; make one, rotate it."),
-    "doctor": ("cli_keep", "Check all that a run needs, by trying."),
+    "audit": ("cli_audit", "What happened to runs and keys, and whether the record is whole."),
+    "doctor": ("cli_doctor", "Check by trying what a run needs, and what it cannot do."),
 }
 
 _EXAMPLES = """\b

@@ -1,4 +1,4 @@
-"""Commands that look after what is kept: delete, prune, keys, doctor."""
+"""Commands that look after what is kept: delete, prune, keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sage_actors.actors.keys import KeyRing
     from sage_actors.actors.statedir import StateDirectory
 
-__all__ = ["delete_command", "doctor_command", "keys_command", "prune_command"]
+__all__ = ["delete_command", "keys_command", "prune_command", "seconds_of"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -69,7 +69,7 @@ def prune_command(age: str, yes: bool, dry_run: bool, project: Path, as_json: bo
       sage-actors prune --older-than 12h --dry-run
     """
     state = state_of(project)
-    before = time.time() - _seconds(age)
+    before = time.time() - seconds_of(age, "--older-than")
     old = [run_id for run_id in state.run_ids() if _written_at(state.root / run_id) < before]
     old = [run_id for run_id in old if not _is_live(state, run_id)]
     archived = [path for path in _archived(state) if _written_at(path) < before]
@@ -85,6 +85,7 @@ def prune_command(age: str, yes: bool, dry_run: bool, project: Path, as_json: bo
     for run_id in old:
         _delete(state, run_id)
     for path in archived:
+        _audited(state, "archive_deleted", None, archive=path.name)
         _remove_archived(path)
     _tell(as_json, names, "deleted")
     return 0
@@ -110,10 +111,23 @@ def _delete(state: StateDirectory, run_id: str) -> None:
 
     lock = RunLock.acquire(state, run_id)
     try:
+        _audited(state, "run_deleted", run_id)
         state.delete(run_id)
         Registry(state).forget(run_id)
     finally:
         lock.release()
+
+
+def _audited(state: StateDirectory, event: str, run_id: str | None, **fields: object) -> None:
+    """Record what is about to be removed. Neither a full disk nor a lost key keeps anybody from removing it."""
+    from sage_actors.actors.audit_project import audit_project
+    from sage_actors.messages.errors import KeyUnusableError, StorageError
+
+    try:
+        with audit_project(state.project) as audit:
+            audit.record(event, run_id, **fields)
+    except (KeyUnusableError, StorageError) as error:
+        click.echo(f"Warning: this will not be in the audit log: {error}", err=True)
 
 
 def _archived(state: StateDirectory) -> list[Path]:
@@ -141,12 +155,11 @@ def _day(directory: Path) -> str:
     return datetime.fromtimestamp(_written_at(directory)).strftime("%Y-%m-%d %H:%M")
 
 
-def _seconds(age: str) -> float:
+def seconds_of(age: str, option: str) -> float:
+    """The seconds that an age such as 30d says. click.UsageError if it says none."""
     match = re.fullmatch(r"([0-9]{1,9})([smhdw])", age.strip())
     if match is None:
-        raise click.UsageError(
-            f"--older-than is a number and a unit (s, m, h, d, w), such as 30d, not {age!r}."
-        )
+        raise click.UsageError(f"{option} is a number and a unit (s, m, h, d, w), such as 30d, not {age!r}.")
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -252,28 +265,3 @@ def _describe(ring: KeyRing, as_json: bool) -> None:
     click.echo(f"seals   key {ids[0]}")
     if len(ids) > 1:
         click.echo(f"opens   {', '.join(ids[1:])} as well")
-
-
-@click.command("doctor")
-@project_option
-@json_option
-def doctor_command(project: Path, as_json: bool) -> int:
-    """Check, by trying, what a run needs on this machine and in this project; exit code 1 if it lacks any.
-
-    \b
-    Examples:
-      sage-actors doctor
-      sage-actors doctor --project ../other --json
-    """
-    from dataclasses import asdict
-
-    from sage_actors.supervisor.doctor import examine, table
-    from sage_actors.supervisor.json_text import to_json
-
-    checks = examine(project)
-    healthy = all(check.status != "failed" for check in checks)
-    if as_json:
-        click.echo(to_json({"ok": healthy, "checks": [asdict(check) for check in checks]}))
-    else:
-        click.echo(table(checks))
-    return 0 if healthy else 1

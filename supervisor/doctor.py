@@ -7,7 +7,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -58,6 +57,7 @@ def examine(project: Path) -> list[Check]:
         ("disk space", lambda: _space(project)),
         ("key", _key),
         ("control socket", lambda: _control_socket(project)),
+        ("sandbox", _sandbox),
         ("worker process", _worker),
         ("orphans", _orphans),
         ("git", _git),
@@ -205,6 +205,27 @@ def _control_socket(project: Path) -> str:
     return f"in {path.parent}"
 
 
+def _sandbox() -> str:
+    """Whether operations are confined as the settings demand."""
+    from sage_actors.actors.user_config import load_user_config
+    from sage_actors.sandbox.probe import probe
+    from sage_actors.supervisor.sandboxing import chosen_mode
+
+    user, report = load_user_config(), probe()
+    mode, least = chosen_mode(user, os.environ), user.sandbox.min_tier
+    text = f"mode {mode}; this machine can do {report.tier}"
+    if mode == "off":
+        raise _NoteError(
+            f"operations are not confined: {text}", "remove SAGE_SANDBOX=off, or `mode` from your config.toml"
+        )
+    if report.tier != "namespaces" and (least == "namespaces" or report.tier == "none"):
+        lack = f"{text} ({report.reason})"
+        if mode == "enforce":
+            raise _LackError(lack, "no operation would start; SAGE_SANDBOX=degrade runs them without")
+        raise _NoteError(f"operations are not confined: {lack}", "run only what you trust")
+    return f"{text}, {least} is demanded"
+
+
 _PROBE = """
 from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
 from sage_actors.supervisor.api import Supervisor
@@ -234,13 +255,17 @@ def _worker() -> str:
     return f"process {done.stdout.strip()} answered, {time.monotonic() - started:.2f} s in all"
 
 
+# It may have process numbers of its own: what tells that it lives is a lock that it holds
 _SPAWN = """
-import os, sys, time
+import fcntl, os, sys, time
 if os.fork() == 0:
     os.setsid()
-    open(sys.argv[1] + ".new", "w").write(str(os.getpid()))
+    held = open(sys.argv[1] + ".new", "w")
+    fcntl.flock(held, fcntl.LOCK_EX)
     os.rename(sys.argv[1] + ".new", sys.argv[1])
-    time.sleep(60)
+    end = time.monotonic() + 60
+    while os.path.exists(sys.argv[1]) and time.monotonic() < end:
+        time.sleep(0.05)
 """
 
 
@@ -249,7 +274,7 @@ def _orphans() -> str:
     if sys.platform != "linux":
         raise _NoteError("not tried", "only Linux has subreapers; what daemonises itself escapes here")
     with tempfile.TemporaryDirectory(prefix="sage-doctor-") as folder:
-        named = Path(folder) / "pid"
+        named = Path(folder) / "held"
         flow = Path(folder) / "flow.json"
         flow.write_text(_orphan_flow(named), encoding="utf-8")
         command = [sys.executable, "-m", "sage_actors", "run", str(flow), "--durability", "none", "--quiet"]
@@ -265,11 +290,10 @@ def _orphans() -> str:
             _wait(lambda: named.exists() or victim.poll() is not None, _WAIT_S)
             if not named.exists():
                 raise _LackError("the trial run did not start", "see the check of the worker process")
-            orphan = int(named.read_text())
         finally:
             victim.kill()
             victim.wait()
-        return _see_end(orphan)
+        return _see_end(named)
 
 
 def _orphan_flow(named: Path) -> str:
@@ -280,22 +304,21 @@ def _orphan_flow(named: Path) -> str:
     return json.dumps({"name": "doctor", "nodes": [{"id": "probe", "type": "shell", "command": script}]})
 
 
-def _see_end(orphan: int) -> str:
+def _see_end(held: Path) -> str:
     started = time.monotonic()
-    if not _wait(lambda: not _lives(orphan), _ORPHAN_S):
-        os.kill(orphan, signal.SIGKILL)
-        raise _LackError(
-            f"process {orphan} outlived its killed supervisor", "is prctl blocked here (seccomp)?"
-        )
+    with open(held, "rb") as file:
+        if not _wait(lambda: _is_free(file.fileno()), _ORPHAN_S):
+            held.unlink()  # that ends it
+            raise _LackError("a process outlived its killed supervisor", "is prctl blocked here (seccomp)?")
     return f"all gone {(time.monotonic() - started) * 1000:.0f} ms after a kill -9 of the supervisor"
 
 
-def _lives(pid: int) -> bool:
+def _is_free(fd: int) -> bool:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    return text.rpartition(")")[2].split()[0] not in ("Z", "X")
+    return True
 
 
 def _wait(condition: Callable[[], bool], seconds: float) -> bool:

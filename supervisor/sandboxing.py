@@ -11,13 +11,14 @@ from sage_actors.actors.confinement import Confinement
 from sage_actors.actors.egress_doorman import Proxy
 from sage_actors.actors.sandbox_policy import SandboxPolicy
 from sage_actors.actors.sandbox_settings import Mode, SandboxSettings
-from sage_actors.actors.user_config import load_user_config
+from sage_actors.actors.user_config import UserConfig, load_user_config
 from sage_actors.messages.errors import UsageError
 from sage_actors.sandbox.profile import is_beneath
 
-__all__ = ["MODE_VARIABLE", "make_confinement", "paths_named_by"]
+__all__ = ["MODE_VARIABLE", "chosen_mode", "make_confinement", "paths_named_by"]
 
 MODE_VARIABLE = "SAGE_SANDBOX"
+_DEFAULT = "off"
 _MODES = ("enforce", "degrade", "off")
 
 
@@ -43,9 +44,7 @@ def make_confinement(
         UsageError, DefinitionError: something that was said is wrong.
     """
     user = load_user_config(environ)
-    chosen = mode or environ.get(MODE_VARIABLE) or user.sandbox.mode or "off"
-    if chosen not in _MODES:
-        raise UsageError(f"the sandbox's mode is one of {', '.join(_MODES)}, not {chosen!r}")
+    chosen = chosen_mode(user, environ, mode)
     settings = user.sandbox.joined(_consented(project, of_project))
     policy = SandboxPolicy(
         settings,
@@ -55,7 +54,19 @@ def make_confinement(
         reads=[each for each in reads if os.path.exists(each)],
         main_path=main_path,
     )
-    return Confinement(policy, mode=cast("Mode", chosen), project=project, make_proxy=make_proxy)
+    return Confinement(policy, mode=chosen, project=project, make_proxy=make_proxy)
+
+
+def chosen_mode(user: UserConfig, environ: Mapping[str, str], mode: str | None = None) -> Mode:
+    """What the caller says, else $SAGE_SANDBOX, else the user's config.toml.
+
+    Raises:
+        UsageError: it is no mode.
+    """
+    chosen = mode or environ.get(MODE_VARIABLE) or user.sandbox.mode or _DEFAULT
+    if chosen not in _MODES:
+        raise UsageError(f"the sandbox's mode is one of {', '.join(_MODES)}, not {chosen!r}")
+    return cast("Mode", chosen)
 
 
 def paths_named_by(inputs: Mapping[str, Any], project: Path) -> list[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cli_harness import CommandLine
 
+from sage_actors.sandbox import probe as probe_module
+from sage_actors.sandbox.probe import Report, probe
 from sage_actors.supervisor import doctor
 from sage_actors.supervisor.doctor import Check, table
 
@@ -35,6 +38,8 @@ def test_a_healthy_machine_passes_every_check(sage: CommandLine) -> None:
     assert "all gone" in _check(report["checks"], "orphans")["detail"]
     assert _check(report["checks"], "key")["status"] == "warning"  # there is none, and it made none
     assert not (sage.home / "config").exists()
+    names = {each["name"] for each in report["sandbox"]["promises"] if each["holds"]}
+    assert report["sandbox"]["tier"] != "namespaces" or len(names) == 10
 
 
 @pytest.mark.slow
@@ -44,7 +49,7 @@ def test_a_broken_key_and_an_open_socket_directory_are_found_and_exit_1(sage: Co
     done = sage("doctor", code=1, environ={"SAGE_STATE_KEY": "sak1-typo"})
     assert "FAIL  key" in done.stdout
     assert "typo" not in done.stdout
-    assert "1 of 12 checks failed" in done.stdout
+    assert "1 of 13 checks failed" in done.stdout
 
 
 def test_a_state_directory_that_is_a_link_fails(tmp_path: Path) -> None:
@@ -75,17 +80,41 @@ def test_a_check_that_breaks_is_a_failed_check_not_a_traceback() -> None:
     assert doctor._try("x", burst).detail == "RuntimeError: burst"
 
 
-def test_an_orphan_that_lives_on_is_reported_and_killed(
+def test_an_orphan_that_lives_on_is_reported_and_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import subprocess
 
     monkeypatch.setattr(doctor, "_ORPHAN_S", 0.05)
-    with subprocess.Popen(["sleep", "60"]) as orphan:
-        check = doctor._try("orphans", lambda: doctor._see_end(orphan.pid))
-        assert orphan.wait(5) == -9
+    held = tmp_path / "held"
+    with subprocess.Popen([sys.executable, "-c", f"{doctor._SPAWN}", str(held)]):
+        assert doctor._wait(held.exists, 10)
+    check = doctor._try("orphans", lambda: doctor._see_end(held))
     assert check.status == "failed"
     assert "outlived" in check.detail
+    assert not held.exists()
+
+
+@pytest.mark.parametrize(("mode", "status"), [("enforce", "ok"), ("degrade", "ok"), ("off", "warning")])
+def test_the_sandbox_s_mode_is_told(mode: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAGE_SANDBOX", mode)
+    if probe().tier == "none":
+        pytest.skip(probe().reason)
+    check = doctor._try("sandbox", doctor._sandbox)
+    assert check.status == status
+    assert f"mode {mode}" in check.detail
+
+
+@pytest.mark.parametrize(("mode", "status"), [("enforce", "failed"), ("degrade", "warning")])
+def test_a_machine_that_can_confine_nothing_fails_or_warns_as_the_mode_says(
+    mode: str, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = Report("none", (probe_module.Check("namespaces", False, "unshare: EPERM"),), ())
+    monkeypatch.setattr(probe_module, "probe", lambda: nothing)
+    monkeypatch.setenv("SAGE_SANDBOX", mode)
+    check = doctor._try("sandbox", doctor._sandbox)
+    assert check.status == status
+    assert "unshare: EPERM" in check.detail
 
 
 def test_the_table_puts_what_to_do_under_what_needs_it() -> None:
