@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import itertools
+import logging
 import resource
 import secrets
 import socket
@@ -34,12 +35,15 @@ from sage_actors.actors.egress_rules import Rule
 
 __all__ = ["USER", "Decision", "EgressProxy", "Rule", "proxy_url", "resolve_all"]
 
+_log = logging.getLogger(__name__)
+
 USER = "sage"
 _MAX_CONNECTIONS = 1024  # with two descriptors each
 _MAX_PER_GRANT = 256
 _MAX_WITHOUT_REQUEST = 256  # above, the oldest is dropped: whoever means it sends its request at once
 _BUFFER_BYTES = 64 * 1024  # of each direction, before its sender is held back
 _RESOLVERS = 8
+_ACCEPT_AGAIN_S = 0.1
 _JOIN_S = 5.0
 _RETRY_S = 1.0
 
@@ -100,7 +104,7 @@ class EgressProxy:
         self._unheard: dict[
             asyncio.Task[Any], None
         ] = {}  # in order of arrival; their request is not read yet
-        self._servers: dict[int, asyncio.Server] = {}
+        self._listeners: dict[int, asyncio.Task[None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -147,13 +151,15 @@ class EgressProxy:
 
         Raises:
             RuntimeError: the proxy was closed.
-            OSError: the socket does not listen.
+            ValueError: the socket does not listen.
         """
         if self._closed:
             raise RuntimeError("the egress proxy was closed")
-        key = id(listener)
-        self._servers[key] = self._ask(self._listen(listener))
-        return lambda: self._post(self._unserve, key)
+        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError("the socket does not listen")
+        key = next(self._numbers)
+        self._listeners[key] = self._ask(self._start_accepting(listener))
+        return lambda: self._post(self._stop_accepting, key)
 
     def close(self) -> None:
         """Cuts everything, and ends the thread. A second call does nothing."""
@@ -166,22 +172,24 @@ class EgressProxy:
             self._thread.join(_JOIN_S)
         self._resolvers.shutdown(wait=False, cancel_futures=True)
 
-    async def _listen(self, listener: socket.socket) -> asyncio.Server:
+    async def _start_accepting(self, listener: socket.socket) -> asyncio.Task[None]:
         listener.setblocking(False)
-        return await asyncio.start_server(self._accepted, sock=listener, limit=_BUFFER_BYTES)
+        return asyncio.create_task(self._accept(listener))
 
-    def _unserve(self, key: int) -> None:
-        server = self._servers.pop(key, None)
-        if server is not None:
-            server.close()
+    def _stop_accepting(self, key: int) -> None:
+        task = self._listeners.pop(key, None)
+        if task is not None:
+            task.cancel()
 
     async def _shut_down(self) -> None:
-        for key in list(self._servers):
-            self._unserve(key)
-        tasks = list(self._tasks)
-        for task in tasks:
+        listeners = list(self._listeners.values())
+        for key in list(self._listeners):
+            self._stop_accepting(key)
+        await asyncio.gather(*listeners, return_exceptions=True)
+        await asyncio.sleep(0)  # a task that was cancelled before it began would not close its socket
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _ask(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Runs it in the proxy's thread, which is started for the first."""
@@ -198,22 +206,36 @@ class EgressProxy:
 
     # In the proxy's thread
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with listener:
+            while True:
+                try:
+                    client, _ = await loop.sock_accept(listener)
+                except OSError:  # no descriptor is left, or that client is gone already
+                    await asyncio.sleep(_ACCEPT_AGAIN_S)
+                    continue
+                self._begin(client)
+
+    def _begin(self, client: socket.socket) -> None:
+        task = asyncio.create_task(self._serve(client))
         self._tasks.add(task)
         self._unheard[task] = None
+        task.add_done_callback(self._ended)
         if len(self._unheard) > _MAX_WITHOUT_REQUEST:
             oldest = next(iter(self._unheard))
             del self._unheard[oldest]
             oldest.cancel()
-        try:
-            await Connection(self, reader, writer).serve()
-        except asyncio.CancelledError:
-            pass  # cut: the connection closed its sockets
-        finally:
-            self._tasks.discard(task)
-            self._unheard.pop(task, None)
+
+    async def _serve(self, client: socket.socket) -> None:
+        streams = await asyncio.open_connection(sock=client, limit=_BUFFER_BYTES)
+        await Connection(self, *streams).serve()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        self._unheard.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a connection of the egress proxy failed", exc_info=error)
 
     def admit(self, token: str) -> Grant:
         """See `Services`."""

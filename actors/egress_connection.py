@@ -170,7 +170,9 @@ class Connection:
                 async with asyncio.timeout(self._services.timeouts.resolve):
                     addresses = await self._services.resolve(self._host, self._port)
             except (OSError, UnicodeError) as cause:  # a timeout is an OSError
-                raise Refusal(502, f"{self._host} cannot be resolved: {cause or 'timed out'}") from cause
+                raise Refusal(
+                    502, f"{self._host} cannot be resolved: {str(cause or '') or 'timed out'}"
+                ) from cause
         if not addresses:
             raise Refusal(502, f"{self._host} has no address")
         for each in addresses:
@@ -190,7 +192,9 @@ class Connection:
                 return address
             except OSError as error:
                 cause = error
-        raise Refusal(502, f"{self._host}:{self._port} cannot be reached: {cause or 'timed out'}") from cause
+        raise Refusal(
+            502, f"{self._host}:{self._port} cannot be reached: {str(cause or '') or 'timed out'}"
+        ) from cause
 
     def _denied(self, why: str, *, hint: str = "") -> Refusal:
         return Refusal(403, why, kind="denied", hint=hint)
@@ -199,8 +203,7 @@ class Connection:
 
     async def _relay(self, request: h11.Request, path: bytes, address: str, *, must_be_tls: bool) -> None:
         assert self._upstream is not None
-        told = Decision("allow", self._label, self._host, self._port, address=address)
-        self._services.log.tell(told)
+        self._allow(address)
         try:
             async with asyncio.timeout(self._services.timeouts.idle) as self._idle:
                 if path:
@@ -215,6 +218,13 @@ class Connection:
                 sent_bytes=self._sent_bytes, received_bytes=self._received_bytes,
             )  # fmt: skip
             self._services.log.tell(end)
+
+    def _allow(self, address: str) -> None:
+        told = Decision("allow", self._label, self._host, self._port, address=address)
+        try:
+            self._services.log.tell(told)
+        except Exception as cause:
+            raise Refusal(500, "this connection could not be recorded, and is not made for that") from cause
 
     async def _plain(self, request: h11.Request, path: bytes) -> None:
         assert self._upstream is not None
