@@ -105,8 +105,9 @@ def build(scene: Scene, uid: int) -> None:
     for name in ("secret", "victim", "metadata", "moved"):
         (outside / name).write_text("TOPSECRET")
     shutil.copy("/bin/true", outside / "program")
-    with contextlib.closing(sqlite3.connect(outside / "x.db")) as database:
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
         database.execute("create table t(a)")
+        (outside / "x.db").write_bytes(database.serialize())
     for name in ("sub/f", ".git/config", ".sage/state", "private/key", ".env", "deep/venv/bin/python"):
         (project / name).write_text("mine")
     (project / "sub/link").symlink_to(outside / "secret")
@@ -168,7 +169,8 @@ def attempt_unconfined(scene: Scene, uid: int) -> dict[str, str]:
     for table in (sandbox_attacks.FILES, sandbox_attacks.PROCESSES, sandbox_attacks.NETWORK):
         for name, attack in table.items():
             results[name] = run(inside(attack)).decode()
-            build(scene, uid)
+            if table is sandbox_attacks.FILES:
+                build(scene, uid)
     return results
 
 

@@ -29,8 +29,8 @@ NOT_EVERYWHERE = {
     *("mount_a_directory", "chroot", "open_by_handle", "type_into_a_terminal", "enter_another_network"),
     *("steal_a_descriptor", "io_uring", "call_with_32_bit_numbers", "call_with_x32_numbers", "sctp", "vsock"),
     *("packet", "raw_ip", "kernel_crypto", "write_a_kernel_setting", "multipath_tcp", "setxattr_outside"),
-    *("new_user_namespace", "new_user_namespace_by_clone", "new_user_namespace_by_a_program", "curl"),
-    *("curl_to_a_unix_socket", "raise_the_core_limit", "tcp_v6", "netlink"),
+    *("new_user_namespace", "new_user_namespace_by_clone", "new_user_namespace_by_a_program"),
+    *("raise_the_core_limit", "tcp_v6", "netlink"),
     *("create_a_protected_path", "use_an_inherited_file"),
     *("fast_open_by_sendto", "fast_open_by_sendmsg", "fast_open_by_option", "process_vm_readv", "ptrace"),
 }
