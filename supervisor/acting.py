@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sage_actors.actors.audit import AuditLog
 from sage_actors.actors.clock import Clock, SystemClock
 from sage_actors.actors.journal import JournalWriter
 from sage_actors.actors.keys import KeyRing
@@ -34,6 +35,7 @@ from sage_actors.messages.records import (
 from sage_actors.messages.secret_scan import refuse_secrets
 from sage_actors.messages.wire import Evidence, error_map
 from sage_actors.supervisor import states as st
+from sage_actors.supervisor.audit_events import record_offline
 from sage_actors.supervisor.reading import read_run
 from sage_actors.supervisor.restore import DECIDED_OFFLINE, Restored, doubtful
 
@@ -63,7 +65,9 @@ def act_on_run(
         NoCheckpointError: there is no such run.
         UsageError: the node does not wait for this, or the run has ended.
         SecretInStateError: what is given holds a secret.
-        StorageError: it could not be written: nothing was decided.
+        StorageError: it could not be written: nothing was decided. Or, as the text says then, it is decided and not
+            in the audit log yet: whoever opens the run records it first.
+        AuditError: the audit log was tampered with; nothing was decided.
     """
     state = project if isinstance(project, StateDirectory) else StateDirectory(project)
     for name in ("data", "result"):
@@ -74,7 +78,13 @@ def act_on_run(
         now = (clock or SystemClock()).now()
         records = _Decision(restored, now, by).records(action)
         image.sync()
-        _write(state, keys, run_id, image, [SegmentOpened(now, os.getpid(), "", DECIDED_OFFLINE), *records])
+        log = AuditLog(state, keys, actor=by)  # what could not be recorded is not decided
+        try:
+            opened = SegmentOpened(now, os.getpid(), "", DECIDED_OFFLINE)
+            _write(state, keys, run_id, image, [opened, *records])
+            record_offline(log, state, keys, run_id)
+        finally:
+            log.close()
         status = _status(restored, action)
         if status == "cancelled":
             Registry(state).note_ended(run_id, status)

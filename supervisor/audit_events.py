@@ -29,7 +29,6 @@ from typing import Any
 from sage_actors.actors.audit import AuditLog
 from sage_actors.actors.audit_actor import states_entry
 from sage_actors.actors.audit_search import last_position
-from sage_actors.actors.clock import Clock
 from sage_actors.actors.journal import Image
 from sage_actors.actors.journal_format import Location
 from sage_actors.actors.keys import KeyRing
@@ -251,7 +250,7 @@ class Transcript:
         return _change(event, at, old, new, **fields)
 
 
-def catch_up(log: AuditLog, run_id: str, transcript: Transcript, image: Image, **who: Any) -> list[str]:
+def catch_up(log: AuditLog, run_id: str, transcript: Transcript, image: Image) -> list[str]:
     """Record what the journal (walked) has and the log has not; what a person should know of it.
 
     Raises:
@@ -267,28 +266,24 @@ def catch_up(log: AuditLog, run_id: str, transcript: Transcript, image: Image, *
             f"segment {audited[0]}: it was cut or repaired, or the machine lost power"
         ]
     if transcript.late:
-        log.append([states_entry(run_id, transcript.late, last, image.tail.tag) | {"late": True} | who])
+        log.append([states_entry(run_id, transcript.late, last, image.tail.tag) | {"late": True}])
         log.sync()
         transcript.late = []
     return []
 
 
-def record_offline(state: StateDirectory, keys: KeyRing, run_id: str, *, by: str, clock: Clock) -> None:
+def record_offline(log: AuditLog, state: StateDirectory, keys: KeyRing, run_id: str) -> None:
     """Record what was decided for a run that nobody carries out. Hold the run's lock.
 
     Raises:
-        StorageError, AuditError: it could not be recorded. It is decided all the same, and recorded by whoever opens
+        StorageError, AuditError: it could not be recorded; it is decided all the same, and recorded by whoever opens
             the run next.
     """
     from sage_actors.supervisor.reading import read_run
 
-    log = AuditLog(state, keys, actor="command line", now=clock.now)
-    try:
-        transcript = Transcript(audited=last_position(state, keys, run_id))
-        image, _, _ = read_run(state, keys, run_id, watch=transcript.see)
-        catch_up(log, run_id, transcript, image, by=by)
-    finally:
-        log.close()
+    transcript = Transcript(audited=last_position(state, keys, run_id))
+    image, _, _ = read_run(state, keys, run_id, watch=transcript.see)
+    catch_up(log, run_id, transcript, image)
 
 
 def _change(event: str, at: float, old: str | None, new: str, **fields: Any) -> Change:
