@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,7 @@ class Confinement:
         if self.tier == "namespaces" and make_proxy is not None:
             self._door = Doorman(make_proxy)
         self._lanes: dict[str, Grant] = {}
+        self._tmp = tempfile.mkdtemp(prefix="sage-tmp-") if self.tier == "landlock" else "/tmp"
 
     @property
     def active(self) -> bool:
@@ -81,8 +84,6 @@ class Confinement:
         for name in REOPENED:
             with contextlib.suppress(OSError):
                 (self._project / name).mkdir(mode=0o755, parents=True, exist_ok=True)
-        from dataclasses import asdict
-
         return {"layout": asdict(self.policy.layout()), "proxy_port": PROXY_PORT}
 
     def knocked(self, listener: socket.socket) -> None:
@@ -123,16 +124,21 @@ class Confinement:
         """Ends the proxy, and removes the output folders that nothing was put into."""
         if self._door is not None:
             self._door.close()
+        if self.tier == "landlock":
+            shutil.rmtree(self._tmp, ignore_errors=True)
         if self.tier == "namespaces":
             for name in REOPENED:
                 _remove_empty(self._project / name, self._project)
 
     def _words(self, grant: Grant, *, alone: bool) -> Words:
         token = None if self._door is None else self._door.grant(grant.rules, grant.label)
-        environ = grant.with_proxy(None if token is None else _url(token))
+        environ = grant.with_proxy(None if token is None else _url(token), tmp=self._tmp)
+        profile = grant.profile
+        if self.tier == "landlock":  # no root of its own, so no private /tmp either
+            profile = replace(profile, write=(*profile.write, self._tmp))
         said = {
             "tier": self.tier,
-            "profile": grant.profile.to_dict(),
+            "profile": profile.to_dict(),
             "environ": environ,
             "alone": alone and self.tier == "namespaces",
         }

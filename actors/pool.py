@@ -322,6 +322,12 @@ class LocalPool:
         self._loop.unwatch(listener)
         self._confinement.knocked(listener)
 
+    def note(self, label: str, text: str) -> None:
+        """A line for the log of the node that has a worker for itself, by the label of its grant. Any thread."""
+        for handle in list(self._workers.values()):
+            if handle.label == label and handle.alone is not None:
+                self._loop.post(lambda h=handle: self._deliver(Logs(h.number, [[*h.alone, "stderr", text]])))  # type: ignore[misc]
+
     def _leave_sandbox(self) -> None:
         if self._confinement is not None:
             from sage_actors.sandbox.namespaces import remove_placeholders
@@ -336,8 +342,9 @@ class LocalPool:
     def _confine(self, handle: WorkerHandle, row: TaskRow) -> bool:
         """Tells a worker of one task what it may touch. False: that is more than the policy grants."""
         assert self._confinement is not None
+        handle.label, handle.alone = f"{row[5].partition(':')[0]}/{row[4]}", (row[0], row[1], row[2])
         try:
-            words = self._confinement.task_words(self._specs[row[3]], row[4])
+            words = self._confinement.task_words(self._specs[row[3]], handle.label)
         except UsageError as error:
             failed = [*row[:3], FAILED, 0, error_map("SandboxViolation", str(error), retryable=False), None]
             self._loop.post(lambda: self._deliver(Results(handle.number, [failed])))

@@ -39,6 +39,8 @@ class WorkerHandle:
         self.deaf = False  # its socket is not read any more
         self.launched = False
         self.token: str | None = None  # its right to use the proxy
+        self.label = ""  # of its grant
+        self.alone: Key | None = None  # the one task that it is for
         self.ending = ""  # why the pool ends it
         self.limit: dict[str, Any] | None = None
         self.culprits: tuple[Key, ...] = ()

@@ -46,7 +46,7 @@ class Grant:
     environ: Mapping[str, str]
     rules: tuple[Rule, ...]
 
-    def with_proxy(self, url: str | None) -> dict[str, str]:
+    def with_proxy(self, url: str | None, *, tmp: str = "/tmp") -> dict[str, str]:
         """Its environment, with the proxy that it is to use."""
         from sage_actors.sandbox.environment import clean_environment
 
@@ -54,7 +54,7 @@ class Grant:
         return clean_environment(
             self.environ,
             extra=tuple(self.environ),
-            tmp="/tmp",
+            tmp=tmp,
             proxy_url=url,
             no_proxy=not any(rule.private for rule in rules),
         )

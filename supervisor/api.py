@@ -8,12 +8,12 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pykka
 
@@ -40,6 +40,9 @@ from sage_actors.supervisor.run_core import RunOptions
 from sage_actors.supervisor.sandboxing import make_confinement, paths_named_by
 from sage_actors.supervisor.supervisor import AddRun, Ask, Stop, SupervisorActor
 from sage_actors.supervisor.workflow import Node, Operation, Workflow, operation
+
+if TYPE_CHECKING:
+    from sage_actors.actors.egress_decisions import Decision
 
 __all__ = ["Node", "Operation", "Outcome", "Run", "RunStatus", "Supervisor", "Workflow", "load", "operation"]
 
@@ -148,6 +151,7 @@ class Supervisor:
         )
         _SWITCHING.shorten()
         self.audit = Audit(None if durability == "none" else self._open_audit_log)
+        self.audit.sandbox = self._confinement.describe()
         self._state_actor = StateActor.start()
         self._actor = SupervisorActor.start(
             clock=self._clock,
@@ -339,6 +343,8 @@ class Supervisor:
 
     def _begin(self, opened: Opened, on_event: Callable[[Event], None] | None) -> Run:
         core = opened.core
+        if self._confinement.mode == "degrade" and self._confinement.gaps:
+            opened.notices.append(f"not confined here: {'; '.join(self._confinement.gaps)}")
         handle = Run(
             core.run_id,
             resumed=opened.resumed,
@@ -415,6 +421,7 @@ class Supervisor:
             cache=self._may_cache,
             max_tokens=self._max_tokens,
             max_cost=self._max_cost,
+            sandbox=self._confinement.describe(),
         )
 
     def _cache(self, deliver: Callable[[Any], None]) -> pykka.ActorRef[Any]:
@@ -516,8 +523,15 @@ class Supervisor:
 
         return EgressProxy(self._on_egress)
 
-    def _on_egress(self, decision: Any) -> None:
-        """Told in the proxy's thread."""
+    def _on_egress(self, decision: Decision) -> None:
+        """Told in the proxy's thread. What was refused is also said in the node's log, with what would grant it."""
+        run, _, node = decision.label.partition("/")
+        said = {name: value for name, value in asdict(decision).items() if value not in ("", 0)}
+        self.audit.record("egress", run if node else None, **said)
+        tell = getattr(self._pool, "note", None)
+        if decision.decision == "deny" and node and tell is not None:
+            where = f"{decision.host}:{decision.port}"
+            tell(decision.label, f"sandbox: {where} is refused: {decision.why}\n")
 
     def _breaker(self, deliver: Callable[[Any], None], call_at: Callable[..., None]) -> pykka.ActorRef[Any]:
         policies = dict(self._policies)

@@ -40,7 +40,8 @@ class RunOptions:
     """How one run is carried out. waits_for_people: False ends the run as paused when only approvals remain.
 
     patience_s: how long a run may wait for nothing but an open breaker before it pauses. cache: nodes that say so
-    ask the cache first. max_tokens, max_cost: what the run may use over all its processes.
+    ask the cache first. max_tokens, max_cost: what the run may use over all its processes. sandbox: mode, tier and
+    gaps of the confinement, to be told.
     """
 
     durability: str = "strict"
@@ -52,6 +53,7 @@ class RunOptions:
     cache: bool = False
     max_tokens: int | None = None
     max_cost: float | None = None
+    sandbox: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
