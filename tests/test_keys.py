@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import traceback
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,28 @@ def test_no_error_repeats_the_key(text: str) -> None:
     for part in text.split(","):
         body = part.removeprefix("sak1-")
         assert len(body) < 8 or body[5:13] not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", BAD)
+@pytest.mark.usefixtures("no_keychain")
+@pytest.mark.parametrize("source", ["environment", "file"])
+def test_no_traceback_holds_the_key_in_its_local_variables(tmp_path: Path, text: str, source: str) -> None:
+    path, given_as = tmp_path / "state.key", {"SAGE_STATE_KEY": text}
+    if source == "file":
+        given_as = {}
+        create_key_file(path)
+        path.write_bytes(text.encode())
+    with pytest.raises(KeyUnusableError) as caught:
+        load_keys(environ=given_as, path=path, create=False)
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    below = caught.tb.tb_next  # this test's own variables hold the text
+    assert below is not None
+    told = traceback.TracebackException(KeyUnusableError, caught.value, below, capture_locals=True)
+    lines = "".join(told.format())
+    assert "read_keys" in lines or "ring_of" in lines
+    for part in text.split(","):
+        body = part.removeprefix("sak1-")
+        assert len(body) < 8 or body[5:13] not in lines
 
 
 def test_neither_ring_nor_key_shows_its_secret() -> None:
@@ -211,7 +234,7 @@ def test_rotation_puts_a_new_key_first_and_keeps_the_old(tmp_path: Path) -> None
 def test_processes_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from sage_actors.actors import keys;"
-        "keys._ask_keychain = lambda: None; sys.stdin.read();"
+        "keys.ask_keychain = lambda: None; sys.stdin.read();"
         "print(keys.load_keys(environ={}, path=Path(sys.argv[1])).primary.id.hex())"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "c" / "state.key")]
@@ -310,7 +333,7 @@ def test_a_locked_keychain_does_not_hide_a_key_file(
 
 
 def test_a_key_in_the_environment_asks_no_keychain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "_ask_keychain", lambda: pytest.fail("the keychain was asked"))
+    monkeypatch.setattr(keys, "ask_keychain", lambda: pytest.fail("the keychain was asked"))
     assert given(format_key(SECRET)).source == "environment"
 
 
