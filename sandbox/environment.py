@@ -25,6 +25,7 @@ _PASSED = (
         "COLORTERM",
         "NO_COLOR",
     ),
+    "XDG_CONFIG_HOME",  # beside the key, which stays unseen, are consents and settings that workers look up
     *("VIRTUAL_ENV", "PYTHONHASHSEED", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONUNBUFFERED"),
     *("PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "PYTHONFAULTHANDLER", "PYENV_ROOT", "PYENV_VERSION"),
     *(
