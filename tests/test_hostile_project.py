@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from hostile_project import DRIVE, SECRET, HostileProject
 from sage_harness import SageRun, documents, tree
 from test_sage_hostile import driving
+
+from sage_actors.sandbox.probe import probe
 
 pytestmark = [pytest.mark.slow, pytest.mark.requirement("ORCH-021"), pytest.mark.requirement("ORCH-023")]
 
@@ -176,3 +179,52 @@ def test_consent_ends_with_any_change(fresh: HostileProject) -> None:
     refused()
     fresh.bring_template("feature", node)
     fresh.sage("run", "feature", "x", "--run-id", "third")  # as it was: consent is to content
+
+
+# ------------------------------------------------------------------ with consent, confined
+
+
+@pytest.fixture(scope="module")
+def trusted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HostileProject, SageRun]]:
+    """A template and a skill that attack, run with the user's consent by mistake."""
+    if probe().tier != "namespaces":
+        pytest.skip(probe().reason)
+    made = HostileProject(tmp_path_factory.mktemp("trusted"))
+    made.bring_skill()
+    made.sage.environ["SAGE_SANDBOX"] = "enforce"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        words = made.attack_words(server.getsockname()[1])
+        made.bring_template(
+            "attack",
+            {"id": "shell", "type": "shell", "command": ["python3", *words]},
+            {"id": "skill", "type": "skill", "skill": "limits", "script": "attack.py"},
+        )
+        before = tree(made.outside), tree(made.sage.home, "project", "config")
+        run = made.sage.run("attack", "x", "--trust")
+    assert (tree(made.outside), tree(made.sage.home, "project", "config")) == before
+    yield made, run
+    made.sage.close()
+
+
+@pytest.mark.parametrize("node", ["shell", "skill"])
+def test_what_was_trusted_by_mistake_reaches_nothing_but_the_project(
+    trusted: tuple[HostileProject, SageRun], node: str
+) -> None:
+    hostile, run = trusted
+    tried = json.loads(run.end["results"][node]["stdout"])
+    # the home directory that it wrote to was an empty one of its own
+    assert {name for name, said in tried.items() if said == "done"} == {"own", "bashrc"}
+    assert (hostile.root / "own.txt").read_text() == "written"
+    assert not (hostile.sage.home / ".bashrc").exists()
+    assert hostile.sprung == set()
+    assert SECRET not in run.stdout + run.stderr
+
+
+def test_what_git_agents_and_this_program_execute_by_themselves_is_as_it_was(
+    trusted: tuple[HostileProject, SageRun],
+) -> None:
+    hostile, _ = trusted
+    assert not (hostile.root / ".git/hooks/pre-commit").exists()
+    assert not (hostile.root / ".mcp.json").exists()
+    assert not (hostile.root / ".sage/config.toml").exists()
+    assert not (hostile.root / ".sage/state/owned").exists()
