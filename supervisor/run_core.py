@@ -487,7 +487,7 @@ class RunCore(RunSavings):
         scope, local = self.where(node)
         try:
             value = self.evaluate(scope, local, parse_template(operation.fallback, place="fallback"))
-            packed = pack(value, what=f"the fallback of {self.id_of(node)}")
+            packed = self.cleaned(pack(value, what=f"the fallback of {self.id_of(node)}"))
         except SageError as error:
             self._fail(node, error_map(type(error).__name__, str(error), retryable=False))
             return
@@ -502,6 +502,7 @@ class RunCore(RunSavings):
         """A node that the engine itself carried out, or the cache."""
         if usage is not None:
             self._add_usage(usage)
+        value = self.cleaned(value)
         self.running += 1
         self.attempts[node] = max(self.attempts[node], 1)
         self.state[node] = st.COMMITTING
@@ -646,6 +647,7 @@ class RunCore(RunSavings):
         self._commit([(node, self.attempts[node], 0, GATHER, None)])
 
     def _expansion_failed(self, node: int, error: dict[str, Any]) -> None:
+        error = self.without_secrets(error)
         if not self.operation(node).has_fallback:
             self._fail(node, error)
             return
@@ -677,7 +679,7 @@ class RunCore(RunSavings):
 
     def decide(self, node: int, *, approved: bool, data: Any, by: str, token: object) -> None:
         """A person answered an approval. `token` is acknowledged when the answer is on disk."""
-        now = self.clock.now()
+        now, data = self.clock.now(), self.without_secrets(data)
         record = DecisionTaken(now, node, "approve" if approved else "reject", data, by)
         result = pack({"approved": True, "data": data, "by": by}, what="the given data")
         del self.held[node]
@@ -694,6 +696,7 @@ class RunCore(RunSavings):
 
     def resolve(self, node: int, *, how: str, result: Any, by: str, token: object) -> None:
         """A person settled an in-doubt node: how = "retry", "result" or "fail"."""
+        result = self.without_secrets(result)
         record = DecisionTaken(self.clock.now(), node, f"resolve-{how}", result, by)
         packed = pack(result, what="the given result")
         self.doubts.discard(node)

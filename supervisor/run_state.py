@@ -399,6 +399,10 @@ class RunState:
         """A value from a worker without what this run knows to be secret."""
         return redact(value, known=self.secrets)[0] if self.secrets else value
 
+    def cleaned(self, packed: bytes) -> bytes:
+        """The same for a packed value."""
+        return redact_packed(packed, known=self.secrets)[0] if self.secrets else packed
+
     def _clean(self, rows: list[list[Any]]) -> None:
         """Take known secrets out of result rows: not every worker was told of them, nor is each to be believed."""
         for row in rows:
