@@ -17,6 +17,17 @@ _GONE_WITHIN_S = 3.0
 _LISTS_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children")
 _MEASURED = re.compile("test_(cli|worker|keeper|pool|control|watch|init|op_.*)")
 
+_UNMEASURED = re.compile("test_(simulation|chaos|state_damage|sage_.*|bench.*)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Coverage makes what runs here three times as slow. Random examples, whole campaigns and what says itself
+    `no_cover` because it only does much of something reach no line that the other tests do not."""
+    for item in items:
+        is_random = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        if is_random or _UNMEASURED.fullmatch(item.path.stem):
+            item.add_marker("no_cover")
+
 
 @pytest.fixture(autouse=True)
 def little_is_measured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -286,6 +286,7 @@ def test_refusing_all_empties_the_queues_and_leaves_calls_to_end() -> None:
     assert core.request(API, "b", T0) == [Granted("b", API)]
 
 
+@pytest.mark.no_cover
 def test_a_hundred_thousand_waiters_are_served_in_linear_time() -> None:
     core, count = breaker(max_concurrent=1), 100_000
     core.request(API, 0, T0)

@@ -254,6 +254,7 @@ def test_tokens_are_used_up_and_not_only_kept_to() -> None:
     assert 800 < count.kept_tokens <= 1000
 
 
+@pytest.mark.no_cover
 def test_deep_nesting_is_digested_or_left_out_and_never_an_error() -> None:
     deep: Any = "the rate limiter " * 99
     for _ in range(2000):
@@ -263,6 +264,7 @@ def test_deep_nesting_is_digested_or_left_out_and_never_an_error() -> None:
     assert "rate limiter" in kept["log"]
 
 
+@pytest.mark.no_cover
 def test_ten_megabytes_are_digested_at_once() -> None:
     text = "\n".join((LIMIT if at == 70_001 else CAKE).format(at) for at in range(100_000))
     assert len(text) > 10_000_000
@@ -273,6 +275,7 @@ def test_ten_megabytes_are_digested_at_once() -> None:
     assert count.kept_tokens <= 400
 
 
+@pytest.mark.no_cover
 def test_a_hundred_thousand_elements_are_digested_at_once() -> None:
     value = [{"name": (LIMIT if at == 70_001 else CAKE).format(at), "line": at} for at in range(100_000)]
     began = time.process_time()
@@ -281,6 +284,7 @@ def test_a_hundred_thousand_elements_are_digested_at_once() -> None:
     assert kept[0] is value[70_001]
 
 
+@pytest.mark.no_cover
 def test_one_endless_word_is_cut() -> None:
     kept, count = digest_value("x" * 3_000_000, "limiter", max_bytes=1000)
     assert 0 < len(kept) <= 998

@@ -205,6 +205,7 @@ def test_a_torn_tail_is_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
+@pytest.mark.no_cover
 def test_every_flipped_byte_is_refused(run: tuple[Path, list[bytes]], mask: int) -> None:
     directory, written = run
     for path in sorted(directory.iterdir()):

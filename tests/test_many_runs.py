@@ -26,6 +26,7 @@ def small(number: int) -> Workflow:
     return flow
 
 
+@pytest.mark.no_cover
 def test_a_hundred_workflows_at_once_each_get_their_own_results(tmp_path: Path) -> None:
     with make_supervisor(tmp_path) as supervisor:
         runs = [supervisor.start(small(i), run_id=f"run-{i}", listening=False) for i in range(100)]

@@ -46,6 +46,7 @@ def test_keys_count_with_their_quotes() -> None:
     assert [key_size(key) for key in ("ab", 12, "é")] == [4, 4, 4]
 
 
+@pytest.mark.no_cover
 def test_nesting_has_no_limit() -> None:
     deep: Any = "x"
     for _ in range(100_000):

@@ -167,6 +167,7 @@ def test_nothing_is_lost_and_nothing_is_too_long(text: str, max_chars: int, kind
     ["word " * 400_000, "x" * 2_000_000, "line\n" * 400_000, "- item\n" * 280_000, "```\n" * 500_000],
     ids=["one line", "one word", "lines", "items", "fences"],
 )
+@pytest.mark.no_cover
 def test_two_megabytes_of_anything_take_seconds(text: str) -> None:
     began = time.process_time()
     passages = split_passages(text, "s")

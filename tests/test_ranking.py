@@ -170,6 +170,7 @@ def test_threads_may_search_one_index_at_once() -> None:
         assert all(pool.map(search, range(6)))
 
 
+@pytest.mark.no_cover
 def test_fifteen_thousand_passages_are_indexed_and_searched_at_once(engine: str) -> None:
     passages = [
         Passage(
@@ -250,6 +251,7 @@ def test_top_and_threshold_end_the_selection() -> None:
     assert select([]) == []
 
 
+@pytest.mark.no_cover
 def test_many_copies_cost_no_square_of_their_number() -> None:
     found = [passage(words_of(at % 3000, 60), at=0) for at in range(6000)]
     began = time.process_time()

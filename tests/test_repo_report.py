@@ -424,6 +424,7 @@ def test_directories_share_all_files_among_them(repository: Repository) -> None:
     }
 
 
+@pytest.mark.no_cover
 def test_thousands_of_files_give_a_modest_result(repository: Repository, tmp_path: Path) -> None:
     for number in range(1200):
         repository.write(f"d{number % 60}/f{number}.py", f"# TODO: {number}\nimport m{number}\n")
@@ -514,6 +515,7 @@ def test_cycles_are_those_that_run_on_import(repository: Repository) -> None:
     ]
 
 
+@pytest.mark.no_cover
 def test_a_chain_of_imports_as_deep_as_you_like_has_no_cycle(repository: Repository) -> None:
     for number in range(1100):
         repository.write(f"m{number}.py", f"import m{number + 1}\n")

@@ -173,6 +173,7 @@ def test_every_citation_is_true(shop: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 def test_every_citation_is_true_in_this_repository() -> None:
     assert_all_are_true(HERE)
 

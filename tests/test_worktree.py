@@ -301,6 +301,7 @@ def test_a_kill_while_the_agent_works_leaves_a_worktree_that_the_next_attempt_re
 
 @pytest.mark.slow
 @pytest.mark.chaos
+@pytest.mark.no_cover
 def test_a_kill_at_any_instant_leaves_the_checkout_as_it_was_and_the_next_attempt_works(
     project: Path,
 ) -> None:
