@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -301,9 +302,11 @@ GARBAGE = [
 ]
 
 
-@pytest.mark.parametrize("data", GARBAGE, ids=range(len(GARBAGE)))
-def test_garbage_ends_that_worker_and_nothing_else(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "rogue.py").write_text(
+@pytest.fixture(scope="module")
+def visited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PoolHarness, int]]:
+    """A pool that knows the operation `talk`, and a worker that is none of the rogues."""
+    folder = tmp_path_factory.mktemp("rogue")
+    (folder / "rogue.py").write_text(
         "import os, socket, stat\n"
         "def talk(data):\n"
         "    for fd in range(3, 64):\n"
@@ -312,14 +315,20 @@ def test_garbage_ends_that_worker_and_nothing_else(tmp_path: Path, data: bytes) 
         "        except OSError: pass\n"
         "    import time; time.sleep(60)\n"
     )
-    with PoolHarness(tmp_path) as pool:
-        rogue, other = pool.worker(), pool.worker()
+    with PoolHarness(folder) as pool:
         pool.define("talk", {"type": "python", "call": "rogue:talk"})
-        pool.submit(rogue, "talk", data=data)
-        lost = pool.lost(rogue)
-        assert lost.evidence.reason == "protocol"
-        assert "broke the protocol" in lost.evidence.last_lines[-1]
-        assert pool.value(pool.submit(other, "echo", value=1)) == 1
+        yield pool, pool.worker()
+
+
+@pytest.mark.parametrize("data", GARBAGE, ids=range(len(GARBAGE)))
+def test_garbage_ends_that_worker_and_nothing_else(visited: tuple[PoolHarness, int], data: bytes) -> None:
+    pool, other = visited
+    rogue = pool.worker()
+    pool.submit(rogue, "talk", data=data)
+    lost = pool.lost(rogue)
+    assert lost.evidence.reason == "protocol"
+    assert "broke the protocol" in lost.evidence.last_lines[-1]
+    assert pool.value(pool.submit(other, "echo", value=1)) == 1
 
 
 def test_a_worker_that_closes_its_socket_is_ended(tmp_path: Path) -> None:
