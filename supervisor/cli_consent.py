@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,10 @@ import click
 from sage_actors.supervisor.cli_options import at_terminal
 
 if TYPE_CHECKING:
-    from sage_actors.actors.trust import Item
+    from sage_actors.actors.trust import Consented, Item
     from sage_actors.messages.definition import WorkflowSpec
 
-__all__ = ["ensure_consent"]
+__all__ = ["ensure_consent", "record_consents"]
 
 _REFUSED = {
     "checks": "The project's own tests and linters are not run in this run; --trust consents to that.",
@@ -39,6 +40,7 @@ def ensure_consent(
         project,
         trust=trust,
         ask=partial(_ask, project) if at_terminal() else None,
+        record=partial(record_consents, project, "given"),
     )
     if quiet:
         return
@@ -47,6 +49,19 @@ def ensure_consent(
             click.echo(f"Trusted from now on, until it changes: {item}", err=True)
     for item in consent.refused:
         click.echo(_REFUSED.get(item.kind, f"Not used without consent: {item}"), err=True)
+
+
+def record_consents(project: Path, change: str, consents: Iterable[Item | Consented]) -> None:
+    """Tell the project's audit log, where it has one. change: "given" or "revoked".
+
+    Raises:
+        AuditError, StorageError: it cannot be recorded; then nothing must change.
+    """
+    from sage_actors.actors.audit_project import audit_project
+
+    with audit_project(project) as audit:
+        for each in consents:
+            audit.record("consent", change=change, kind=each.kind, name=each.name, digest=each.digest)
 
 
 def _ask(project: Path, item: Item, is_needed: bool) -> bool:

@@ -68,6 +68,7 @@ def _revoke_consents(names: tuple[str, ...], everything: bool, project: Path) ->
       sage-actors trust revoke --all
     """
     from sage_actors.actors.trust import TrustStore
+    from sage_actors.supervisor.cli_consent import record_consents
 
     if bool(names) == everything:
         raise click.UsageError("Give names, as `sage-actors trust list` shows them, or --all.")
@@ -76,6 +77,7 @@ def _revoke_consents(names: tuple[str, ...], everything: bool, project: Path) ->
     chosen = [each for each in found if everything or each.name in names]
     if missing := sorted(set(names) - {each.name for each in chosen}):
         raise click.UsageError(f"Nothing was trusted under {missing[0]!r}; see `sage-actors trust list`.")
+    record_consents(project, "revoked", chosen)
     store.revoke(project, chosen)
     for each in chosen:
         click.echo(f"Not trusted any more: {each.kind} {_shown(each)}")

@@ -126,11 +126,13 @@ def obtain_consent(
     trust: bool = False,
     ask: Callable[[Item, bool], bool] | None = None,
     store: TrustStore | None = None,
+    record: Callable[[Sequence[Item]], None] = lambda _: None,
 ) -> Consent:
     """Makes sure that every required item is consented to, now or before.
 
     trust: the user consents to all, and it is recorded. ask: called with an item and whether the run needs it,
-    where a person can be asked; None where nobody can.
+    where a person can be asked; None where nobody can. record: called with what is consented to now, before that
+    counts; nothing is consented to if it raises.
 
     Raises:
         UsageError: a required item is not consented to; lists all of them and says what to do.
@@ -140,14 +142,22 @@ def obtain_consent(
     needed = store.missing(project, required)
     wanted = store.missing(project, optional)
     if trust:
-        store.consent(project, [*needed, *wanted])
+        _give(store, project, [*needed, *wanted], record)
         return Consent((*needed, *wanted))
     given = [item for item in needed if ask is not None and ask(item, True)]
     if len(given) < len(needed):
         raise _refusal([item for item in needed if item not in given], store)
     given += [item for item in wanted if ask is not None and ask(item, False)]
-    store.consent(project, given)
+    _give(store, project, given, record)
     return Consent(tuple(given), tuple(item for item in wanted if item not in given))
+
+
+def _give(
+    store: TrustStore, project: Path, items: Sequence[Item], record: Callable[[Sequence[Item]], None]
+) -> None:
+    if items:
+        record(items)
+        store.consent(project, items)
 
 
 def _refusal(items: Sequence[Item], store: TrustStore) -> UsageError:

@@ -33,6 +33,19 @@ def test_consent_is_listed_revoked_and_asked_for_again(sage: CommandLine) -> Non
     assert "--trust" in sage("run", "deploy", code=2).stderr
 
 
+def test_consent_and_its_end_are_in_the_audit_log(sage: CommandLine) -> None:
+    sage("run", "deploy", "--trust")
+    path = sage.project / ".sage/templates/deploy.json"
+    path.write_text(path.read_text().replace("echo done", "echo more"))
+    sage("mcp", "trust", "deploy", "--yes")
+    sage("trust", "revoke", "deploy")
+    lines = (sage.project / ".sage/audit.jsonl").read_text().splitlines()
+    records = [each for each in map(json.loads, lines) if each["event"] == "consent"]
+    said = [(each["change"], each["kind"], each["name"]) for each in records]
+    assert said == [("given", "template", "deploy"), ("revoked", "template", "deploy")]
+    sage("audit", "verify")
+
+
 def test_what_was_not_trusted_cannot_be_revoked_and_nothing_is_no_name(sage: CommandLine) -> None:
     assert "'other'" in sage("trust", "revoke", "other", code=2).stderr
     assert "--all" in sage("trust", "revoke", code=2).stderr

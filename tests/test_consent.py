@@ -10,7 +10,7 @@ import pytest
 
 from sage_actors.actors.trust import Item, TrustStore
 from sage_actors.messages.definition import WorkflowSpec
-from sage_actors.messages.errors import DefinitionError, UsageError
+from sage_actors.messages.errors import DefinitionError, StorageError, UsageError
 from sage_actors.supervisor.consent import obtain_consent, optional_items, required_items
 from sage_actors.supervisor.definitions import load_dict
 
@@ -259,3 +259,13 @@ def test_a_damaged_file_of_consents_is_named_when_it_is_the_reason(project: Path
     TrustStore()._where().write_text("{")
     with pytest.raises(UsageError, match="is damaged"):
         obtain_consent(needed, [], project)
+
+
+def test_consent_that_cannot_be_recorded_is_not_given(project: Path) -> None:
+    def fail(_: object) -> None:
+        raise StorageError("the disk is full")
+
+    (item,) = required_items(flow(SHELL), project, template(project))
+    with pytest.raises(StorageError):
+        obtain_consent([item], [], project, trust=True, record=fail)
+    assert not TrustStore().trusts(project, item)
