@@ -150,7 +150,7 @@ def _restrict_files(profile: Profile, tier: str, private: list[str]) -> None:
         )
         landlock.restrict({**common, **spread})
         return
-    grants = dict.fromkeys(profile.read, landlock.EXECUTE) | common
+    grants = dict.fromkeys(profile.read, landlock.EXECUTE) | common | {"/dev/pts": landlock.USE_TERMINAL}
     for path in (*private, *profile.write):
         grants[path] = landlock.WRITE
     landlock.restrict(grants)

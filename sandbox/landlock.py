@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from sage_actors.sandbox import kernel
 from sage_actors.sandbox.profile import is_beneath
 
-__all__ = ["EXECUTE", "READ", "USE_DEVICE", "WRITE", "abi", "restrict", "spread"]
+__all__ = ["EXECUTE", "READ", "USE_DEVICE", "USE_TERMINAL", "WRITE", "abi", "restrict", "spread"]
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _MAKE_CHAR, _MAKE_BLOCK, _TRUNCATE, _IOCTL_DEV, _RESOLVE_UNIX = 1 << 6, 1 << 11, 1 << 14, 1 << 15, 1 << 16
@@ -28,6 +28,7 @@ EXECUTE = READ | _EXECUTE
 WRITE = ((1 << 16) - 1) & ~(_MAKE_CHAR | _MAKE_BLOCK | _IOCTL_DEV)
 LIST = _READ_DIR
 USE_DEVICE = _READ_FILE | _WRITE_FILE
+USE_TERMINAL = READ | _WRITE_FILE | _IOCTL_DEV
 _ON_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV | _RESOLVE_UNIX
 
 # What each version of the interface can handle; a later one than the last is treated as the last.

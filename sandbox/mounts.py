@@ -94,11 +94,11 @@ def remove_placeholders(placeholders: Iterable[Placeholder]) -> None:
 def plan_root(layout: Layout) -> Plan:
     """Looks up what the layout names, in the root as it is now. Raises FileNotFoundError for a missing `write`."""
     plan = Plan()
-    for path in (*layout.read, *device_paths()):
-        with contextlib.suppress(OSError):
-            _admit(plan, path, "read")
     for path in layout.write:
         _admit(plan, path, "write")
+    for path in (*layout.read, *device_paths()):
+        with contextlib.suppress(OSError):  # what is not there, or not for this user, cannot be read anyway
+            _admit(plan, path, "read")
     for path in layout.private:
         if not any(is_beneath(path, granted) for granted in plan.grants):
             plan.grants[path] = "private"
@@ -117,8 +117,7 @@ def build_root(plan: Plan, layout: Layout) -> None:
     for path, target in plan.links.items():
         _make_link(path, target)
     _bind("/proc", "/proc", kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV | kernel.ATTR_NOEXEC)
-    for name, target in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
-        _make_link(f"/dev/{name}", target)
+    _make_devices()
     kernel.unmount(_OLD)
     os.rmdir(_OLD)
 
@@ -169,6 +168,9 @@ def look(
     else:
         inside = [each for each in others if _beneath_any(each, private)]
     further = [each for each in inside if not _is_granted(each, read, write)]
+    if further:  # mount points are real paths, grants need not be
+        read, write = [*map(os.path.realpath, read)], [*map(os.path.realpath, write)]
+        further = [each for each in further if not _is_granted(each, read, write)]
     outermost = [
         each for each in further if not any(each != other and is_beneath(each, other) for other in further)
     ]
@@ -224,11 +226,11 @@ def _beneath_any(path: str, roots: Iterable[str]) -> bool:
 
 
 def _admit(plan: Plan, path: str, kind: str) -> None:
+    """Notes the real path, unless a writable tree has it, or a readable one and it is to be read."""
     real = _resolve(path, plan.links)
     os.stat(real)
-    if any(is_beneath(real, granted) and plan.grants[granted] == kind for granted in plan.grants):
-        return
-    plan.grants[real] = kind
+    if not any(is_beneath(real, each) for each, other in plan.grants.items() if other in ("write", kind)):
+        plan.grants[real] = kind
 
 
 def _resolve(path: str, links: dict[str, str]) -> str:
@@ -291,6 +293,18 @@ def _make_mount_point(path: str, *, is_directory: bool) -> None:
     os.makedirs(path if is_directory else os.path.dirname(path), exist_ok=True)
     if not os.path.lexists(path):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+
+
+def _make_devices() -> None:
+    """Names for open descriptors, and pseudo terminals of our own."""
+    for name in ("stdin", "stdout", "stderr", "fd"):
+        number = {"stdin": "/0", "stdout": "/1", "stderr": "/2"}.get(name, "")
+        _make_link(f"/dev/{name}", f"/proc/self/fd{number}")
+    with contextlib.suppress(OSError):  # a kernel without them, or in a container: programs do without
+        os.makedirs("/dev/pts", exist_ok=True)
+        flags = kernel.MS_NOSUID | kernel.MS_NOEXEC
+        kernel.mount("devpts", "/dev/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=620")
+        _make_link("/dev/ptmx", "pts/ptmx")
 
 
 def _make_link(path: str, target: str) -> None:

@@ -39,6 +39,7 @@ __all__ = [
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _OOM_SCORE = 800  # the kernel ends what runs in here before it ends what supervises it
 _PIDS_LEFT = 20_000
+_LOOKS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +125,14 @@ def kill_namespace(name: str) -> int:
     if name == user_namespace_of(os.getpid()):
         raise ValueError(f"{name} is this process's own namespace")
     killed: set[int] = set()
-    while found := {pid for pid in _all_pids() if user_namespace_of(pid) == name} - killed:
+    looks = 0
+    while looks < _LOOKS:  # a process may have been born between two entries of the table
+        found = {pid for pid in _all_pids() if user_namespace_of(pid) == name} - killed
         for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         killed |= found
+        looks = 0 if found else looks + 1
     return len(killed)
 
 

@@ -166,6 +166,14 @@ def makes_a_tls_context(s: Scene) -> None:
 
 
 @_in(LEGITIMATE)
+def opens_a_terminal(s: Scene) -> None:
+    controller, terminal = os.openpty()
+    need(termios.tcgetattr(terminal))
+    os.write(controller, b"x\n")
+    need(os.read(terminal, 2) == b"x\n")
+
+
+@_in(LEGITIMATE)
 def uses_temporary_files(s: Scene) -> None:
     put("/tmp/mine")
     os.unlink("/tmp/mine")
@@ -448,6 +456,12 @@ def write_a_protected_file(s: Scene) -> None:
 def replace_a_protected_file(s: Scene) -> None:
     put(s.project + "/sub/config")
     os.rename(s.project + "/sub/config", s.project + "/.git/config")
+
+
+@_in(FILES)
+def write_through_a_hard_link_to_a_protected_file(s: Scene) -> None:
+    os.link(s.project + "/.git/config", s.project + "/sub/hard")
+    put(s.project + "/sub/hard")
 
 
 @_in(FILES)

@@ -21,6 +21,7 @@ REFUSED = {
         "changes_metadata_in_the_project",
         "uses_a_pool_of_processes",
         "uses_temporary_files",
+        "opens_a_terminal",
     }
 }
 # What the kernel or a plain user's rights stop on many machines, sandbox or not.
