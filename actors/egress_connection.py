@@ -23,6 +23,7 @@ from sage_actors.actors.egress_http import (
     Refusal,
     Streams,
     exchange,
+    flush,
     new_parser,
     read_request,
     target_of,
@@ -36,6 +37,7 @@ from sage_actors.actors.egress_rules import (
     hint_for,
     is_address,
     is_local,
+    join_authority,
 )
 from sage_actors.actors.egress_tls import HANDSHAKE, NotTls, read_hello
 
@@ -155,7 +157,7 @@ class Connection:
 
     async def _permit(self) -> Permit | None:
         gate = self._services.gate
-        found = None if gate is None else await gate.ask(f"{self._host}:{self._port}")
+        found = None if gate is None else await gate.ask(join_authority(self._host, self._port))
         if isinstance(found, (int, float)):
             why = f"its breaker or rate limit lets it be called in {found:.0f} s"
             raise Refusal(503, why, kind="waiting", retry_after_s=found)
@@ -229,7 +231,9 @@ class Connection:
     async def _plain(self, request: h11.Request, path: bytes) -> None:
         assert self._upstream is not None
         try:
-            await exchange(self._parser, request, path, self._client, self._upstream, self._count)
+            authority = join_authority(self._host, self._port).encode()
+            await exchange(self._parser, request, path, authority, self._client, self._upstream, self._count)
+            await flush(self._client[1])
             await self._finish_writing()
         except (OSError, h11.ProtocolError) as cause:
             if self._received_bytes:
@@ -310,8 +314,8 @@ class Connection:
             writer.write(data)
             count(len(data))
             await writer.drain()
-        if writer.can_write_eof():
-            writer.write_eof()
+        await flush(writer)
+        writer.write_eof()
 
     def _count_sent(self, size: int) -> None:
         self._count(size, 0)
@@ -341,8 +345,7 @@ class Connection:
         reader, writer = self._client
         with suppress(TimeoutError):
             async with asyncio.timeout(self._services.timeouts.linger):
-                await writer.drain()
-                if writer.can_write_eof():
-                    writer.write_eof()
+                await flush(writer)
+                writer.write_eof()
                 while await reader.read(READ_BYTES):
                     pass

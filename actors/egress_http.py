@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import h11
 
-from sage_actors.actors.egress_rules import split_authority
+from sage_actors.actors.egress_rules import join_authority, split_authority
 
 __all__ = [
     "MARK",
@@ -26,6 +26,7 @@ __all__ = [
     "Refusal",
     "Streams",
     "exchange",
+    "flush",
     "new_parser",
     "read_request",
     "target_of",
@@ -81,10 +82,11 @@ class Refusal(Exception):
             "hint": self.hint,
         }
         body = json.dumps(told).encode() + b"\n"
-        shown = f"[{host}]" if ":" in host else host
         said = "; ".join(filter(None, (self.why, self.hint)))
         phrase = re.sub(
-            r"[^ -~]", "?", f"egress {self.kind}: " + (f"{shown}:{port}: {said}" if host else said)
+            r"[^ -~]",
+            "?",
+            f"egress {self.kind}: " + (f"{join_authority(host, port)}: {said}" if host else said),
         )
         lines = [
             f"HTTP/1.1 {self.status} {phrase[:500]}",
@@ -149,7 +151,13 @@ def target_of(request: h11.Request) -> tuple[str, int, bytes]:
     if match is None:
         raise Refusal(400, "this is a proxy: say CONNECT host:port, or a whole http:// URL")
     path = match[2] if match[2].startswith(b"/") else b"/" + match[2]
-    return *_authority(match[1], 80), path
+    return *_authority(_with_brackets(match[1], request.headers), 80), path
+
+
+def _with_brackets(authority: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """httpcore writes `http://::1:8080/` for an IPv6 address, with brackets in its Host header only."""
+    host = dict(headers).get(b"host", b"")
+    return host if host.replace(b"[", b"").replace(b"]", b"") == authority else authority
 
 
 def _authority(text: bytes, default_port: int | None) -> tuple[str, int]:
@@ -163,19 +171,20 @@ async def exchange(
     parser: h11.Connection,
     request: h11.Request,
     path: bytes,
+    authority: bytes,
     client: Streams,
     upstream: Streams,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Passes one request on, and its response back. progress: bytes sent and received, as they pass.
+    """Passes one request on, and its response back. path, authority: what the host gets as its target and `Host`.
+    progress: bytes sent and received, as they pass.
 
     Raises:
         OSError, h11.ProtocolError: either side broke off, or broke the protocol.
     """
     side = h11.Connection(h11.CLIENT)
     asked = [each for each in request.headers if each[0] not in (b"host", b"proxy-authorization")]
-    host = (b"host", _ABSOLUTE.fullmatch(request.target)[1])  # type: ignore[index]  # as `target_of` checked it
-    head = h11.Request(method=request.method, target=path, headers=[host, *_passed_on(asked)])
+    head = h11.Request(method=request.method, target=path, headers=[(b"host", authority), *_passed_on(asked)])
     await _send(upstream[1], side.send(head), lambda count: progress(count, 0))
     sending = asyncio.create_task(_pass_request(parser, side, client[0], upstream[1], progress))
     receiving = asyncio.create_task(_pass_response(parser, side, client[1], upstream[0], progress))
@@ -244,6 +253,12 @@ def _passed_on(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     named -= {b"content-length", b"transfer-encoding", b"host"}
     kept = [(name, value) for name, value in headers if name not in _HOP_BY_HOP and name not in named]
     return [*kept, (b"connection", b"close")]
+
+
+async def flush(writer: asyncio.StreamWriter) -> None:
+    """Waits until all is with the kernel: what is left when a connection is aborted is lost."""
+    writer.transport.set_write_buffer_limits(0)
+    await writer.drain()
 
 
 async def _send(writer: asyncio.StreamWriter, data: bytes | None, count: Callable[[int], None]) -> None:

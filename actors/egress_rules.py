@@ -31,6 +31,7 @@ __all__ = [
     "is_address",
     "is_local",
     "is_public",
+    "join_authority",
     "operation_rules",
     "parse_rules",
     "split_authority",
@@ -73,7 +74,7 @@ class Rule:
         return {"host": host, "port": self.port, "private": self.private}
 
     def __str__(self) -> str:
-        return f"*.{self.host}:{self.port}" if self.wildcard else f"{_bracketed(self.host)}:{self.port}"
+        return ("*." if self.wildcard else "") + join_authority(self.host, self.port)
 
 
 def parse_rules(said: Any, place: str, problems: list[Problem]) -> tuple[Rule, ...]:
@@ -139,6 +140,11 @@ def split_authority(
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ValueError(f"{text[:300]!r}: an IPv6 address stands in brackets")
     return (host if allow_wildcard and host.startswith("*") else canonical_host(host)), int(digits)
+
+
+def join_authority(host: str, port: int) -> str:
+    """ "host:port", with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def canonical_host(text: str) -> str:
@@ -209,11 +215,7 @@ def hint_for(host: str, port: int, *, private: bool = False) -> str:
     """
     if private:
         return f'add network=[{{host = "{host}", port = {port}, private = true}}]'
-    return f'add network=["{_bracketed(host)}:{port}"]'
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+    return f'add network=["{join_authority(host, port)}"]'
 
 
 def address_problem(rule: Rule, address: str) -> str | None:

@@ -1,0 +1,203 @@
+"""Operations of type `http` through the egress proxy. What they do without one: test_worker.py."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from egress_harness import PUBLIC, Origin, World, certificate, client_context, server_context, world
+from mcp_harness import Recorder
+
+from sage_actors.actors import op_http
+from sage_actors.actors.attempt_error import describe_error
+from sage_actors.actors.context import Task
+from sage_actors.actors.egress_client import EgressFailed
+from sage_actors.actors.egress_rules import operation_rules
+from sage_actors.actors.op_http import HttpRunner, RequestFailed
+from sage_actors.actors.operation_types import RunnerSettings
+from sage_actors.messages.codec import pack
+from sage_actors.messages.errors import BreakerOpenError, SandboxViolation
+
+pytestmark = pytest.mark.requirement("ORCH-023")
+
+
+@pytest.fixture
+def net() -> Iterator[World]:
+    with world() as found:
+        yield found
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with Origin() as found:
+        yield found
+
+
+def run(tmp_path: Path, egress: dict[str, Any] | None, *configs: dict[str, Any]) -> list[Any]:
+    """The results of these requests, one after the other, in one worker."""
+    spec = {"type": "http"} if egress is None else {"type": "http", "egress": egress}
+    runner = HttpRunner(spec, RunnerSettings(str(tmp_path)))
+
+    async def all_of_them() -> list[Any]:
+        return [await runner.run(_task(tmp_path, config)) for config in configs]
+
+    return asyncio.run(all_of_them())
+
+
+def _task(tmp_path: Path, config: dict[str, Any]) -> Task:
+    row = (7, 1, 1, 0, "node", "run-1:uuid", None, pack({"config": config}))
+    return Task(row, Recorder(tmp_path), 0.0)
+
+
+def through(net: World, token: str) -> dict[str, Any]:
+    return {"proxy": net.url(token)}
+
+
+def url_of(origin: Origin) -> str:
+    return f"http://127.0.0.1:{origin.port}"
+
+
+def test_its_own_literal_url_is_granted_to_it(net: World, origin: Origin, tmp_path: Path) -> None:
+    config = {"url": f"{url_of(origin)}/a", "method": "POST", "json": {"x": 1}}
+    token = net.proxy.grant(operation_rules("http", config, ()), "run/node")
+    (result,) = run(tmp_path, through(net, token), config)
+    assert result["status"] == 200
+    assert result["body"] == 'OK {"x":1}'
+    assert "proxy-authorization" not in origin.seen[0][2]
+    assert net.decisions[0].label == "run/node"
+
+
+def test_tls_goes_through_and_connections_are_used_again(
+    net: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem = certificate(tmp_path, "good.test")
+    monkeypatch.setattr(op_http, "_certificates", lambda: client_context(pem))
+    with Origin(server_context(pem)) as secure:
+        net.network.names["good.test"] = [PUBLIC]
+        net.network.routes[PUBLIC, 443] = secure.port
+        token = net.grant("good.test:443")
+        results = run(tmp_path, through(net, token), *[{"url": "https://good.test/"}] * 3)
+    assert [each["status"] for each in results] == [200] * 3
+    assert len(net.network.dialled) == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_another_host_is_a_violation_that_no_retry_helps(net: World, tmp_path: Path, scheme: str) -> None:
+    with pytest.raises(SandboxViolation) as caught:
+        run(
+            tmp_path,
+            through(net, net.grant("good.test:443")),
+            {"url": f"{scheme}://evil.test:444/?key=s3cret"},
+        )
+    error = caught.value
+    assert (error.kind, error.target) == ("network", "evil.test:444")
+    assert "add network=[" in error.hint
+    told = describe_error(error)
+    assert told["retryable"] is False
+    assert told["details"]["target"] == "evil.test:444"
+    assert "s3cret" not in str(told)
+
+
+def test_an_ipv6_host_is_named_in_brackets(net: World, tmp_path: Path) -> None:
+    with pytest.raises(SandboxViolation) as caught:
+        run(tmp_path, through(net, net.grant()), {"url": "http://[::1]:8080/"})
+    assert caught.value.target == "[::1]:8080"
+    assert 'host = "::1"' in caught.value.hint
+
+
+def test_a_host_that_says_403_is_no_violation(net: World, origin: Origin, tmp_path: Path) -> None:
+    origin.answers["/"] = (403, {"X-Sage-Egress": "denied"}, b"not for you")
+    token = net.grant({"host": "127.0.0.1", "port": origin.port, "private": True})
+    with pytest.raises(RequestFailed, match="answered 403: not for you"):
+        run(tmp_path, through(net, token), {"url": f"{url_of(origin)}/"})
+
+
+def test_a_token_that_was_revoked_is_a_violation(net: World, origin: Origin, tmp_path: Path) -> None:
+    token = net.grant({"host": "127.0.0.1", "port": origin.port, "private": True})
+    net.proxy.revoke(token)
+    for scheme in ("http", "https"):
+        with pytest.raises(SandboxViolation, match="revoked"):
+            run(tmp_path, through(net, token), {"url": f"{scheme}://127.0.0.1:{origin.port}/"})
+    assert origin.seen == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_host_that_cannot_be_reached_may_be_tried_again(net: World, tmp_path: Path, scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    token = net.grant({"host": "127.0.0.1", "port": port, "private": True})
+    with pytest.raises(EgressFailed, match="cannot be reached") as caught:
+        run(tmp_path, through(net, token), {"url": f"{scheme}://127.0.0.1:{port}/"})
+    assert describe_error(caught.value)["retryable"] is True
+
+
+class Closed:
+    """A breaker that is open for twelve seconds."""
+
+    async def ask(self, endpoint: str) -> float:
+        return 12.0
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_open_breaker_says_when_to_try_again(tmp_path: Path, scheme: str) -> None:
+    with world(gate=Closed()) as net:
+        token = net.grant({"host": "127.0.0.1", "port": 81, "private": True})
+        with pytest.raises(BreakerOpenError) as caught:
+            run(tmp_path, through(net, token), {"url": f"{scheme}://127.0.0.1:81/"})
+    assert describe_error(caught.value)["retry_after"] == 12.0
+    assert net.network.dialled == []
+
+
+def test_a_redirect_to_another_host_is_a_result_and_not_followed(
+    net: World, origin: Origin, tmp_path: Path
+) -> None:
+    origin.answers["/"] = (302, {"Location": "http://evil.test/"}, b"")
+    token = net.grant({"host": "127.0.0.1", "port": origin.port, "private": True})
+    (result,) = run(tmp_path, through(net, token), {"url": f"{url_of(origin)}/"})
+    assert (result["status"], result["headers"]["location"]) == (302, "http://evil.test/")
+    assert [each.host for each in net.decisions if each.decision == "deny"] == []
+
+
+def test_a_redirect_on_the_host_is_followed(net: World, origin: Origin, tmp_path: Path) -> None:
+    origin.answers["/"] = (302, {"Location": "/there"}, b"")
+    token = net.grant({"host": "127.0.0.1", "port": origin.port, "private": True})
+    (result,) = run(tmp_path, through(net, token), {"url": f"{url_of(origin)}/"})
+    assert result["status"] == 200
+    assert origin.seen[-1][1] == "/there"
+
+
+def test_the_environment_leads_nowhere_else(
+    net: World, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(SandboxViolation):
+        run(tmp_path, through(net, net.grant()), {"url": f"{url_of(origin)}/"})
+    assert origin.seen == []
+
+
+def test_without_a_way_out_nothing_is_sent(origin: Origin, tmp_path: Path) -> None:
+    with pytest.raises(SandboxViolation, match="no network in this tier"):
+        run(tmp_path, {"proxy": None}, {"url": f"{url_of(origin)}/"})
+    assert origin.seen == []
+
+
+def test_without_a_sandbox_it_goes_straight_there(origin: Origin, tmp_path: Path) -> None:
+    (result,) = run(tmp_path, None, {"url": f"{url_of(origin)}/"})
+    assert result["status"] == 200
+
+
+def test_many_at_once_share_one_token(net: World, origin: Origin, tmp_path: Path) -> None:
+    token = net.grant({"host": "127.0.0.1", "port": origin.port, "private": True})
+    runner = HttpRunner({"type": "http", "egress": through(net, token)}, RunnerSettings(str(tmp_path)))
+
+    async def all_at_once() -> list[Any]:
+        config = {"url": f"{url_of(origin)}/"}
+        return await asyncio.gather(*(runner.run(_task(tmp_path, config)) for _ in range(150)))
+
+    assert {each["status"] for each in asyncio.run(all_at_once())} == {200}
