@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import resource
 import time
 from array import array
@@ -247,7 +248,7 @@ def test_the_nearest_name_is_guessed(name: str, hint: str) -> None:
 @pytest.mark.slow
 @pytest.mark.requirement("ORCH-007")
 @pytest.mark.no_cover
-def test_a_million_nodes_are_ordered_in_linear_time_and_under_a_kilobyte_each() -> None:
+def test_many_nodes_are_ordered_in_linear_time_and_under_a_kilobyte_each() -> None:
     def cost(count: int) -> float:
         start = time.process_time()
         graph = DependencyGraph()
@@ -259,12 +260,13 @@ def test_a_million_nodes_are_ordered_in_linear_time_and_under_a_kilobyte_each() 
         assert len(graph.batches()) == count // 1000
         return (time.process_time() - start) / count
 
+    many = 1_000_000 if os.environ.get("SAGE_LONG_TESTS") else 200_000
     small = min(cost(20_000) for _ in range(3))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    large = cost(1_000_000)
+    large = cost(many)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 1_000_000  # KiB: 1 KB a node
-    assert large < small * 6  # far from quadratic, which would be 50 times as much
+    assert grown < many  # KiB: 1 KB a node
+    assert large < small * 5  # far from quadratic, which would be 10 times as much
 
 
 settings.register_profile("graph", deadline=None)
