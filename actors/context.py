@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from sage_actors.actors.output import safe_text
 from sage_actors.messages.codec import pack
 from sage_actors.messages.errors import BreakerOpenError
-from sage_actors.messages.secret_values import take_over
+from sage_actors.messages.secret_values import MARK, take_over
 
 __all__ = ["Context", "Guard", "OperationLog", "OperationTerminated", "Services", "Task"]
 
@@ -55,7 +55,10 @@ class Task:
 
     def __init__(self, row: Any, services: Services, started: float) -> None:
         run, node, attempt, _, self.node_id, self.run_key, self.timeout, packed = row
-        self.packed, self.secrets = take_over(packed)
+        self.packed: bytes = packed
+        self.secrets: list[tuple[str, str]] | tuple[()] = ()
+        if packed[0] == MARK:
+            self.packed, self.secrets = take_over(packed)
         self.key: Key = (run, node, attempt)
         self.services = services
         self.started = started

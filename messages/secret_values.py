@@ -18,11 +18,11 @@ from collections.abc import Iterable, Iterator
 
 from sage_actors.messages.codec import pack, unpack
 
-__all__ = ["LEAST_CHARS", "KnownValues", "forms_of", "hand_over", "take_over"]
+__all__ = ["LEAST_CHARS", "MARK", "KnownValues", "forms_of", "hand_over", "take_over"]
 
 LEAST_CHARS = 6
 _MOST = 256  # values
-_MARK = 0xC1  # the one byte that no msgpack value begins with
+MARK = 0xC1  # begins arguments with secrets: the one byte that no msgpack value begins with
 _LEAST_LINE = 16  # characters of one line of a longer value, such as a key in PEM
 _LEAST_ENCODED = 7
 
@@ -116,12 +116,12 @@ def _base64_of(raw: bytes) -> Iterator[str]:
 
 def hand_over(packed: bytes, secrets: Iterable[tuple[str, str]]) -> bytes:
     """Packed arguments together with the (name, value) of the secrets that were put into them, for a worker."""
-    return bytes((_MARK,)) + pack([[list(each) for each in secrets], packed])
+    return bytes((MARK,)) + pack([[list(each) for each in secrets], packed])
 
 
 def take_over(data: bytes) -> tuple[bytes, list[tuple[str, str]]]:
     """The packed arguments, and the secrets in them: none, where `data` is arguments alone."""
-    if data[:1] != bytes((_MARK,)):
+    if data[:1] != bytes((MARK,)):
         return data, []
     secrets, packed = unpack(memoryview(data)[1:])
     return packed, [(name, value) for name, value in secrets]
