@@ -22,7 +22,7 @@ from sage_actors.actors.journal_format import Location
 from sage_actors.actors.journal_reader import SegmentReader, read_headers
 from sage_actors.actors.keys import KeyRing
 from sage_actors.actors.statedir import StateDirectory
-from sage_actors.messages.errors import AuditError
+from sage_actors.messages.errors import AuditError, NoCheckpointError
 from sage_actors.messages.records import (
     AuditNoted,
     NodeExpanded,
@@ -74,6 +74,12 @@ class _Claims:
         journal = fields["journal"]
         self.tags[journal["segment"], journal["seq"]] = (journal["tag"], fields["seq"])
 
+    def reseal(self, fields: dict[str, Any]) -> None:
+        """All frames were sealed anew under another key: the last one's tag stands for the chain before it."""
+        journal = fields["journal"]
+        self._shorten((journal["segment"], journal["seq"]))
+        self.tags = {(journal["segment"], journal["seq"]): (journal["tag"], fields["seq"])}
+
     def _shorten(self, end: tuple[int, int]) -> None:
         """The run went on from here: what the log says of later frames is about frames that are gone."""
         beyond = [place for place in self.tags if place > end]
@@ -89,6 +95,7 @@ def verify_audit(
 
     Raises:
         AuditError: the first thing that does not fit: file and line, or run and frame.
+        NoCheckpointError: there is no run of that id.
         StateCorruptedError, WrongKeyError: a journal cannot be read.
     """
     claims: dict[str, _Claims] = {}
@@ -101,13 +108,14 @@ def verify_audit(
             claims.pop(run, None)
         elif fields["event"] == "states":
             claims.setdefault(run, _Claims()).add(fields)
+        elif fields["event"] == "run_resealed" and run in claims:
+            claims[run].reseal(fields)
 
     found = Verified(verify_chain(state, keys, heads=heads, watch=watch))
     noted: list[tuple[str, Head]] = []
-    if run_id is not None and run_id not in claims:
-        found.notices.append(f"the audit log has nothing of a run {run_id!r} that is still there")
-    for run, said in claims.items():
-        noted += _check_run(state, keys, run, said, found)
+    there = state.run_ids() if run_id is None else [run_id]
+    for run in sorted({*claims, *there}):
+        noted += _check_run(state, keys, run, claims.get(run, _Claims()), found)
     _check_noted(state, keys, found.chain, noted)
     return found
 
@@ -117,11 +125,15 @@ def _check_run(
 ) -> list[tuple[str, Head]]:
     """The heads that the run's journal noted, once it has what the log says of it."""
     if not state.exists(run):
+        if not said.tags:
+            raise NoCheckpointError(
+                f"there is no run {run!r} in {state.root}, and the audit log knows of none"
+            )
         raise AuditError(
             f"run {run}: the audit log has its frames and no record of their removal, and its journal is gone"
         )
     noted: list[tuple[str, Head]] = []
-    missing, last = dict(said.tags), max(said.tags)
+    missing, last = dict(said.tags), max(said.tags, default=(0, -1))
     counts: Counter[str] = Counter()
     for location, tag, records in _frames(state, keys, run):
         place = (location.segment, location.number)
@@ -140,7 +152,8 @@ def _check_run(
             f"run {run}: its journal was cut: frame {place[1]} of segment {place[0]}, which record {line} of the audit "
             "log names, is not there"
         )
-    _check_counts(run, said, counts, found)
+    if said.tags:
+        _check_counts(run, said, counts, found)
     return noted
 
 
