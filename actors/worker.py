@@ -31,6 +31,7 @@ from sage_actors.messages.codec import MAX_RESULT_BYTES, pack
 from sage_actors.messages.errors import OperationCancelled, ProtocolError, ResultError
 from sage_actors.messages.limits import limit_error, limit_hit
 from sage_actors.messages.secret_scan import SecretsPolicy
+from sage_actors.messages.secret_values import LEAST_CHARS
 from sage_actors.messages.wire import FAILED, OK, Kind
 
 __all__ = ["BlockingWorker", "OperationTable", "Settings", "find_user_modules", "main", "pack_result"]
@@ -145,9 +146,10 @@ class OperationTable:
             return pack_result(value, task.node_id, most)
         digest, policy = self._digests.get(op), self._policies.get(op) or _REDACT
         if digest is None:
-            packed, findings = self.redactor.result(
-                pack_result(value, task.node_id, most), task.node_id, policy=policy
-            )
+            packed = pack_result(value, task.node_id, most)
+            if len(packed) <= LEAST_CHARS:
+                return packed  # null, a number: not even a call
+            packed, findings = self.redactor.result(packed, task.node_id, policy=policy)
             if findings:
                 task.used = add_note(task.used, findings)
             return packed
