@@ -11,6 +11,7 @@
     DecisionTaken                                  decision         kind and by whom, never what was given
     PhaseCompleted, BreakerChanged                 phase_completed, breaker
     RunPaused, RunFinished                         run_paused, run_finished
+    NodesSucceeded, NodeFailed, LogLines           redacted         how often which rule; where: the journal says
 
 Many nodes that change alike are one change with a list of `nodes`. What a person or a program wrote (results, inputs,
 reasons, texts of errors, lines of output) is left out; a class of error is a word.
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -37,6 +39,7 @@ from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.records import (
     BreakerChanged,
     DecisionTaken,
+    LogLines,
     NodeExpanded,
     NodeFailed,
     NodeLost,
@@ -56,6 +59,7 @@ from sage_actors.supervisor.run_core import RunCore
 __all__ = ["Transcript", "catch_up", "record_offline"]
 
 _WORD = re.compile(r"[^A-Za-z0-9_.:-]+")
+_REDACTED = re.compile(r"\[redacted:([^\]]{1,80})\]")
 _LONGEST_WORD = 80
 _LONGEST_TARGET = 300
 _OPENED = {"start": "run_started", "resume": "run_resumed"}
@@ -93,6 +97,7 @@ class Transcript:
             DecisionTaken: self._decided,
             PhaseCompleted: _phase,
             BreakerChanged: _breaker,
+            LogLines: self._output,
             RunPaused: self._paused,
             RunFinished: self._finished,
         }
@@ -143,7 +148,11 @@ class Transcript:
         return out
 
     def _succeeded(self, record: NodesSucceeded) -> Iterable[Change]:
-        return self._grouped("node_succeeded", record.at, record.rows, "succeeded")
+        noted = [(row[0], row[4]["redacted"]) for row in record.rows if row[4] and "redacted" in row[4]]
+        return [
+            *self._grouped("node_succeeded", record.at, record.rows, "succeeded"),
+            *(self._redacted(record.at, node, [rule for rule, _ in notes]) for node, notes in noted),
+        ]
 
     def _grouped(self, event: str, at: float, rows: list[Any], new: str) -> list[Change]:
         """One change for all rows of the same attempt that were in the same state."""
@@ -194,7 +203,23 @@ class Transcript:
         fields: Change = {"error": _word(record.error.get("type"))}
         if record.final:
             fields["effect"] = record.final
-        return [self._one("node_failed", record, new, **fields, **_details(record.error.get("details")))]
+        notes = (record.usage or {}).get("redacted") or []
+        return [
+            self._one("node_failed", record, new, **fields, **_details(record.error.get("details"))),
+            *([self._redacted(record.at, record.node, [rule for rule, _ in notes])] if notes else []),
+        ]
+
+    def _output(self, record: LogLines) -> Iterable[Change]:
+        rules: dict[int, list[str]] = {}
+        for node, _attempt, _stream, text in record.rows:
+            if "[redacted:" in text and node >= 0:
+                rules.setdefault(node, []).extend(_REDACTED.findall(text))
+        return [self._redacted(record.at, node, found) for node, found in rules.items()]
+
+    def _redacted(self, at: float, node: int, rules: Iterable[str]) -> Change:
+        """Secrets that were taken out of what a node said."""
+        counts = Counter(map(_word, rules))
+        return {"event": "redacted", "at": _micros(at), "nodes": self._ids([node]), "rules": dict(counts)}
 
     def _lost(self, record: NodeLost) -> Iterable[Change]:
         evidence = record.evidence
