@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 from collections.abc import Callable, Collection, Iterator
 
 from sage_actors.messages.errors import SandboxSetupError
@@ -115,6 +114,8 @@ def _close_all_but(kept: Collection[int]) -> None:
 
 
 def _limit(limits: Limits, *, own_users: bool) -> None:
+    import resource  # not on Windows
+
     for kind, value in _rlimits(limits, own_users=own_users):
         _, hard = resource.getrlimit(kind)
         lower = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -122,6 +123,8 @@ def _limit(limits: Limits, *, own_users: bool) -> None:
 
 
 def _rlimits(limits: Limits, *, own_users: bool) -> Iterator[tuple[int, int]]:
+    import resource
+
     yield resource.RLIMIT_CORE, 0
     # Outside of an own user namespace the kernel would count all processes of this user on the machine.
     processes = limits.processes if own_users else None

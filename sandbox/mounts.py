@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import stat
@@ -79,6 +78,8 @@ def make_placeholders(write: Iterable[str], protected: Iterable[str]) -> list[Pl
 
 def remove_placeholders(placeholders: Iterable[Placeholder]) -> None:
     """Removes those that are still empty and the same, and that no other process holds. Never raises OSError."""
+    import fcntl  # not on Windows
+
     for path, device, inode in placeholders:
         with contextlib.suppress(OSError):
             directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -390,6 +391,8 @@ def _is_placeholder(path: str) -> bool:
 
 
 def _make(path: str) -> Placeholder | None:
+    import fcntl
+
     try:
         os.mkdir(path, 0o700)
         os.chmod(path, PLACEHOLDER_MODE)

@@ -12,7 +12,6 @@ to someone else stays writable. Where that is refused (in a container), root's o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
@@ -198,6 +197,8 @@ def _write(path: str, text: str) -> None:
 
 
 def _raise_loopback() -> None:
+    import fcntl  # not on Windows
+
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = struct.pack("16sH14x", b"lo", 0)
         flags = struct.unpack("16sH14x", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request))[1]
