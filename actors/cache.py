@@ -85,8 +85,11 @@ class ResultCache:
         self._files = root / "results"
 
     def name_of(self, asked: bytes) -> str:
-        """The name under which the answer to `asked` is kept."""
-        return hmac.digest(self._keys.primary.secret, b"cache" + asked, "sha256").hex()
+        """The name under which the answer to `asked` is kept; after a rotation the one that it had before."""
+        names = [hmac.digest(key.secret, b"cache" + asked, "sha256").hex() for key in self._keys.keys]
+        if len(names) > 1:
+            return next((name for name in names if self._path(name).exists()), names[0])
+        return names[0]
 
     def get(self, name: str, *, stale: bool = False) -> CacheEntry | None:
         """The entry, if there is one that opens and has not expired (or `stale` is set)."""
@@ -97,7 +100,8 @@ class ResultCache:
             return None
         entry = self._open(name, data)
         if entry is None:
-            self._set_aside(path)
+            if self._keys.get(data[len(_MAGIC) : len(_MAGIC) + 8]) is not None or not data.startswith(_MAGIC):
+                self._set_aside(path)  # else it is only another key's
             return None
         return entry if stale or entry.is_fresh(self._now()) else None
 
@@ -127,6 +131,27 @@ class ResultCache:
                 path.unlink()
                 gone += 1
         return gone
+
+    def reseal(self) -> int:
+        """Seal under the first key what older ones sealed; how many. What does not open stays as it is.
+
+        Raises:
+            OSError: one could not be written; it is as it was.
+        """
+        done = 0
+        for path in list(self._paths()):
+            try:
+                data, status = path.read_bytes(), path.stat()
+            except FileNotFoundError:  # another process removed it
+                continue
+            if data[len(_MAGIC) : len(_MAGIC) + 8] == self._keys.primary.id:
+                continue
+            entry = self._open(path.stem, data)
+            if entry is not None:
+                replace_file(path, self._seal(path.stem, entry), durable=False)
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # `trim` goes by them
+                done += 1
+        return done
 
     def trim(self, limit_bytes: int = MAX_BYTES) -> int:
         """Remove those read least recently, while all exceed the limit; how many.

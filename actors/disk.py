@@ -18,6 +18,7 @@ __all__ = [
     "check_directory_of",
     "copy_prefix",
     "create_private",
+    "exchange",
     "exclusive",
     "make_private_directory",
     "publish",
@@ -31,6 +32,7 @@ __all__ = [
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCK_WAIT_S = 5.0
 _CHUNK_BYTES = 1 << 20
+_AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
 
 
 class Disk:
@@ -158,6 +160,27 @@ def publish(temporary: Path, path: Path, *, disk: Disk = DISK) -> None:
         disk.sync(fd)
     finally:
         os.close(fd)
+
+
+def exchange(one: Path, other: Path, *, disk: Disk = DISK) -> None:
+    """Each of the two gets the other's name, in one step that a crash cannot halve; durable when this returns.
+
+    Raises:
+        OSError: the system or the file system cannot; both are as they were.
+    """
+    import ctypes  # only here
+
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "darwin":
+        failed = library.renamex_np(*names, _RENAME_SWAP)
+    else:
+        failed = library.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+    if failed:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(one), None, str(other))
+    for directory in {one.parent, other.parent}:
+        disk.sync_directory(directory)
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool = True, disk: Disk = DISK) -> None:
