@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+# Hundreds of processes are started here: where containers set this, each would compile the whole package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 _GONE_WITHIN_S = 3.0
 _LISTS_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children")
