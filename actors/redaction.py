@@ -113,8 +113,9 @@ def add_note(used: dict[str, Any] | None, findings: list[Finding]) -> dict[str, 
     if not findings:
         return used
     used = used or {"input_tokens": 0, "output_tokens": 0, "cost": 0.0}
-    notes = used.setdefault("redacted", [])
-    notes += [list(each) for each in findings[: _MOST_NOTES - len(notes)]]
+    said = used.get("redacted")
+    before = said if isinstance(said, list) else []  # perhaps from a worker that is not to be believed
+    used["redacted"] = [*before, *(list(each) for each in findings)][:_MOST_NOTES]
     return used
 
 

@@ -148,10 +148,10 @@ class Transcript:
         return out
 
     def _succeeded(self, record: NodesSucceeded) -> Iterable[Change]:
-        noted = [(row[0], row[4]["redacted"]) for row in record.rows if row[4] and "redacted" in row[4]]
+        noted = [(row[0], _rules(row[4])) for row in record.rows if row[4] and "redacted" in row[4]]
         return [
             *self._grouped("node_succeeded", record.at, record.rows, "succeeded"),
-            *(self._redacted(record.at, node, [rule for rule, _ in notes]) for node, notes in noted),
+            *(self._redacted(record.at, node, rules) for node, rules in noted),
         ]
 
     def _grouped(self, event: str, at: float, rows: list[Any], new: str) -> list[Change]:
@@ -203,10 +203,10 @@ class Transcript:
         fields: Change = {"error": _word(record.error.get("type"))}
         if record.final:
             fields["effect"] = record.final
-        notes = (record.usage or {}).get("redacted") or []
+        rules = _rules(record.usage)
         return [
             self._one("node_failed", record, new, **fields, **_details(record.error.get("details"))),
-            *([self._redacted(record.at, record.node, [rule for rule, _ in notes])] if notes else []),
+            *([self._redacted(record.at, record.node, rules)] if rules else []),
         ]
 
     def _output(self, record: LogLines) -> Iterable[Change]:
@@ -342,6 +342,13 @@ def _details(details: Any) -> Change:
             "denied": {"kind": _word(details["kind"]), "target": str(details["target"])[:_LONGEST_TARGET]}
         }
     return {}
+
+
+def _rules(usage: Any) -> list[str]:
+    """The rules in the notes of an attempt's redactions, which came from a worker."""
+    notes = usage.get("redacted") if isinstance(usage, dict) else None
+    rows = notes if isinstance(notes, list) else []
+    return [row[0] for row in rows if isinstance(row, list) and row and isinstance(row[0], str)]
 
 
 def _plain(value: Any) -> Any:

@@ -404,7 +404,7 @@ class RunCore(RunSavings):
         self, node: int, error: dict[str, Any], *, micros: int = 0, usage: dict[str, Any] | None = None
     ) -> None:
         """An attempt ended with an error: try again later, take the fallback, or fail."""
-        error = self.without_secrets(error)
+        error, usage = self.without_secrets(error), self.without_secrets(usage)
         operation = self.operation(node)
         self.busy_us += micros
         if usage is not None:

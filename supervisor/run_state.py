@@ -409,9 +409,14 @@ class RunState:
             if self.withholds and self.operation(row[1]).secret_outputs:
                 continue
             row[5], findings = redact_packed(row[5], known=self.secrets)
-            if row[6] and row[6].get("whole"):
-                row[6]["whole"] = redact_packed(row[6]["whole"], known=self.secrets)[0]
-            row[6] = add_note(row[6], findings)
+            row[6] = add_note(self._clean_usage(row[6]), findings)
+
+    def _clean_usage(self, usage: dict[str, Any] | None) -> dict[str, Any] | None:
+        whole = usage.pop("whole", None) if usage else None
+        usage = self.without_secrets(usage)
+        if usage is not None and whole is not None:
+            usage["whole"] = self.cleaned(whole)
+        return usage
 
     def _withhold(self, row: list[Any]) -> None:
         """Keep a secret result, [node, attempt, microseconds, result, usage], in memory; the row says there is one."""

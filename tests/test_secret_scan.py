@@ -8,7 +8,7 @@ import json
 import random
 import tomllib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from sage_actors.messages.secret_values import KnownValues
 
 pytestmark = pytest.mark.requirement("ORCH-016")
 ROOT = Path(__file__).parents[1]
-POSITIONS = {
+POSITIONS: dict[str, Callable[[str], Any]] = {
     "value": lambda text: {"out": {"items": [1, {"note": text}]}},
     "key": lambda text: {"seen": {text: 1}},
     "text": lambda text: f"the command printed {text} and went on",
