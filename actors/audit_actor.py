@@ -72,9 +72,9 @@ class _Settle:
 class AuditActor(MailboxActor):
     """Writes the log of one supervisor. Speak to it through an `Audit`."""
 
-    def __init__(self, log: AuditLog, hurry: threading.Event) -> None:
+    def __init__(self, log: AuditLog, hurry: threading.Event, audit: Audit) -> None:
         super().__init__()
-        self._audit_log, self._hurry = log, hurry
+        self._audit_log, self._hurry, self._audit = log, hurry, audit
         self._kept: list[dict[str, Any]] = []
 
     def on_receive(self, message: Any) -> Any:
@@ -114,8 +114,10 @@ class AuditActor(MailboxActor):
             if entries:
                 self._audit_log.append(entries)
             self._kept.clear()
+            self._audit.failing = None
         except Exception as cause:  # noqa: BLE001 - whatever it was: these runs may not go on unrecorded
             _log.error("the audit log cannot be written: %s", cause)
+            self._audit.failing = cause
             error = (
                 cause if isinstance(cause, SageError) else StorageError(f"the audit log failed: {cause!r}")
             )
@@ -192,6 +194,7 @@ class Audit:
         self._log: AuditLog | None = None
         self._actor: pykka.ActorRef[AuditActor] | None = None
         self._closed = False
+        self.failing: Exception | None = None  # why the last write failed; set by the actor
         self.sandbox: Mapping[str, Any] | None = None
 
     @property
@@ -210,8 +213,13 @@ class Audit:
                 if self._open_log is None or self._closed:
                     raise StorageError("this supervisor keeps no audit log")
                 self._log = self._open_log()
-                self._actor = AuditActor.start(self._log, self._hurry)
+                self._actor = AuditActor.start(self._log, self._hurry, self)
             return self._log
+
+    def check(self) -> None:
+        """For who decides and does not wait: raises StorageError while the log cannot be written."""
+        if self.failing is not None:
+            raise StorageError(f"the audit log cannot be written: {self.failing}")
 
     def record(self, event: str, run: str | None = None, **fields: Any) -> None:
         """Record `event` soon; does not wait. Equal ones within 50 ms become one record with `times`."""

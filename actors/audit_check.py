@@ -45,7 +45,7 @@ _ONE = {
 }
 _MANY = {NodesStarted: "node_started", NodesSucceeded: "node_succeeded"}
 _COUNTED = frozenset({*_ONE.values(), *_MANY.values()})
-_ATTEMPTS = 3  # a log that grows while it is read
+_ATTEMPTS = 2  # a log that grows while it is read
 
 
 @dataclass(slots=True)
@@ -59,10 +59,11 @@ class Verified:
 
 @dataclass(slots=True)
 class _Claims:
-    """What the log says of one run's journal. counts: of the transitions in it."""
+    """What the log says of one run's journal. counts: of the transitions in it, up to frame `covered`."""
 
     tags: dict[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    covered: tuple[int, int] = (0, -1)
     shortened: bool = False
 
     def add(self, fields: dict[str, Any]) -> None:
@@ -71,14 +72,19 @@ class _Claims:
                 self._shorten(tuple(change["after"]))
             if change["event"] in _COUNTED:
                 self.counts[change["event"]] += len(change["nodes"])
-        journal = fields["journal"]
-        self.tags[journal["segment"], journal["seq"]] = (journal["tag"], fields["seq"])
+        self.covered = self._claim(fields)
 
     def reseal(self, fields: dict[str, Any]) -> None:
         """All frames were sealed anew under another key: the last one's tag stands for the chain before it."""
+        self._shorten((fields["journal"]["segment"], fields["journal"]["seq"]))
+        self.tags.clear()
+        self._claim(fields)
+
+    def _claim(self, fields: dict[str, Any]) -> tuple[int, int]:
         journal = fields["journal"]
-        self._shorten((journal["segment"], journal["seq"]))
-        self.tags = {(journal["segment"], journal["seq"]): (journal["tag"], fields["seq"])}
+        place = (journal["segment"], journal["seq"])
+        self.tags[place] = (journal["tag"], fields["seq"])
+        return place
 
     def _shorten(self, end: tuple[int, int]) -> None:
         """The run went on from here: what the log says of later frames is about frames that are gone."""
@@ -108,8 +114,8 @@ def verify_audit(
             claims.pop(run, None)
         elif fields["event"] == "states":
             claims.setdefault(run, _Claims()).add(fields)
-        elif fields["event"] == "run_resealed" and run in claims:
-            claims[run].reseal(fields)
+        elif fields["event"] == "run_resealed":
+            claims.setdefault(run, _Claims()).reseal(fields)
 
     found = Verified(verify_chain(state, keys, heads=heads, watch=watch))
     noted: list[tuple[str, Head]] = []
@@ -133,7 +139,7 @@ def _check_run(
             f"run {run}: the audit log has its frames and no record of their removal, and its journal is gone"
         )
     noted: list[tuple[str, Head]] = []
-    missing, last = dict(said.tags), max(said.tags, default=(0, -1))
+    missing = dict(said.tags)
     counts: Counter[str] = Counter()
     for location, tag, records in _frames(state, keys, run):
         place = (location.segment, location.number)
@@ -143,7 +149,7 @@ def _check_run(
                 f"run {run}: frame {place[1]} of segment {place[0]} is not the one that record {line} of "
                 "the audit log names"
             )
-        if place <= last:
+        if place <= said.covered:
             counts.update(_tally(records))
         noted += [(run, Head(each.number, each.digest.hex())) for each in records if type(each) is AuditNoted]
     if missing:
@@ -193,13 +199,15 @@ def _tally(records: list[Record]) -> Counter[str]:
 
 def _check_noted(state: StateDirectory, keys: KeyRing, chain: Chain, noted: list[tuple[str, Head]]) -> None:
     """Every head that a journal noted is in the log. A run that goes on may note one that was written since."""
-    for attempt in range(_ATTEMPTS):
-        wrong = [(run, reason) for run, head in noted if (reason := chain.differs(head))]
-        if not wrong:
+
+    def wrong() -> list[tuple[str, str]]:
+        return [(run, reason) for run, head in noted if (reason := chain.differs(head))]
+
+    for _ in range(_ATTEMPTS):
+        if not wrong():
             return
-        if attempt + 1 < _ATTEMPTS:
-            chain = verify_chain(state, keys)
-    run, reason = wrong[0]
+        chain = verify_chain(state, keys)
+    run, reason = wrong()[0]
     raise AuditError(f"the audit log does not have what the journal of run {run} noted of it: {reason}")
 
 

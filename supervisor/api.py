@@ -24,6 +24,7 @@ from sage_actors.actors.cache import ResultCache
 from sage_actors.actors.cache_actor import CacheActor
 from sage_actors.actors.clock import Clock, SystemClock
 from sage_actors.actors.egress_doorman import Proxy
+from sage_actors.actors.key_projects import note_project
 from sage_actors.actors.keys import KeyRing, load_keys
 from sage_actors.actors.pool_protocol import WorkerPool
 from sage_actors.actors.state import StateActor
@@ -197,6 +198,7 @@ class Supervisor:
         with self._keys_lock:
             if self._keys is None:
                 self._keys = load_keys(environ=self._environ)
+                note_project(self.project, self._environ)
             return self._keys
 
     # ------------------------------------------------------------------ runs
@@ -528,6 +530,8 @@ class Supervisor:
         run, _, node = decision.label.partition("/")
         said = {name: value for name, value in asdict(decision).items() if value not in ("", 0)}
         self.audit.record("egress", run if node else None, **said)
+        if decision.decision == "allow":
+            self.audit.check()  # what cannot be recorded does not go out: the proxy refuses it
         tell = getattr(self._pool, "note", None)
         if decision.decision == "deny" and node and tell is not None:
             where = f"{decision.host}:{decision.port}"

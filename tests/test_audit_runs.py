@@ -75,7 +75,7 @@ def journaled(project: Path, run_id: str = "r") -> Counter[tuple[str, str]]:
         "decision_taken": "decision",
     }
     for each in history(project, run_id).records():
-        name = names.get(each["record"], each["record"])
+        name = names.get(each["record"]) or str(each["record"])
         if name.startswith("node_") and "nodes" in each:
             out.update((name, row["node"]) for row in each["nodes"])
         elif (name.startswith("node_") or name == "decision") and each.get("node"):
@@ -420,3 +420,20 @@ def test_a_run_without_a_log_of_old_is_recorded_when_it_is_continued(copied: Pat
         supervisor.resume("r").result(30)
     assert transitions(changes(copied)) == journaled(copied)
     assert json.loads((state.root.parent / "audit.jsonl").read_text().splitlines()[1])["late"] is True
+
+
+def test_nothing_goes_out_while_that_cannot_be_recorded_and_the_record_comes_later(tmp_path: Path) -> None:
+    with make_supervisor(tmp_path) as supervisor:
+        supervisor.audit.record_now("egress", "r", host="a")
+        supervisor.audit.check()
+        faults.arm("audit.before_write:1:enospc+")
+        supervisor.audit.record("egress", "r", host="b")
+        wait_until(lambda: supervisor.audit.failing)
+        with pytest.raises(StorageError, match="No space left"):
+            supervisor.audit.check()
+        faults.disarm()
+        supervisor.audit.record_now("egress", "r", host="c")
+        supervisor.audit.check()
+        found: list[dict[str, Any]] = []
+        verify_chain(supervisor.state, KEYS, watch=found.append)
+    assert [each["host"] for each in found[1:]] == ["a", "b", "c"]
