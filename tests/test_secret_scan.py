@@ -151,7 +151,12 @@ PLANTED = {"tests/golden/format-1/about.json", "tests/test_flow.py"}  # these ho
 
 def of_the_repository() -> Iterator[tuple[str, Any]]:
     """Each file as the result of a command that printed it, and as data where it is."""
-    readers = {".json": json.loads, ".toml": tomllib.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
+    readers: dict[str, Callable[[str], Any]] = {
+        ".json": json.loads,
+        ".toml": tomllib.loads,
+        ".yaml": yaml.safe_load,
+        ".yml": yaml.safe_load,
+    }
     for folder in (
         "messages",
         "actors",

@@ -73,6 +73,10 @@ def test_what_an_operation_says_of_a_secret_is_redacted_wherever_it_says_it(tmp_
     assert "raw [redacted:env.TOKEN]" in told
     assert "working with [redacted:env.TOKEN]" in told
     assert "'redacted': [['env.TOKEN', '$.plain']" in told
+    audited = [json.loads(line) for line in (tmp_path / ".sage" / "audit.jsonl").read_text().splitlines()]
+    noted = [each for entry in audited for each in entry.get("changes", ()) if each["event"] == "redacted"]
+    assert {node for each in noted for node in each["nodes"]} == {"leak", "later", "fails", "shell"}
+    assert all(each["rules"].keys() == {"env.TOKEN"} for each in noted)
     assert_absent(
         TOKEN, told + repr(dict(outcome.results)) + repr(outcome.errors) + everything(tmp_path, "r")
     )
