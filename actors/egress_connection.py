@@ -46,6 +46,7 @@ __all__ = ["Connection", "Grant", "Services", "Timeouts"]
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _ACCESS_DENIED = b"\x15\x03\x03\x00\x02\x02\x31"  # a fatal TLS alert, which clients name in their error
 _HTTPS = 443
+_UNREACHABLE = 502  # what the breaker counts as the host's failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +136,13 @@ class Connection:
                 raise self._denied(
                     "plain HTTP goes to hosts of this network only: use https://", hint="use https://"
                 )
-            well = False
             address = await self._connect(addresses)
             well = True
             await self._relay(request, path, address, must_be_tls=bool(public) or self._port == _HTTPS)
+        except Refusal as refusal:
+            if refusal.status == _UNREACHABLE:
+                well = False
+            raise
         finally:
             if permit is not None:
                 permit(well)
@@ -176,7 +180,7 @@ class Connection:
                     502, f"{self._host} cannot be resolved: {str(cause or '') or 'timed out'}"
                 ) from cause
         if not addresses:
-            raise Refusal(502, f"{self._host} has no address")
+            raise Refusal(_UNREACHABLE, f"{self._host} has no address")
         for each in addresses:
             if why := address_problem(rule, each):
                 private = is_address(each) and is_local(each) and not rule.private
@@ -238,7 +242,7 @@ class Connection:
         except (OSError, h11.ProtocolError) as cause:
             if self._received_bytes:
                 raise
-            raise Refusal(502, f"{self._host}:{self._port} broke off: {cause}") from cause
+            raise Refusal(_UNREACHABLE, f"{self._host}:{self._port} broke off: {cause}") from cause
 
     async def _tunnel(self, must_be_tls: bool) -> None:
         assert self._upstream is not None

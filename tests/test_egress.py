@@ -397,7 +397,7 @@ def test_the_next_address_is_tried(net: World, secure: Origin) -> None:
 def test_a_name_service_that_hangs_is_given_up(pem: Path) -> None:
     release = threading.Event()
     with world(timeouts=Timeouts(resolve=0.2, linger=0.2)) as net:
-        net.proxy._resolve = lambda host, port: release.wait(PATIENCE_S) and []
+        net.proxy._resolve = lambda host, port: [str(release.wait(PATIENCE_S))]
         answer = net.connect(net.grant("good.test:443"), "good.test:443")
         release.set()
     assert status(answer) == 502
@@ -620,7 +620,7 @@ def test_a_tunnel_in_which_nothing_moves_is_cut(origin: Origin) -> None:
         net.wait_for(lambda each: each.decision == "end")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(
         st.binary(max_size=400),
@@ -649,7 +649,7 @@ def fuzzed() -> Iterator[World]:
             net.network.dialled.clear()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 def test_no_first_bytes_in_a_tunnel_stop_it(fuzzed: World, data: bytes) -> None:
     fuzzed.network.names["good.test"] = ["127.0.0.1"]

@@ -198,6 +198,6 @@ def test_many_at_once_share_one_token(net: World, origin: Origin, tmp_path: Path
 
     async def all_at_once() -> list[Any]:
         config = {"url": f"{url_of(origin)}/"}
-        return await asyncio.gather(*(runner.run(_task(tmp_path, config)) for _ in range(150)))
+        return list(await asyncio.gather(*(runner.run(_task(tmp_path, config)) for _ in range(150))))
 
     assert {each["status"] for each in asyncio.run(all_at_once())} == {200}
