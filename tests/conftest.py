@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -32,6 +35,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_random = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
         if is_random or _UNMEASURED.fullmatch(item.path.stem):
             item.add_marker("no_cover")
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Before pytest-cov combines what the processes measured: a torn file of one that was killed could stop it."""
+    result = yield
+    plugin: Any = session.config.pluginmanager.getplugin("_cov")
+    if "PYTEST_XDIST_WORKER" not in os.environ and plugin is not None and plugin.cov_controller is not None:
+        measured = Path(plugin.cov_controller.cov.get_data().base_filename())
+        for path in measured.parent.glob(f"{measured.name}.*"):
+            if not _is_whole(path):
+                path.unlink()
+    return result
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether it is a file of coverage.py with everything that combining reads."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            (verdict,) = database.execute("PRAGMA quick_check").fetchone()
+    except sqlite3.Error:
+        return False
+    return verdict == "ok" and tables >= {"coverage_schema", "meta", "file", "context", "line_bits", "arc"}
 
 
 @pytest.fixture(autouse=True)
