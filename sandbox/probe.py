@@ -90,6 +90,8 @@ def probe() -> Report:
 
 
 def _enter_namespaces() -> None:
+    import resource  # noqa: F401 - what `confine` needs, while its file can still be found
+
     from sage_actors.sandbox.confine import confine
     from sage_actors.sandbox.namespaces import enter_pid_namespace, enter_root
 
