@@ -35,6 +35,7 @@ __all__ = [
     "KeyRing",
     "MasterKey",
     "create_key_file",
+    "create_keychain_key",
     "default_key_path",
     "drop_key",
     "format_key",
@@ -83,6 +84,24 @@ def load_keys(
         del stored
         return ring_of(found, "the keychain", "keychain")
     return load_key_file(path, create=create)
+
+
+def create_keychain_key() -> KeyRing:
+    """Put a new key into the keychain, which must not hold one.
+
+    Raises:
+        KeyUnusableError: it holds one, there is no keychain that the system protects, or it refused.
+    """
+    try:
+        if ask_keychain() is not None:
+            raise KeyUnusableError(
+                "the keychain holds a key already; `sage-actors keys rotate` adds a new one"
+            )
+    except KeychainClosedError as cause:
+        raise KeyUnusableError(f"the keychain does not answer ({cause}); unlock it") from cause
+    ring = KeyRing((new_key(),), "keychain")
+    tell_keychain(format_keys(ring.keys))
+    return ring
 
 
 def rotate_keys(ring: KeyRing, path: Path) -> KeyRing:

@@ -38,7 +38,7 @@ _COMMANDS = {
     "init": ("cli_init", "Set a project up: .sage/, agent commands, skills, .mcp.json."),
     "mcp": ("cli_mcp", "Serve workflows to agents over MCP, on standard input and output."),
     "trust": ("cli_trust", "What of this project you consented to; take it back."),
-    "keys": ("cli_keep", "Where the key of saved state is; make one, rotate it."),
+    "keys": ("cli_keys", "Where the key of saved state is; make, rotate, replace it."),
     "audit": ("cli_audit", "What happened to runs and keys, and whether the record is whole."),
     "doctor": ("cli_doctor", "Check by trying what a run needs, and what it cannot do."),
 }

@@ -1,4 +1,4 @@
-"""Commands that look after what is kept: delete, prune, keys."""
+"""Commands that look after what is kept: delete, prune."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import click
 from sage_actors.supervisor.cli_options import at_terminal, json_option, project_option, state_of
 
 if TYPE_CHECKING:
-    from sage_actors.actors.keys import KeyRing
     from sage_actors.actors.statedir import StateDirectory
 
-__all__ = ["delete_command", "keys_command", "prune_command", "seconds_of"]
+__all__ = ["delete_command", "prune_command", "seconds_of"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -183,85 +182,3 @@ def _tell(as_json: bool, names: list[str], done: str) -> None:
         click.echo("\n".join(f"{name} {done}" for name in names))
     else:
         click.echo("Nothing is that old.")
-
-
-@click.group("keys", invoke_without_command=True)
-@click.pass_context
-def keys_command(ctx: click.Context) -> None:
-    """The key that seals saved state: from $SAGE_STATE_KEY, else the OS keychain, else a private file.
-
-    No command prints the key itself but `export`, with --yes.
-
-    \b
-    Examples:
-      sage-actors keys show
-      sage-actors keys create
-      sage-actors keys rotate
-    """
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(_show_keys)
-
-
-@keys_command.command("show")
-@json_option
-def _show_keys(as_json: bool = False) -> None:
-    """Where the key comes from, and the ids of the keys. Never the key."""
-    from sage_actors.actors.keys import load_keys
-
-    _describe(load_keys(create=False), as_json)
-
-
-@keys_command.command("create")
-@json_option
-def _create_key(as_json: bool) -> None:
-    """Make a key file; refused where there is one."""
-    from sage_actors.actors.keys import create_key_file, default_key_path
-
-    _warn_if_hidden()
-    _describe(create_key_file(default_key_path()), as_json)
-
-
-@keys_command.command("rotate")
-@json_option
-def _rotate_key(as_json: bool) -> None:
-    """Put a new key first in the key file: it seals what is new, and older ones still open theirs."""
-    from sage_actors.actors.keys import default_key_path, rotate_key_file
-
-    _warn_if_hidden()
-    _describe(rotate_key_file(default_key_path()), as_json)
-
-
-@keys_command.command("export")
-@click.option("--yes", is_flag=True, help="Yes, print the key.")
-def _export_key(yes: bool) -> None:
-    """Print the keys as $SAGE_STATE_KEY takes them. Whoever has them can read all saved state."""
-    from sage_actors.actors.keys import format_key, load_keys
-
-    if not yes:
-        raise click.UsageError("This prints the key itself; whoever sees it can read all state. Add --yes.")
-    click.echo(",".join(format_key(key.secret) for key in load_keys(create=False).keys))
-
-
-def _warn_if_hidden() -> None:
-    """The file is only asked where there is no key in the environment."""
-    import os
-
-    from sage_actors.actors.keys import KEY_VARIABLE
-
-    if KEY_VARIABLE in os.environ:
-        click.echo(f"Note: ${KEY_VARIABLE} is set, and is used instead of the key file.", err=True)
-
-
-def _describe(ring: KeyRing, as_json: bool) -> None:
-    from sage_actors.actors.keys import default_key_path
-    from sage_actors.supervisor.json_text import to_json
-
-    ids = [key.id.hex() for key in ring.keys]
-    where = str(default_key_path()) if ring.source == "file" else None
-    if as_json:
-        click.echo(to_json({"source": ring.source, "file": where, "seals": ids[0], "opens": ids}))
-        return
-    click.echo(f"source  {ring.source}" + (f", {where}" if where else ""))
-    click.echo(f"seals   key {ids[0]}")
-    if len(ids) > 1:
-        click.echo(f"opens   {', '.join(ids[1:])} as well")
