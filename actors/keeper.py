@@ -205,6 +205,8 @@ class Keeper:
         try:
             if kind in _ON_A_LOOP:  # loaded once, here, so that every fork has it
                 import sage_actors.actors.async_worker  # noqa: F401
+            elif kind == "own":
+                import sage_actors.actors.op_shell  # noqa: F401
             context = multiprocessing.get_context("fork")
             process = context.Process(
                 target=self._become_worker, args=(number, kind, fds), name=f"worker-{number}"
@@ -289,8 +291,10 @@ class Keeper:
         )
         link = socket.socket(fileno=sock)
         if self._confined:
-            from sage_actors.actors.worker_profile import take_profile
+            from sage_actors.actors.worker_profile import enter_early, take_profile
 
+            if kind == "own" and self._sandbox is not None:
+                enter_early(link)
             take_profile(link, keep_fds=(1, 2, sock, out_read, err_read))
         sys.exit(_entry(kind)(link, settings))
 

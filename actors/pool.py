@@ -96,6 +96,8 @@ class LocalPool:
         self._confinement = confinement if confinement is not None and confinement.active else None
         self._specs: dict[int, dict[str, Any]] = {}
         self._http_tokens: dict[int, str] = {}
+        self._spare: int | None = None
+        self._spare_lock = threading.Lock()
         self._placeholders: list[Any] = []
         self._namespace: str | None = None
         self._numbers = itertools.count(1)
@@ -159,7 +161,15 @@ class LocalPool:
         self._leave_sandbox()
 
     def start_worker(self, kind: WorkerKind) -> int:
-        return self._new_worker(kind)
+        if kind != "own" or self._confinement is None:
+            return self._new_worker(kind)
+        with self._spare_lock:  # who needs one such worker will need another: the next is forked ahead
+            number, self._spare = self._spare, None
+            if number is None or number not in self._workers:
+                number = self._new_worker(kind)
+            if not self._closing:
+                self._spare = self._new_worker(kind)
+        return number
 
     def define(self, op: int, spec: dict[str, Any]) -> None:
         if spec.get("limits"):

@@ -21,7 +21,7 @@ from sage_actors.messages.errors import SandboxSetupError
 from sage_actors.messages.wire import FAILED, Kind, error_map
 from sage_actors.sandbox.profile import Profile
 
-__all__ = ["take_profile"]
+__all__ = ["enter_early", "take_profile"]
 
 _LENGTH_BYTES = 4
 _MOST_BYTES = 1 << 20
@@ -35,13 +35,21 @@ def take_profile(link: socket.socket, *, keep_fds: Collection[int]) -> Profile:
         os.environ.clear()
         os.environ.update(said["environ"])
         profile = Profile.from_dict(said["profile"])
-        if said["alone"]:
+        if said["alone"] and os.getpid() != 1:
             enter_pid_namespace()
         confine(profile, said["tier"], keep_fds=keep_fds)
     except (SandboxSetupError, OSError, ValueError) as cause:
         _refuse(link, cause)
     judge_by(profile)
     return profile
+
+
+def enter_early(link: socket.socket) -> None:
+    """What a worker of one task can do before it knows which."""
+    try:
+        enter_pid_namespace()
+    except (SandboxSetupError, OSError) as cause:
+        _refuse(link, cause)
 
 
 def _read_profile(link: socket.socket) -> dict[str, Any]:
@@ -53,6 +61,8 @@ def _read_profile(link: socket.socket) -> dict[str, Any]:
     for kind, payload in FrameReader().feed(head + _receive(link, length)):
         if kind == Kind.PROFILE:
             return dict(payload)
+        if kind == Kind.STOP:
+            os._exit(0)  # it was not needed
     os._exit(_SETUP_FAILED)
 
 
