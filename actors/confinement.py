@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ __all__ = ["PROXY_PORT", "Confinement", "Words", "resolve_tier"]
 PROXY_PORT = 3128
 """Of the proxy, inside the network namespace, where nothing else listens."""
 
+_SPECS = "docs/specs"  # what the shipped templates write
 _WAYS_OUT = (
     "run on a kernel with user namespaces or Landlock (5.13), or accept operations that are not confined: "
     '`mode = "degrade"` or "off" under [sandbox] in your config.toml, or SAGE_SANDBOX=degrade'
@@ -66,7 +67,10 @@ class Confinement:
         if self.tier == "namespaces" and make_proxy is not None:
             self._door = Doorman(make_proxy)
         self._lanes: dict[str, Grant] = {}
-        self._tmp = tempfile.mkdtemp(prefix="sage-tmp-") if self.tier == "landlock" else "/tmp"
+        self._tmp = "/tmp"
+        if self.tier == "landlock":  # a worker can make nothing in the project's top directory
+            self._tmp = tempfile.mkdtemp(prefix="sage-tmp-")
+            self._make((*REOPENED, _SPECS))
 
     @property
     def active(self) -> bool:
@@ -81,9 +85,7 @@ class Confinement:
         """What the keeper needs to make the new root; None where it makes none."""
         if self.tier != "namespaces":
             return None
-        for name in REOPENED:
-            with contextlib.suppress(OSError):
-                (self._project / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._make(REOPENED)
         return {"layout": asdict(self.policy.layout()), "proxy_port": PROXY_PORT}
 
     def knocked(self, listener: socket.socket) -> None:
@@ -126,9 +128,14 @@ class Confinement:
             self._door.close()
         if self.tier == "landlock":
             shutil.rmtree(self._tmp, ignore_errors=True)
-        if self.tier == "namespaces":
-            for name in REOPENED:
+        if self.active:
+            for name in (*REOPENED, _SPECS):
                 _remove_empty(self._project / name, self._project)
+
+    def _make(self, folders: Iterable[str]) -> None:
+        for name in folders:
+            with contextlib.suppress(OSError):
+                (self._project / name).mkdir(mode=0o755, parents=True, exist_ok=True)
 
     def _words(self, grant: Grant, *, alone: bool) -> Words:
         token = None if self._door is None else self._door.grant(grant.rules, grant.label)

@@ -162,7 +162,6 @@ class Keeper:
         if self._sandbox is None:
             return None, []
         from sage_actors.sandbox.namespaces import enter_root
-
         from sage_actors.sandbox.profile import Layout
 
         layout: Any = {
@@ -204,9 +203,9 @@ class Keeper:
         fds = [self._fds.popleft() for _ in range(FDS_PER_WORKER)]
         try:
             if kind in _ON_A_LOOP:  # loaded once, here, so that every fork has it
-                import sage_actors.actors.async_worker  # noqa: F401
+                import sage_actors.actors.async_worker
             elif kind == "own":
-                import sage_actors.actors.op_shell  # noqa: F401
+                import sage_actors.actors.op_shell
             context = multiprocessing.get_context("fork")
             process = context.Process(
                 target=self._become_worker, args=(number, kind, fds), name=f"worker-{number}"

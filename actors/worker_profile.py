@@ -12,13 +12,12 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
-from sage_actors.sandbox.confine import confine
-from sage_actors.sandbox.namespaces import enter_pid_namespace
-
 from sage_actors.actors.violations import judge_by
 from sage_actors.messages.codec import FrameReader, frame
 from sage_actors.messages.errors import SandboxSetupError
 from sage_actors.messages.wire import FAILED, Kind, error_map
+from sage_actors.sandbox.confine import confine
+from sage_actors.sandbox.namespaces import enter_pid_namespace
 from sage_actors.sandbox.profile import Profile
 
 __all__ = ["enter_early", "take_profile"]

@@ -18,7 +18,7 @@ from sage_actors.sandbox.profile import is_beneath
 __all__ = ["MODE_VARIABLE", "chosen_mode", "make_confinement", "paths_named_by"]
 
 MODE_VARIABLE = "SAGE_SANDBOX"
-_DEFAULT = "off"
+_DEFAULT = "enforce"
 _MODES = ("enforce", "degrade", "off")
 
 
