@@ -205,7 +205,7 @@ class Keeper:
             if kind in _ON_A_LOOP:  # loaded once, here, so that every fork has it
                 import sage_actors.actors.async_worker
             elif kind == "own":
-                import sage_actors.actors.op_shell
+                import sage_actors.actors.op_shell  # noqa: F401
             context = multiprocessing.get_context("fork")
             process = context.Process(
                 target=self._become_worker, args=(number, kind, fds), name=f"worker-{number}"
