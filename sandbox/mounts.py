@@ -66,14 +66,12 @@ def make_placeholders(write: Iterable[str], protected: Iterable[str]) -> list[Pl
     leaves the directories behind, which the next call takes over.
     """
     roots = [os.path.realpath(each) for each in write]
-    made = []
+    missing: dict[str, None] = {}
     for path in protected:
         real = _real_parent(path)
         if any(is_beneath(real, root) and real != root for root in roots):
-            missing = _topmost_missing(real)
-            if missing is not None and (placeholder := _make(missing)) is not None:
-                made.append(placeholder)
-    return made
+            missing |= dict.fromkeys(_topmost_missing(real))
+    return [made for each in missing if (made := _make(each)) is not None]
 
 
 def remove_placeholders(placeholders: Iterable[Placeholder]) -> None:
@@ -101,7 +99,7 @@ def plan_root(layout: Layout) -> Plan:
         with contextlib.suppress(OSError):  # what is not there, or not for this user, cannot be read anyway
             _admit(plan, path, "read")
     for path in layout.private:
-        if not any(is_beneath(path, granted) for granted in plan.grants):
+        if not any(is_beneath(path, each) for each, kind in plan.grants.items() if kind != "private"):
             plan.grants[path] = "private"
     return plan
 
@@ -136,17 +134,11 @@ def shield(
     A protected symbolic link is held in place, and so is what it leads to. Raises OSError; in particular where a
     reopened path is a symbolic link, which could lead anywhere.
     """
+    make_placeholders(write, protected)
     roots = [os.path.realpath(each) for each in write]
     pinned: set[str] = set()
     for path in sorted(protected, key=_depth):
-        links: dict[str, str] = {}
-        real = _resolve(path, links)
-        for link in (each for each in links if _beneath_any(each, roots)):
-            _pin(link, roots, pinned)
-            kernel.mount_link_onto_itself(link)
-        if _beneath_any(real, roots) and os.path.lexists(real):
-            _pin(real, roots, pinned)
-            _bind_onto_itself(real, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
+        _protect(path, roots, pinned)
     for path in sorted(reopened, key=_depth):
         _reopen(path, roots)
     for path in sorted(hidden, key=_depth):
@@ -328,6 +320,19 @@ def _pin(path: str, roots: Iterable[str], pinned: set[str]) -> None:
         pinned.add(root)
 
 
+def _protect(path: str, roots: Iterable[str], pinned: set[str]) -> None:
+    links: dict[str, str] = {}
+    real = _resolve(path, links)
+    for link in (each for each in links if _beneath_any(each, roots)):
+        _pin(link, roots, pinned)
+        kernel.mount_link_onto_itself(link)
+    if not os.path.lexists(real):
+        real = next(iter(_topmost_missing(real)))  # its placeholder
+    if _beneath_any(real, roots) and os.path.lexists(real):
+        _pin(real, roots, pinned)
+        _bind_onto_itself(real, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
+
+
 def _bind_onto_itself(path: str, flags: int) -> None:
     kernel.mount(path, path, None, kernel.MS_BIND | kernel.MS_REC)
     kernel.set_mount_flags(path, on=flags, recursive=True)
@@ -353,6 +358,9 @@ def _cover(path: str) -> None:
 
 
 def _is_writable(path: str) -> bool:
+    """Whether it could be changed, or created where it is missing."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
     try:
         return not os.statvfs(path).f_flag & os.ST_RDONLY
     except OSError:
@@ -373,12 +381,14 @@ def _real_parent(path: str) -> str:
     return os.path.join(os.path.realpath(parent), name)
 
 
-def _topmost_missing(path: str) -> str | None:
-    if os.path.lexists(path):
-        return path if _is_placeholder(path) else None
-    while not os.path.lexists(os.path.dirname(path)):
-        path = os.path.dirname(path)
-    return os.path.dirname(path) if _is_placeholder(os.path.dirname(path)) else path
+def _topmost_missing(path: str) -> list[str]:
+    """The first part of the path that does not exist, or that is a placeholder already; none if it exists."""
+    found = ""
+    for part in path.split("/")[1:]:
+        found = f"{found}/{part}"
+        if not os.path.lexists(found) or _is_placeholder(found):
+            return [found]
+    return []
 
 
 def _is_placeholder(path: str) -> bool:
