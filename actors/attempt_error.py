@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -19,8 +20,9 @@ _TRACEBACK_CHARS = 20_000
 _OWN = __name__.rpartition(".")[0] + "."
 
 
-def describe_error(error: BaseException) -> dict[str, Any]:
-    """`error` with the traceback of the user's frames only.
+def describe_error(error: BaseException, clean: Callable[[str], str] = str) -> dict[str, Any]:
+    """`error` with the traceback of the user's frames only. `clean` sees a text before it is cut: half a secret
+    would not be known for one.
 
     An attribute `retryable` (bool), `retry_after` (seconds) or `details` (a map) on the exception is heeded. What the
     sandbox refused is told as a SandboxViolation, with its cause in the traceback.
@@ -31,25 +33,27 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         error = violation.with_traceback(error.__traceback__)
     return error_map(
         type(error).__name__,
-        _message(error),
-        traceback=_traceback(error),
+        _message(error, clean),
+        traceback=_traceback(error, clean),
         retryable=_retryable(error),
         retry_after=_retry_after(error),
         details=_details(error),
     )
 
 
-def _message(error: BaseException) -> str:
+def _message(error: BaseException, clean: Callable[[str], str]) -> str:
     try:
         text = str(error)
     except Exception as second:  # noqa: BLE001 - user code: its __str__ may do anything
         text = f"(its text cannot be made: {type(second).__name__})"
     if isinstance(error, SystemExit):
         text = f"the operation called sys.exit({error.code!r})"
-    return safe_text(text[:_MESSAGE_CHARS])
+    if len(text) > _MESSAGE_CHARS:
+        text = clean(text[: 2 * _MESSAGE_CHARS])[:_MESSAGE_CHARS]
+    return safe_text(text)
 
 
-def _traceback(error: BaseException) -> str:
+def _traceback(error: BaseException, clean: Callable[[str], str]) -> str:
     trace = error.__traceback__
     while trace is not None and _is_own(trace):
         trace = trace.tb_next
@@ -60,7 +64,7 @@ def _traceback(error: BaseException) -> str:
     except Exception:  # noqa: BLE001 - as above
         return ""
     if len(text) > _TRACEBACK_CHARS:
-        text = "[cut]\n" + text[-_TRACEBACK_CHARS:]
+        text = "[cut]\n" + clean(text[-2 * _TRACEBACK_CHARS :])[-_TRACEBACK_CHARS:]
     return safe_text(text)
 
 

@@ -22,6 +22,7 @@ from sage_actors.messages.errors import OperationCancelled, TimeoutExceeded
 __all__ = ["CAPTURE_CAP_BYTES", "CommandOutput", "run_command"]
 
 CAPTURE_CAP_BYTES = 10 * 1024 * 1024
+_LONGEST_LINE = 4096  # characters of a line that is dropped where only its end is left
 _CHUNK = 65536
 _LINGER_S = 0.25  # for output of what the command left in the background
 _POLL_S = 0.05
@@ -208,6 +209,9 @@ class _Capture:
         whole = "".join(self._chunks)
         if len(whole) > CAPTURE_CAP_BYTES:
             whole = whole[-CAPTURE_CAP_BYTES:]
+            whole = whole[
+                whole.find("\n", 0, _LONGEST_LINE) + 1 :
+            ]  # half a secret would not be known for one
             self.is_cut = True
         self._chunks, self._size = [whole], len(whole)
 

@@ -63,6 +63,10 @@ class Redactor:
         """An error map or a progress report without secrets, and what was found."""
         return redact(value, known=self._known)
 
+    def text(self, text: str) -> str:
+        """A text without secrets."""
+        return redact_text(text, known=self._known)[0]
+
     def rows(self, rows: list[list[Any]]) -> list[list[Any]]:
         """Rows [*key, stream, text] of output without secrets; what follows each other on a stream becomes one row.
 
@@ -92,7 +96,7 @@ class Redactor:
         return text[:end]
 
     def _clean(self, text: str) -> str:
-        return redact_text(text, known=self._known)[0] if text else text
+        return self.text(text) if text else text
 
 
 def _joined(rows: list[list[Any]]) -> Iterable[list[Any]]:

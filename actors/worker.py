@@ -159,7 +159,7 @@ class OperationTable:
 
     def error(self, error: BaseException, task: Task, op: int) -> dict[str, Any]:
         """The error map of a task that failed, without secrets. A limit that the kernel enforced is told as one."""
-        plain = describe_error(error)
+        plain = describe_error(error, self.redactor.text)
         if op in self.limited:
             plain = tell_limit(plain, self._limits_of(op))
         described, findings = self.redactor.value(plain)

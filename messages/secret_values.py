@@ -1,7 +1,7 @@
 """Secrets whose value is known: found again in whatever form a program may have written them.
 
     raw, each long line of it | JSON-escaped | URL-encoded | hexadecimal | base64 and base64url at the three
-    alignments that a value can have inside longer data | HTML-escaped
+    alignments that a value can have inside longer data | HTML-escaped | as Python and a shell quote it
 
 Not found: a value that was reversed, split, compressed or encrypted; one of fewer than six characters, which would
 match by chance.
@@ -13,6 +13,7 @@ import base64
 import html
 import json
 import re
+import shlex
 import urllib.parse
 from collections.abc import Iterable, Iterator
 
@@ -97,6 +98,9 @@ def _texts_of(value: str) -> Iterator[str]:
         yield quoted
         yield re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), quoted)
     yield html.escape(value)
+    yield repr(value)[1:-1]
+    yield repr(value.encode("utf-8", "surrogatepass"))[2:-1]
+    yield shlex.quote(value)
     lines = value.splitlines()
     if len(lines) > 1:
         yield from (

@@ -46,6 +46,10 @@ def fail_with(secret: str) -> None:
     raise error
 
 
+def fail_far_with(secret: str, before: int) -> None:
+    raise ValueError("." * before + secret)
+
+
 def die_with(secret: str) -> None:
     os.write(2, f"last words: {secret}".encode())
     os.kill(os.getpid(), signal.SIGKILL)

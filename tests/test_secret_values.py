@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import shlex
 import urllib.parse
 from collections.abc import Callable
 
@@ -14,7 +15,14 @@ from secret_samples import Draw
 from sage_actors.messages.secret_values import KnownValues, forms_of, hand_over, take_over
 
 pytestmark = pytest.mark.requirement("ORCH-016")
-VALUES = ["tr0ub4dor&3", 'quote"back\\slash', "pässwörd/with space", "s3cret", Draw(7).word(40)]
+VALUES = [
+    "tr0ub4dor&3",
+    'it\'s-"both"-quotes',
+    'quote"back\\slash',
+    "pässwörd/with space",
+    "s3cret",
+    Draw(7).word(40),
+]
 
 ENCODINGS: dict[str, Callable[[bytes], str]] = {
     "raw": lambda raw: raw.decode(),
@@ -30,6 +38,9 @@ ENCODINGS: dict[str, Callable[[bytes], str]] = {
     "base64url": lambda raw: base64.urlsafe_b64encode(raw).decode(),
     "base64 of user:value": lambda raw: base64.b64encode(b"user:" + raw).decode(),
     "HTML": lambda raw: html.escape(raw.decode()),
+    "Python": lambda raw: repr([raw.decode()]),
+    "Python's bytes": repr,
+    "shell": lambda raw: f"set -- {shlex.quote(raw.decode())}",
 }
 
 

@@ -82,6 +82,13 @@ def test_what_an_operation_says_of_a_secret_is_redacted_wherever_it_says_it(tmp_
     )
 
 
+def test_a_secret_at_the_place_where_an_error_is_cut_leaves_no_half(tmp_path: Path) -> None:
+    flow = Workflow("leaks")
+    flow.add(ops.fail_far_with, id="fails", secret="${env.TOKEN}", before=10_000 - 20)
+    outcome, _ = run(tmp_path, flow)
+    assert TOKEN[:8] not in repr(outcome.errors) + everything(tmp_path, "r")
+
+
 def test_who_was_not_told_of_a_secret_is_not_believed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text(f"token={TOKEN}")
     flow = Workflow("leaks")
@@ -236,6 +243,25 @@ def test_secrets_are_refused_in_what_the_engine_writes_down(reference: str) -> N
     with pytest.raises(DefinitionError) as refused:
         load_dict({"name": "w", "nodes": nodes})
     assert [problem.place for problem in refused.value.problems] == ["nodes[0].message", "nodes[1].inputs.x"]
+
+
+def test_a_sub_workflow_keeps_its_secret_output_to_itself(tmp_path: Path) -> None:
+    nodes = [
+        {"id": "mint", "type": "python", "call": "operations_secrets:mint", "secret_outputs": True}
+        | {"arguments": {"path": str(tmp_path / "minted")}},
+        {"id": "say", "type": "python", "call": "operations_secrets:say_token"}
+        | {"arguments": {"token": "${mint | token}"}},
+    ]
+    outer = [
+        {"id": "inner", "type": "workflow", "definition": {"name": "i", "nodes": nodes}},
+        {"id": "after", "type": "python", "call": "operations_engine:echo"}
+        | {"arguments": {"value": "${inner}"}},
+    ]
+    with make_supervisor(tmp_path) as supervisor:
+        outcome = supervisor.run(load_dict({"name": "o", "nodes": outer}, base=tmp_path), run_id="r")
+    assert outcome.status == "succeeded", outcome.reason
+    assert outcome["after"] == {"say": "used [redacted:inner/mint]"}
+    assert "minted-" not in everything(tmp_path, "r")
 
 
 # ---------------------------------------------------------------------- literals
