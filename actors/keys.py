@@ -27,6 +27,7 @@ from sage_actors.actors.key_ring import (
     read_keys,
     ring_of,
 )
+from sage_actors.actors.key_variable import KEY_VARIABLE, given_keys
 from sage_actors.actors.undumpable import make_undumpable
 from sage_actors.messages.errors import KeyUnusableError
 
@@ -45,8 +46,6 @@ __all__ = [
     "rotate_keys",
 ]
 
-KEY_VARIABLE = "SAGE_STATE_KEY"
-
 
 def load_keys(
     *, environ: Mapping[str, str] = os.environ, path: Path | None = None, create: bool = True
@@ -64,7 +63,7 @@ def load_keys(
             keychain is locked and there is no key file, or there is no key at all and `create` is false.
     """
     make_undumpable(environ)
-    given = None if (text := environ.get(KEY_VARIABLE)) is None else read_keys(text)
+    given = None if (text := given_keys(environ)) is None else read_keys(text)
     if given is None:
         path = path or default_key_path(environ)
     del environ, text  # see `read_keys`

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NoReturn
 
 import click
@@ -118,7 +119,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a C locale must not break a run's output  # pyright: ignore[reportAttributeAccessIssue]
-    code = _run(args)
+    with _without_key():
+        code = _run(args)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -126,6 +128,17 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
         drop_stdout()
     sys.exit(code)
+
+
+def _without_key() -> AbstractContextManager[None]:
+    """Nothing that a command starts inherits the key of saved state."""
+    import os
+
+    if "SAGE_STATE_KEY" not in os.environ:
+        return nullcontext()
+    from sage_actors.actors.key_variable import keys_taken_from
+
+    return keys_taken_from(os.environ)
 
 
 def _run(args: Sequence[str] | None) -> int:

@@ -260,9 +260,9 @@ def _warn_if_hidden() -> None:
     """The file is only asked where there is no key in the environment."""
     import os
 
-    from sage_actors.actors.keys import KEY_VARIABLE
+    from sage_actors.actors.key_variable import KEY_VARIABLE, given_keys
 
-    if KEY_VARIABLE in os.environ:
+    if given_keys(os.environ) is not None:
         click.echo(f"Note: ${KEY_VARIABLE} is set, and is used instead of the key file.", err=True)
 
 

@@ -166,10 +166,11 @@ def _space(project: Path) -> str:
 
 def _key() -> str:
     """The key, used: what is sealed with it opens. None is made."""
-    from sage_actors.actors.keys import KEY_VARIABLE, default_key_path, load_keys
+    from sage_actors.actors.key_variable import given_keys
+    from sage_actors.actors.keys import default_key_path, load_keys
 
     try:
-        missing = KEY_VARIABLE not in os.environ and not os.path.lexists(default_key_path())
+        missing = given_keys(os.environ) is None and not os.path.lexists(default_key_path())
         ring = load_keys(create=False)
     except SageError as error:
         if missing and "no key" in str(error):  # pyright: ignore[reportPossiblyUnboundVariable]

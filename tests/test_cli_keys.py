@@ -113,3 +113,21 @@ def test_only_a_key_that_is_there_is_dropped(sage: CommandLine, key_id: str, sai
     assert said in sage("keys", "drop", key_id, "--yes", code=2).stderr
     (only,) = ids(sage)
     assert "only key" in sage("keys", "drop", only, "--yes", code=2).stderr
+
+
+def test_no_program_that_a_command_starts_inherits_the_key(sage: CommandLine, tmp_path: Path) -> None:
+    """`doctor` starts git and runs a workflow; each leaves its environment."""
+    sage("keys", "create")
+    key = sage("keys", "export", "--yes").stdout.strip()
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    seen = tmp_path / "seen"
+    (bin_ / "git").write_text(
+        f"#!/bin/sh\nenv >> {seen}; cat /proc/$$/environ >> {seen}\necho git version 2\n"
+    )
+    (bin_ / "git").chmod(0o755)
+    environ = {"SAGE_STATE_KEY": key, "PATH": f"{bin_}:{sage.environ['PATH']}"}
+    sage("doctor", "--json", code=None, environ=environ)
+    assert b"PATH=" in seen.read_bytes()
+    assert key.encode() not in seen.read_bytes()
+    assert json.loads(sage("keys", "show", "--json", environ=environ).stdout)["source"] == "environment"
