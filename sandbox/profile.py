@@ -72,7 +72,9 @@ class Profile:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Profile:
-        """The reverse of `to_dict`. Raises ValueError on an unknown field or a path that is not absolute."""
+        """The reverse of `to_dict`. Raises ValueError or TypeError for anything that is not what it returns."""
+        if not isinstance(record, Mapping):
+            raise ValueError("a sandbox profile is a mapping")
         known = {each.name for each in fields(cls)}
         if unknown := set(record) - known:
             raise ValueError(f"a sandbox profile has no field {sorted(unknown)[0]!r}")
@@ -201,6 +203,8 @@ def _tool_paths(home: str) -> Iterator[str]:
 def _check_paths(record: Profile | Layout) -> None:
     for name in ("read", "write", "protected", "hidden", "reopened", "private"):
         if hasattr(record, name):
+            if isinstance(getattr(record, name), str):
+                raise ValueError(f"sandbox {name} must be a list of paths")
             paths = tuple(_checked(path, name) for path in getattr(record, name))
             object.__setattr__(record, name, paths)
 
