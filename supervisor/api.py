@@ -38,7 +38,7 @@ from sage_actors.supervisor.handle import Outcome, Run, RunStatus, outcome_of
 from sage_actors.supervisor.inputs import default_run_id, resolve_inputs
 from sage_actors.supervisor.opening import Accept, Opened, Opening
 from sage_actors.supervisor.run_core import RunOptions
-from sage_actors.supervisor.sandboxing import make_confinement, paths_named_by
+from sage_actors.supervisor.sandboxing import make_confinement
 from sage_actors.supervisor.supervisor import AddRun, Ask, Stop, SupervisorActor
 from sage_actors.supervisor.workflow import Node, Operation, Workflow, operation
 
@@ -84,7 +84,8 @@ class Supervisor:
         cache: False never asks the cache, not even for operations that declare one.
         sandbox: "enforce" (operations are confined, or nothing runs), "degrade" (as far as this machine can) or
             "off"; by default what $SAGE_SANDBOX, the user's config.toml, or else "enforce" says.
-        reads: paths outside of the project that operations may read, besides what the first run's inputs name.
+        reads: paths outside of the project that operations may read. What inputs name is not among them: a program
+            or an agent that fills them in must not widen what operations see.
         max_tokens, max_cost: what each run may use, over all processes that carried it out; then it pauses.
             By default the `budget` of its definition.
 
@@ -234,7 +235,7 @@ class Supervisor:
             RunLockedError: another process owns the run, or this supervisor is carrying it out already.
             ChangedDefinitionError, NoCheckpointError, StateCorruptedError, WrongKeyError, StorageError.
         """
-        self._start_workers(paths_named_by(inputs or {}, self.project))
+        self._start_workers(())
         spec = flow.to_spec() if isinstance(flow, Workflow) else self._checked(flow)
         values = resolve_inputs(spec, inputs or {})
         name = check_run_id(run_id or default_run_id(spec, values))
@@ -284,8 +285,7 @@ class Supervisor:
             opened = self._opening.durable(
                 name, None, None, self._options(None, True), must_exist=True, do_repair=repair
             )
-            root = opened.core.root
-            self._start_workers([*opened.core.search_paths, *paths_named_by(root.inputs, self.project)])
+            self._start_workers(opened.core.search_paths)
             core = opened.core
             spec = core.plan.spec
             core.options = replace(core.options, concurrency=spec.concurrency, timeout=spec.timeout)

@@ -13,6 +13,7 @@ from hostile_project import DRIVE, SECRET, HostileProject
 from sage_harness import SageRun, documents, tree
 from test_sage_hostile import driving
 
+from sage_actors import Supervisor, load
 from sage_actors.sandbox.probe import probe
 
 pytestmark = [pytest.mark.slow, pytest.mark.requirement("ORCH-021"), pytest.mark.requirement("ORCH-023")]
@@ -228,3 +229,23 @@ def test_what_git_agents_and_this_program_execute_by_themselves_is_as_it_was(
     assert not (hostile.root / ".mcp.json").exists()
     assert not (hostile.root / ".sage/config.toml").exists()
     assert not (hostile.root / ".sage/state/owned").exists()
+
+
+def test_an_input_that_a_program_fills_in_widens_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over MCP an agent writes the inputs; only who types them on the command line has paths read."""
+    if probe().tier == "none":
+        pytest.skip(probe().reason)
+    for name in ("home", "project", "outside"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "outside/secret").write_text(SECRET)
+    read = {"id": "read", "type": "shell", "command": ["cat", "${inputs.path}/secret"], "check": False}
+    spec = {"name": "read", "inputs": {"path": {}}, "nodes": [read]}
+    path = tmp_path / "project/read.json"
+    path.write_text(json.dumps(spec))
+    with Supervisor(tmp_path / "project", sandbox="enforce", durability="none") as supervisor:
+        outcome = supervisor.run(load(path), inputs={"path": str(tmp_path / "outside")})
+    assert outcome["read"]["exit_code"] != 0
+    assert SECRET not in json.dumps(outcome.results)
