@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sage_actors.actors.clock import Clock, SystemClock
+from sage_actors.actors.egress_broker import serve_asks
 from sage_actors.actors.egress_connection import Connection, Grant, Timeouts
 from sage_actors.actors.egress_decisions import Decision, DecisionLog, Report
 from sage_actors.actors.egress_gate import Gate
@@ -158,7 +159,15 @@ class EgressProxy:
         if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError("the socket does not listen")
         key = next(self._numbers)
-        self._listeners[key] = self._ask(self._start_accepting(listener))
+        self._listeners[key] = self._ask(self._start(listener, self._accept))
+        return lambda: self._post(self._stop_accepting, key)
+
+    def serve_broker(self, broker: socket.socket) -> Callable[[], None]:
+        """Hands streams out to workers that may make no sockets (see egress_broker.py). As `serve` otherwise."""
+        if self._closed:
+            raise RuntimeError("the egress proxy was closed")
+        key = next(self._numbers)
+        self._listeners[key] = self._ask(self._start(broker, self._hand_out))
         return lambda: self._post(self._stop_accepting, key)
 
     def close(self) -> None:
@@ -172,9 +181,11 @@ class EgressProxy:
             self._thread.join(_JOIN_S)
         self._resolvers.shutdown(wait=False, cancel_futures=True)
 
-    async def _start_accepting(self, listener: socket.socket) -> asyncio.Task[None]:
-        listener.setblocking(False)
-        return asyncio.create_task(self._accept(listener))
+    async def _start(
+        self, source: socket.socket, serve: Callable[[socket.socket], Coroutine[Any, Any, None]]
+    ) -> asyncio.Task[None]:
+        source.setblocking(False)
+        return asyncio.create_task(serve(source))
 
     def _stop_accepting(self, key: int) -> None:
         task = self._listeners.pop(key, None)
@@ -216,6 +227,9 @@ class EgressProxy:
                     await asyncio.sleep(_ACCEPT_AGAIN_S)
                     continue
                 self._begin(client)
+
+    async def _hand_out(self, broker: socket.socket) -> None:
+        await serve_asks(broker, self._begin)
 
     def _begin(self, client: socket.socket) -> None:
         task = asyncio.create_task(self._serve(client))
