@@ -159,11 +159,8 @@ def _gaps(tier: Tier) -> tuple[str, ...]:
 
 
 def _namespace_gaps() -> Iterator[str]:
-    version = landlock.abi()
-    if not version:
-        yield "no Landlock: memory and variables of this user's other processes can be read, unless they forbid it"
-    if version < 6:
-        yield "Landlock is older than version 6: an operation that shares a worker can signal this user's processes"
+    if landlock.abi() < 6:
+        yield "no Landlock of version 6: an operation that shares a worker can signal this user's processes"
     if os.geteuid() == 0:
         yield "as root the kernel does not limit the number of processes; it is only watched"
     yield "a protected file that is replaced from outside during a run is protected again only for later operations"
@@ -175,7 +172,7 @@ def _landlock_gaps() -> Iterator[str]:
     if version < 3:
         yield "Landlock is older than version 3: files outside that this user may write can be emptied"
     if version < 6:
-        yield "Landlock is older than version 6: this user's other processes can be signalled"
+        yield "no Landlock of version 6: this user's other processes can be signalled"
 
 
 def _no_gaps() -> Iterator[str]:

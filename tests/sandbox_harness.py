@@ -20,6 +20,7 @@ from pathlib import Path
 import sandbox_attacks
 from sandbox_attacks import Scene
 
+from sage_actors.sandbox import landlock
 from sage_actors.sandbox.confine import confine
 from sage_actors.sandbox.namespaces import enter_pid_namespace, enter_root
 from sage_actors.sandbox.profile import Layout, Profile, system_paths
@@ -120,7 +121,7 @@ def build(scene: Scene, uid: int) -> None:
 
 def snapshot(scene: Scene) -> dict[str, tuple[object, ...]]:
     """All that may not change: names, content, mode, owner and time of what is outside."""
-    found = {}
+    found: dict[str, tuple[object, ...]] = {}
     for path in sorted(Path(scene.outside).rglob("*")):
         state = path.lstat()
         content = path.read_bytes() if path.is_file() else b""
@@ -140,13 +141,17 @@ def enter(
     confine(profile, tier, keep_fds=keep)
 
 
-def attempt_confined(scene: Scene, uid: int, tier: str, *, alone: bool = False) -> dict[str, str]:
-    """The results of all attacks from inside."""
+def attempt_confined(
+    scene: Scene, uid: int, tier: str, *, alone: bool = False, landlock_version: int | None = None
+) -> dict[str, str]:
+    """The results of all attacks from inside, where the kernel has at most that version of Landlock."""
 
     def inside(answer: int) -> bytes:
         scene.directory_fd = os.open(scene.outside, os.O_RDONLY | os.O_DIRECTORY)
         scene.file_fd = os.open(scene.outside + "/secret", os.O_RDONLY)
         become(uid)
+        if landlock_version is not None:
+            landlock.abi = lambda: landlock_version
         enter(scene, tier, alone=alone, keep=(answer,))
         return sandbox_attacks.as_json(sandbox_attacks.attempt_all(scene))
 

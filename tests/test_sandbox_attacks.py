@@ -56,6 +56,18 @@ def test_the_attacks_are_some_without_a_sandbox(uid: int) -> None:
 
 
 @pytest.mark.parametrize("uid", users())
+@pytest.mark.parametrize(("version", "alone"), [(0, False), (0, True), (5, False)])
+def test_without_landlock_or_with_an_old_one_only_signals_leave_a_shared_worker(
+    uid: int, version: int, alone: bool
+) -> None:
+    needs("namespaces")
+    with scene_for(uid) as scene:
+        results = attempt_confined(scene, uid, "namespaces", alone=alone, landlock_version=version)
+    allowed = {name for name in ATTACKS if results[name] == "ALLOWED"}
+    assert allowed - HARMLESS == (set() if alone else {"signal_another"}), results
+
+
+@pytest.mark.parametrize("uid", users())
 @pytest.mark.parametrize("mode", MODES)
 def test_every_attack_is_stopped_and_what_is_granted_works(uid: int, mode: str) -> None:
     needs(mode)

@@ -393,7 +393,7 @@ def test_an_outer_process_that_dies_before_the_inner_one_asks_for_its_signal_tak
                 _wait_until(lambda: (place / "killed").exists())
                 return real(option, *arguments)
 
-            kernel.prctl = late  # type: ignore[assignment]
+            kernel.prctl = late
             enter_pid_namespace()
             (place / "survived").touch()
             signal.pause()

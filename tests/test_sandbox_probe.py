@@ -31,7 +31,7 @@ def deny(code: int, *names: str) -> None:
     """Makes system calls fail for this process from now on, as a container's own filter does."""
     instructions = [(0x20, 0, 0, 0)]
     for name in names:
-        instructions += [(0x15, 0, 1, kernel.number_of(name)), (0x06, 0, 0, 0x00050000 | code)]
+        instructions += [(0x15, 0, 1, kernel.number_of(name) or 0), (0x06, 0, 0, 0x00050000 | code)]
     instructions.append((0x06, 0, 0, 0x7FFF0000))
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     seccomp.install(b"".join(struct.pack("HBBI", *each) for each in instructions))

@@ -1,0 +1,141 @@
+"""Landlock grants go around what is protected; every version of the kernel's interface is asked as it understands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from sandbox_harness import run
+from test_sandbox_attacks import needs
+
+from sage_actors.sandbox import kernel, landlock
+from sage_actors.sandbox.landlock import EXECUTE, READ, WRITE, spread
+
+pytestmark = [
+    pytest.mark.requirement("ORCH-023"),
+    pytest.mark.skipif(sys.platform != "linux", reason="Landlock is Linux's"),
+]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A small one."""
+    for folder in (".git/hooks", ".git/objects", ".sage/artifacts", "src/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in (".git/config", ".env", "README", "src/a"):
+        (tmp_path / file).touch()
+    (tmp_path / "link").symlink_to(".git")
+    return tmp_path
+
+
+def grants(
+    project: Path, *, protected: tuple[str, ...] = (), hidden: tuple[str, ...] = (), **more: object
+) -> dict[str, int]:
+    """Rights by name in the project."""
+    found = spread(
+        [],
+        [str(project)],
+        protected=[f"{project}/{each}" for each in protected],
+        hidden=[f"{project}/{each}" for each in hidden],
+        **more,  # type: ignore[arg-type]
+    )
+    return {os.path.relpath(path, project): rights for path, rights in found.items()}
+
+
+def test_a_tree_without_anything_protected_is_one_grant(project: Path) -> None:
+    assert grants(project) == {".": EXECUTE | WRITE}
+
+
+def test_around_what_is_protected_entries_are_granted_one_by_one_and_no_link(project: Path) -> None:
+    found = grants(project, protected=(".git/hooks", ".git/config", ".sage", ".mcp.json"))
+    writable = {name for name, rights in found.items() if rights & WRITE == WRITE}
+    assert writable == {".git/objects", ".env", "README", "src"}
+    assert found["."] == EXECUTE  # all of it can be read
+
+
+def test_what_is_reopened_is_granted_again_but_never_through_a_link(project: Path) -> None:
+    reopened = [f"{project}/.sage/artifacts", f"{project}/.sage/link", "/outside"]
+    (project / ".sage/link").symlink_to("../.git/hooks")
+    found = grants(project, protected=(".sage", ".git/hooks"), reopened=reopened)
+    assert found[".sage/artifacts"] == WRITE
+    assert ".sage/link" not in found
+    assert not any("outside" in name for name in found)
+
+
+def test_what_is_hidden_is_not_granted_at_all(project: Path) -> None:
+    found = grants(project, hidden=(".env", "src/deep"))
+    assert found["."] & (EXECUTE | WRITE) == landlock.LIST
+    assert {name for name in found if name.startswith((".env", "src/deep"))} == set()
+    assert found["src/a"] == EXECUTE | WRITE
+
+
+def test_what_a_protected_link_leads_to_is_protected(project: Path) -> None:
+    found = grants(project, protected=("link",))
+    assert ".git" not in found
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
+def test_an_older_version_of_the_interface_is_asked_only_for_what_it_knows(
+    tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("landlock")
+    if landlock.abi() < version:
+        pytest.skip(f"this kernel knows version {landlock.abi()}")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").touch()
+    monkeypatch.setattr(landlock, "abi", lambda: version)
+
+    def inside(_: int) -> bytes:
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        landlock.restrict({str(tmp_path / "in"): WRITE, "/proc": READ}, connect=() if version >= 4 else None)
+        said = []
+        for name in ("in/new", "out"):
+            try:
+                (tmp_path / name).write_text("x")
+                said.append("written")
+            except PermissionError:
+                said.append("denied")
+        return json.dumps(said).encode()
+
+    assert json.loads(run(inside)) == ["written", "denied"]
+
+
+def test_a_port_that_is_not_granted_cannot_be_connected_to() -> None:
+    needs("landlock")
+    if landlock.abi() < 4:
+        pytest.skip("Landlock is older than version 4")
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [each.getsockname()[1] for each in (one, other)]
+
+        def inside(_: int) -> bytes:
+            kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+            landlock.restrict({"/": EXECUTE}, connect=ports[:1])
+            said = []
+            for port in ports:
+                with socket.socket() as sock:
+                    said.append(sock.connect_ex(("127.0.0.1", port)))
+            return json.dumps(said).encode()
+
+        assert json.loads(run(inside)) == [0, 13]  # EACCES
+
+
+def test_without_no_new_privs_an_ordinary_user_is_refused() -> None:
+    needs("landlock")
+    from sandbox_harness import become, users
+
+    def inside(_: int) -> bytes:
+        become(users()[-1])
+        if os.geteuid() == 0:
+            return b"EPERM"
+        try:
+            landlock.restrict({"/usr": READ})
+        except PermissionError as error:
+            return b"EPERM" if "landlock_restrict_self" in str(error) else str(error).encode()
+        return b"restricted"
+
+    assert run(inside) == b"EPERM"
