@@ -30,12 +30,14 @@ from typing import Any
 import sage_actors
 from chaos.nursery import Nursery
 from chaos.program import EFFECTS, GENERATION, SABOTAGE, SIDE_LOG, build
+from sage_actors.actors.audit_check import verify_audit
 from sage_actors.actors.clock import SystemClock
 from sage_actors.actors.journal import read_journal
 from sage_actors.actors.keys import load_keys
 from sage_actors.actors.locks import holder
 from sage_actors.actors.statedir import StateDirectory
 from sage_actors.messages.definition import WorkflowSpec
+from sage_actors.messages.errors import SageError
 from sage_actors.messages.records import NodeLost, NodesSucceeded, Record
 from sage_actors.supervisor.plan import compile_plan
 from sage_actors.supervisor.restore import replay
@@ -46,6 +48,7 @@ __all__ = ["WORKER_POINTS", "Campaign", "Report", "fault_points"]
 RUN = "chaos"
 ORPHAN_LIMIT_S = 1.0
 HANG_S = 60.0
+_ELSEWHERE = ("audit.rotated", "reencrypt.")  # that no run here comes to: tests of their own kill there
 WORKER_POINTS = ("worker.before_result", "worker.after_result")
 _MARK = "SAGE_CHAOS_MARK"
 _MOST_CRASHES = 2  # worker deaths in one life: a node that was hit three times would rightly be poisonous
@@ -55,12 +58,13 @@ _AIM_S = 0.03
 
 
 def fault_points() -> list[str]:
-    """Every name that the package gives to a fault point, from its source."""
+    """Every name that the package gives to a fault point on a run's way, from its source."""
     pattern = re.compile(r'fault_point\("([a-z_.]+)"\)')
     package = Path(sage_actors.__file__).parent
     folders = [package / name for name in ("actors", "supervisor")]
     sources = [path for folder in folders for path in folder.glob("*.py")]
-    return sorted({name for path in sources for name in pattern.findall(path.read_text())})
+    found = {name for path in sources for name in pattern.findall(path.read_text())}
+    return sorted(name for name in found if not name.startswith(_ELSEWHERE))
 
 
 @dataclass
@@ -336,6 +340,7 @@ class Life:
         yield from self._complain_about_overlaps()
         yield from self._complain_about_files()
         yield from self._complain_about_journal()
+        yield from self._complain_about_audit()
         effects = (self.project / EFFECTS).read_text().splitlines()
         if len(effects) != 1:
             yield f"the effect happened {len(effects)} times: {effects}"
@@ -405,6 +410,13 @@ class Life:
         innocent = [name for name in names if name not in self.sabotaged]
         if len(innocent) > self.blind_crashes:
             yield f"charged with a crash, but innocent: {innocent}"
+
+    def _complain_about_audit(self) -> Iterator[str]:
+        """However often it was killed, the log has all that the journal has, once."""
+        try:
+            yield from verify_audit(self.state, self.campaign.keys, run_id=RUN).notices
+        except SageError as error:
+            yield f"the audit log does not prove itself: {error}"
 
 
 class Campaign:
