@@ -24,6 +24,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from sage_actors.actors.clock import Clock, SystemClock
@@ -176,7 +177,8 @@ class EgressProxy:
             return
         self._closed = True
         if self._loop is not None and self._thread is not None:
-            self._ask(self._shut_down())
+            with suppress(TimeoutError):
+                self._ask(self._shut_down())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_JOIN_S)
         self._resolvers.shutdown(wait=False, cancel_futures=True)

@@ -99,6 +99,7 @@ class Connection:
         self._parser = new_parser()
         self._label, self._host, self._port = "", "", 0
         self._sent_bytes = self._received_bytes = 0
+        self._answered = False
         self._upstream: Streams | None = None
         self._idle: asyncio.Timeout | None = None
 
@@ -248,6 +249,7 @@ class Connection:
         assert self._upstream is not None
         early = self._parser.trailing_data[0]
         self._client[1].write(_ESTABLISHED)
+        self._answered = True
         back = asyncio.create_task(self._pump(self._upstream[0], self._client[1], self._count_received))
         forth = asyncio.create_task(self._send_guarded(early, must_be_tls))
         try:
@@ -338,8 +340,10 @@ class Connection:
     async def _refuse(self, refusal: Refusal) -> None:
         """Answers in place of the host; the decision is reported first."""
         if refusal.kind == "denied" or refusal.status == 407:
-            told = Decision("deny", self._label, self._host, self._port, refusal.why)
+            told = Decision("deny", self._label, self._host, self._port, refusal.why, refusal.hint)
             self._services.log.tell(told)
+        if self._answered or self._received_bytes:
+            return  # the client would take it for the host's
         with suppress(OSError, RuntimeError):
             self._client[1].write(refusal.answer(self._host, self._port))
             await self._finish_writing()

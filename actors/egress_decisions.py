@@ -20,7 +20,8 @@ class Decision:
     """One event. label: of the grant; "" for a client without one. host, port: as asked for; "" and 0 if unknown.
 
     decision: "allow" comes before the first byte goes out, "end" when that connection is over, with the bytes in
-    both directions. address: the one that was connected to. repeats: equal denials since the last that was told.
+    both directions. hint: what to add, where that would grant it. address: the one that was connected to.
+    repeats: equal denials since the last that was told.
     """
 
     decision: Literal["allow", "deny", "end"]
@@ -28,6 +29,7 @@ class Decision:
     host: str = ""
     port: int = 0
     why: str = ""
+    hint: str = ""
     address: str = ""
     sent_bytes: int = 0
     received_bytes: int = 0

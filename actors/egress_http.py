@@ -42,6 +42,7 @@ MARK = "X-Sage-Egress"
 READ_BYTES = 64 * 1024
 _HEAD_READ_BYTES = 4 * 1024
 _HEAD_BYTES = 12 * 1024  # and what one read adds: 16 KB at most
+_ANSWER_HEAD_BYTES = 64 * 1024
 _ABSOLUTE = re.compile(rb"http://([^/?#]*)([^#]*)", re.IGNORECASE)
 _HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade", MARK.lower().encode()}
@@ -182,7 +183,7 @@ async def exchange(
     Raises:
         OSError, h11.ProtocolError: either side broke off, or broke the protocol.
     """
-    side = h11.Connection(h11.CLIENT)
+    side = h11.Connection(h11.CLIENT, max_incomplete_event_size=_ANSWER_HEAD_BYTES)
     asked = [each for each in request.headers if each[0] not in (b"host", b"proxy-authorization")]
     head = h11.Request(method=request.method, target=path, headers=[(b"host", authority), *_passed_on(asked)])
     await _send(upstream[1], side.send(head), lambda count: progress(count, 0))

@@ -201,6 +201,7 @@ def test_what_is_not_on_the_list_is_denied_with_a_hint(net: World, secure: Origi
     assert net.network.asked == []
     assert net.decisions[0].decision == "deny"
     assert net.decisions[0].host
+    assert net.decisions[0].hint == told["hint"]
 
 
 @pytest.mark.parametrize(
@@ -249,6 +250,34 @@ def test_a_head_of_more_than_16_kb_is_refused(net: World, secure: Origin) -> Non
     with net.dial() as client:  # one that never ends
         client.sendall(b"CONNECT good.test:443 HTTP/1.1\r\n" + b"X: y\r\n" * 20_000)
         assert status(read_all(client)) == 431
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"junk\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 90_000,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nxx",
+    ],
+)
+def test_a_host_that_breaks_off_is_told_so_or_ends_the_answer(net: World, answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        token = net.grant({"host": "127.0.0.1", "port": port, "private": True})
+        with net.dial() as client:
+            client.sendall(get(port).encode() + authorization(token) + b"\r\n")
+            host, _ = listener.accept()
+            with host:
+                host.sendall(answer)
+                host.shutdown(socket.SHUT_WR)
+                got = read_all(client)
+    if b"Content-Length" in answer:
+        assert got.lower().startswith(b"http/1.1 200")
+        assert got.endswith(b"xx")
+    else:
+        assert status(got) == 502
+        assert b"broke off" in got
 
 
 def test_bare_line_feeds_and_spaces_lead_to_no_other_host(net: World, secure: Origin) -> None:
