@@ -167,8 +167,8 @@ class SandboxPolicy:
         environ = clean_environment(self._environ, extra=names, tmp="/tmp", proxy_url=None)
         wider = replace(
             profile,
-            read=(*profile.read, *_existing(needs.read)),
-            write=(*profile.write, *_existing(needs.write)),
+            read=_existing([*profile.read, *needs.read]),
+            write=_existing([*profile.write, *needs.write]),
         )
         return Grant(label, wider, environ, (*self._rules, *needs.rules))
 

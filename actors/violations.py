@@ -15,7 +15,8 @@ from sage_actors.sandbox.profile import Profile, is_beneath
 __all__ = ["explain", "judge_by"]
 
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV})
-_KERNEL = ("/proc", "/sys", "/dev", "/tmp", "/var/tmp", "/run")
+_KERNEL = ("/proc", "/sys", "/dev")
+_PRIVATE = ("/tmp", "/var/tmp", "/run")  # what is missing there was never made
 
 _profile: Profile | None = None  # of this worker, which has one for its whole life
 
@@ -34,7 +35,8 @@ def explain(error: BaseException) -> SandboxViolation | None:
     if not path or any(is_beneath(path, each) for each in _KERNEL):
         return None
     if error.errno == errno.ENOENT:
-        return None if _is_shown(_profile, path) else _violation("read", path)
+        shown = _is_shown(_profile, path) or any(is_beneath(path, each) for each in _PRIVATE)
+        return None if shown else _violation("read", path)
     if error.errno not in _REFUSED or _may_write(_profile, path):
         return None
     return _violation("write" if error.errno == errno.EROFS or _is_shown(_profile, path) else "read", path)

@@ -1,0 +1,479 @@
+"""Whole runs, confined: what operations cannot do, what they still can, and what is said about it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import operations_confined as ops
+import psutil
+import pytest
+from engine_harness import HERE, KEYS, wait_until
+
+from sage_actors.actors.confinement import resolve_tier
+from sage_actors.actors.statedir import StateDirectory
+from sage_actors.messages.errors import SandboxUnavailable, UsageError
+from sage_actors.sandbox.probe import Check, Report, probe
+from sage_actors.supervisor.api import Outcome, Supervisor, Workflow, load
+
+NAMESPACES = probe().tier == "namespaces"
+pytestmark = [
+    pytest.mark.requirement("ORCH-023"),
+    pytest.mark.skipif(probe().tier == "none", reason=f"this machine confines nothing: {probe().reason}"),
+]
+needs_namespaces = pytest.mark.skipif(not NAMESPACES, reason=f"no namespaces: {probe().reason}")
+
+
+@pytest.fixture(autouse=True)
+def confined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SAGE_SANDBOX", "enforce")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    path = tmp_path / "project"
+    path.mkdir()
+    return path
+
+
+def supervise(project: Path, **options: Any) -> Supervisor:
+    defaults: dict[str, Any] = {"workers": 2, "keys": KEYS, "search_paths": [HERE], "grace_s": 1.0}
+    return Supervisor(project, **(defaults | options))
+
+
+def carry_out(project: Path, *nodes: dict[str, Any], **options: Any) -> Outcome:
+    file = project / "flow.json"
+    file.write_text(json.dumps({"name": "flow", "concurrency": 4, "nodes": list(nodes)}))
+    with supervise(project, **options) as supervisor:
+        return supervisor.run(load(file), run_id="r", timeout=60)
+
+
+def python(
+    node: str, function: str, policies: dict[str, Any] | None = None, **arguments: Any
+) -> dict[str, Any]:
+    said = {"id": node, "type": "python", "call": f"operations_confined:{function}", "arguments": arguments}
+    return said | {"on_failure": "continue"} | (policies or {})
+
+
+def shell(node: str, command: str, **policies: Any) -> dict[str, Any]:
+    return {"id": node, "type": "shell", "command": command, "check": False, **policies}
+
+
+def audit_lines(project: Path) -> list[dict[str, Any]]:
+    path = project / ".sage" / "audit.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if mark in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture
+def web() -> Iterator[int]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+# ---------------------------------------------------------------------- files
+
+
+def test_operations_of_every_kind_stay_inside_the_project(project: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("the secret")
+    outcome = carry_out(
+        project,
+        python("reads", "read", path=str(outside / "secret")),
+        python("alone", "read", {"limits": {"processes": 50}}, path=str(outside / "secret")),
+        python("etc", "read", path="/etc/shadow"),
+        python("system", "write", path="/usr/lib/planted"),
+        python("waits", "write_async", path="/usr/lib/planted-too"),
+        shell("cat", f"cat {outside}/secret; cat /etc/shadow; echo planted > {outside}/planted"),
+        python("inside", "write", path="docs/inside.txt")
+        if NAMESPACES
+        else python("inside", "value", number=1),
+    )
+    failed = {node: error["type"] for node, error in outcome.errors.items()}
+    assert failed.keys() == {"reads", "alone", "etc", "system", "waits"}
+    # a file in the private /tmp that is not there is an ordinary missing file
+    assert set(failed.values()) <= {"SandboxViolation", "FileNotFoundError"}
+    assert (failed["etc"], failed["system"], failed["waits"]) == ("SandboxViolation",) * 3
+    assert 'add read = ["' in outcome.errors["etc"]["message"]
+    assert outcome["cat"]["stdout"] == ""
+    assert sorted(outside.iterdir()) == [outside / "secret"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [".sage/state/planted", ".sage/config.toml", ".git/hooks/pre-commit", ".git/config", ".mcp.json", ".claude/x",
+     ".venv/bin/python", ".sage/templates/x.json"],
+)  # fmt: skip
+def test_what_others_execute_is_never_written(project: Path, path: str) -> None:
+    subprocess.run(["git", "init", "-q", str(project)], check=True)
+    (project / ".venv" / "bin").mkdir(parents=True)
+    (project / ".venv" / "pyvenv.cfg").touch()
+    before = (project / ".git" / "config").read_bytes()
+    outcome = carry_out(project, python("plant", "write", path=path), shell("shell", f"echo x > {path}"))
+    assert outcome.errors["plant"]["type"] in ("SandboxViolation", "FileExistsError", "IsADirectoryError")
+    assert outcome["shell"]["exit_code"] != 0
+    assert (project / ".git" / "config").read_bytes() == before
+    assert path == ".git/config" or not (project / path).exists()
+
+
+def test_moving_the_parent_away_does_not_help(project: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(project)], check=True)
+    outcome = carry_out(
+        project, shell("shell", "mv .git moved && mkdir -p .git/hooks && echo x > .git/hooks/pre-commit")
+    )
+    assert outcome["shell"]["exit_code"] != 0
+    assert not (project / "moved").exists()
+    assert not (project / ".git" / "hooks" / "pre-commit").exists()
+
+
+@needs_namespaces
+def test_nothing_is_left_in_the_project_that_was_not_written(project: Path) -> None:
+    carry_out(project, shell("shell", "touch made; echo x > /tmp/private"))
+    assert {each.name for each in project.iterdir()} == {"flow.json", "made", ".sage"}
+    assert {each.name for each in (project / ".sage").iterdir()} <= {
+        "state",
+        ".gitignore",
+        "audit.jsonl",
+        "audit",
+    }
+    assert not Path("/tmp/private").exists()
+
+
+def test_paths_that_inputs_name_may_be_read(project: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "text").write_text("shown")
+    flow = {
+        "name": "flow",
+        "inputs": {"path": {}},
+        "nodes": [
+            {"id": "n", "type": "shell", "command": ["cat", "${inputs.path}/text"]},
+            {
+                "id": "w",
+                "type": "shell",
+                "command": "touch ${inputs.path}/made",
+                "check": False,
+                "needs": ["n"],
+            },
+        ],
+    }
+    (project / "flow.json").write_text(json.dumps(flow))
+    with supervise(project) as supervisor:
+        run = supervisor.run(load(project / "flow.json"), run_id="r", inputs={"path": str(other)}, timeout=60)
+    assert run["n"]["stdout"] == "shown"
+    assert run["w"]["exit_code"] != 0
+
+
+# ---------------------------------------------------------------------- variables
+
+
+def test_variables_of_the_user_are_not_those_of_operations(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("CLOUD_TOKEN", "GRANTED_VARIABLE", "SAGE_STATE_KEY_OLD", "ANTHROPIC_API_KEY"):
+        monkeypatch.setenv(name, f"value-of-{name}")
+    settings = tmp_path / "configuration" / "sage-actors"
+    settings.mkdir(parents=True)
+    (settings / "config.toml").write_text('[sandbox]\nenv = ["GRANTED_VARIABLE"]\n')
+    outcome = carry_out(
+        project,
+        python("environment", "environment"),
+        python("first", "first_environment"),
+        shell("shell", "env; cat /proc/self/environ; cat /proc/1/environ; cat /proc/*/environ"),
+    )
+    seen = json.dumps(dict(outcome.results))
+    assert "value-of-GRANTED_VARIABLE" in seen
+    for name in ("CLOUD_TOKEN", "SAGE_STATE_KEY_OLD", "ANTHROPIC_API_KEY"):
+        assert f"value-of-{name}" not in seen
+
+
+# ---------------------------------------------------------------------- network
+
+
+@needs_namespaces
+def test_only_approved_hosts_are_reached_by_any_program(project: Path, web: int) -> None:
+    outcome = carry_out(
+        project,
+        {"id": "literal", "type": "http", "url": f"http://127.0.0.1:{web}/"},
+        python("direct", "connect", port=web),
+        python("library", "fetch", url=f"http://127.0.0.1:{web}/"),
+        python("own", "serve_itself"),
+        shell(
+            "curl", f"curl -sS -m 5 https://example.com/; curl -sS -m 5 --noproxy '*' http://127.0.0.1:{web}/"
+        ),
+    )
+    assert outcome["literal"]["body"] == "hello"
+    assert outcome["own"] == "hello"
+    assert outcome.errors.keys() == {"direct", "library"}
+    assert "hello" not in outcome["curl"]["stdout"]
+    decisions = {
+        (each["decision"], each.get("host")) for each in audit_lines(project) if each["event"] == "egress"
+    }
+    assert {("allow", "127.0.0.1"), ("deny", "example.com")} <= decisions
+
+
+@needs_namespaces
+def test_a_refused_host_is_a_line_of_the_nodes_log_with_what_would_grant_it(project: Path) -> None:
+    (project / "flow.json").write_text(
+        json.dumps(
+            {"name": "flow", "nodes": [shell("curl", "curl -sS -m 5 https://example.com/; sleep 0.3")]}
+        )
+    )
+    with supervise(project) as supervisor:
+        run = supervisor.start(load(project / "flow.json"), run_id="r")
+        texts = [each.data["text"] for each in run.events() if each.event == "node_log"]
+    assert any("sandbox: example.com:443 is refused" in text for text in texts)
+
+
+@needs_namespaces
+def test_a_granted_host_is_reached_by_all_and_narrowed_by_one(
+    project: Path, web: int, tmp_path: Path
+) -> None:
+    settings = tmp_path / "configuration" / "sage-actors"
+    settings.mkdir(parents=True)
+    (settings / "config.toml").write_text(
+        f'[sandbox]\nnetwork = [{{host = "127.0.0.1", port = {web}, private = true}}]\n'
+    )
+    outcome = carry_out(
+        project,
+        python("library", "fetch", url=f"http://127.0.0.1:{web}/"),
+        shell("curl", f"curl -sS -m 5 http://127.0.0.1:{web}/"),
+        shell("narrowed", f"curl -sS -m 5 http://127.0.0.1:{web}/", sandbox={"network": []}),
+    )
+    assert (outcome["library"], outcome["curl"]["stdout"]) == ("hello", "hello")
+    assert outcome["narrowed"]["stdout"] == ""
+
+
+# ---------------------------------------------------------------------- narrower, never wider
+
+
+@needs_namespaces
+def test_an_operation_can_narrow_what_it_may_write(project: Path) -> None:
+    (project / "out").mkdir()
+    own = {"sandbox": {"write": ["out"]}}
+    outcome = carry_out(
+        project,
+        python("there", "write", own, path="out/x"),
+        python("beside", "write", own, path="beside"),
+    )
+    assert (project / "out" / "x").exists()
+    assert outcome.errors["beside"]["type"] == "SandboxViolation"
+    assert not (project / "beside").exists()
+
+
+@pytest.mark.parametrize("own", [{"read": ["/etc"]}, {"write": ["/usr"]}, {"network": ["example.com:443"]}])
+def test_no_operation_can_widen_it(project: Path, own: dict[str, Any]) -> None:
+    outcome = carry_out(project, python("wider", "value", {"sandbox": own}, number=1))
+    assert outcome.errors["wider"]["type"] == "SandboxViolation"
+    assert "only narrower" in outcome.errors["wider"]["message"]
+
+
+def test_what_a_repository_widens_counts_after_consent_only(project: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "data").write_text("data")
+    (project / ".sage").mkdir()
+    (project / ".sage" / "config.toml").write_text(f'[sandbox]\nread = ["{outside}"]\nhide = ["hidden"]\n')
+    (project / "hidden").write_text("hidden")
+    outcome = carry_out(
+        project,
+        python("reads", "read", path=str(outside / "data")),
+        python("hidden", "read", path="hidden"),
+    )
+    assert "data" not in str(dict(outcome.results))
+    assert "hidden" not in str(dict(outcome.results).get("hidden"))
+
+
+# ---------------------------------------------------------------------- nothing survives
+
+
+@needs_namespaces
+@pytest.mark.parametrize("victim", ["supervisor", "keeper", "worker"])
+def test_nothing_survives_a_kill(project: Path, victim: str) -> None:
+    """A daemon that a shared worker started, and one of a worker of one task."""
+    marks = [f"mark-{os.getpid()}-{victim}-{kind}" for kind in ("shared", "alone")]
+    nodes = [
+        python("shared", "linger", mark=marks[0], started=str(project / "one")),
+        python(
+            "alone", "linger", {"limits": {"processes": 100}}, mark=marks[1], started=str(project / "two")
+        ),
+    ]
+    (project / "flow.json").write_text(json.dumps({"name": "flow", "nodes": nodes}))
+    code = (
+        "from sage_actors import Supervisor, load\n"
+        f"with Supervisor('.', search_paths=[{str(HERE)!r}], durability='none') as supervisor:\n"
+        "    supervisor.run(load('flow.json'))\n"
+    )
+    (project / "carry_out.py").write_text(
+        f"if __name__ == '__main__':\n    {code.replace(chr(10), chr(10) + '    ')}"
+    )
+    process = subprocess.Popen(["python", "carry_out.py"], cwd=project, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: (project / "one").exists() and (project / "two").exists())
+        keeper = psutil.Process(process.pid).children()[0]
+        if victim == "worker":
+            for worker in keeper.children():
+                worker.kill()
+        else:
+            os.kill(process.pid if victim == "supervisor" else keeper.pid, signal.SIGKILL)
+        wait_until(lambda: not marked(marks[1]), what="the daemon of a worker of one task", timeout_s=5)
+        wait_until(lambda: not marked(marks[0]), what="the daemon of a shared worker", timeout_s=5)
+    finally:
+        process.kill()
+        process.wait()
+        for mark in marks:
+            for left in marked(mark):
+                left.kill()
+
+
+@needs_namespaces
+def test_a_daemon_does_not_outlive_its_operation(project: Path) -> None:
+    mark = f"mark-{os.getpid()}-ended"
+    outcome = carry_out(project, python("alone", "leave_a_daemon", {"limits": {"processes": 100}}, mark=mark))
+    assert outcome["alone"] == mark
+    assert not marked(mark)
+
+
+# ---------------------------------------------------------------------- limits
+
+
+@pytest.mark.parametrize(
+    ("function", "limits", "arguments", "kind"),
+    [
+        ("take_memory", {"memory": "100MB"}, {"megabytes": 60, "children": 4}, "memory"),
+        ("large", {"result": "1MB"}, {"megabytes": 4}, "result"),
+        pytest.param("fill_temporary", {"tmp": "4MB"}, {"megabytes": 16}, "tmp", marks=needs_namespaces),
+    ],
+)
+def test_a_limit_ends_that_node_alone(
+    project: Path, function: str, limits: dict[str, Any], arguments: dict[str, Any], kind: str
+) -> None:
+    outcome = carry_out(
+        project,
+        python("greedy", function, {"limits": limits}, **arguments),
+        *(python(f"n{i}", "value", number=i) for i in range(3)),
+    )
+    assert [outcome[f"n{i}"] for i in range(3)] == [0, 1, 2]
+    error = outcome.errors["greedy"]
+    assert error["type"] == "LimitExceeded"
+    assert error["details"]["kind"] == kind or error["details"].get("limit", {}).get("kind") == kind
+
+
+# ---------------------------------------------------------------------- tiers and modes
+
+
+def report(tier: Any, *failed: str) -> Report:
+    return Report(tier, tuple(Check(name, False, "EPERM") for name in failed), ("a gap",))
+
+
+def test_without_a_tier_nothing_runs_unless_the_user_says_so() -> None:
+    none = report("none", "unshare", "landlock")
+    with pytest.raises(SandboxUnavailable, match=r"unshare: EPERM.*degrade") as refused:
+        resolve_tier("enforce", "landlock", none)
+    assert refused.value.exit_code == 2
+    with pytest.raises(SandboxUnavailable):
+        resolve_tier("enforce", "namespaces", report("landlock", "unshare"))
+    assert resolve_tier("enforce", "landlock", report("landlock", "unshare"))[0] == "landlock"
+    assert resolve_tier("degrade", "namespaces", none) == ("none", ("a gap",))
+    assert resolve_tier("off", "namespaces", none)[0] == "none"
+
+
+def test_a_machine_that_confines_nothing_runs_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sage_actors.sandbox.probe.probe", lambda: report("none", "platform"))
+    with pytest.raises(SandboxUnavailable):
+        supervise(project)
+    with supervise(project, sandbox="degrade") as supervisor:
+        flow = Workflow("flow")
+        flow.add(ops.value, number=1)
+        run = supervisor.start(flow, run_id="r")
+        assert any("not confined here: a gap" in notice for notice in run.notices)
+
+
+def test_with_landlock_alone_files_are_kept_and_there_is_no_network(
+    project: Path, monkeypatch: pytest.MonkeyPatch, web: int, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sage_actors.sandbox.probe.probe", lambda: report("landlock", "namespaces"))
+    (project / "out").mkdir()
+    outcome = carry_out(
+        project,
+        python("inside", "write", path="out/x"),
+        python("temporary", "fill_temporary", megabytes=1),
+        python("outside", "write", path=str(tmp_path / "planted")),
+        python("state", "write", path=".sage/state/planted"),
+        python("network", "connect", port=web),
+        shell("shell", f"echo x > out/y; curl -sS -m 5 http://127.0.0.1:{web}/"),
+    )
+    assert outcome.errors.keys() == {"outside", "state", "network"}
+    assert (project / "out" / "x").exists()
+    assert (project / "out" / "y").exists()
+    assert "hello" not in outcome["shell"]["stdout"]
+    assert not list(Path("/tmp").glob("sage-tmp-*/fill"))
+
+
+def test_every_run_says_how_it_is_confined(project: Path) -> None:
+    flow = Workflow("flow")
+    flow.add(ops.value, number=1)
+    with supervise(project) as supervisor:
+        events = list(supervisor.start(flow, run_id="r").events())
+    said = events[0].data["sandbox"]
+    assert (said["mode"], said["tier"]) == ("enforce", probe().tier)
+    assert said["gaps"] == list(probe().gaps)
+    records = [each["sandbox"] for each in audit_lines(project) if "sandbox" in each]
+    records += [
+        change["sandbox"]
+        for each in audit_lines(project)
+        for change in each.get("changes", ())
+        if "sandbox" in change
+    ]
+    assert records
+    assert records[0]["tier"] == probe().tier
+
+
+def test_switched_off_it_says_so(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("read")
+    flow = Workflow("flow")
+    flow.add(ops.read, path=str(tmp_path / "outside"))
+    with supervise(project, sandbox="off") as supervisor:
+        run = supervisor.start(flow, run_id="r")
+        events = list(run.events())
+        assert run.result(30)["read"] == "read"
+    assert events[0].data["sandbox"]["tier"] == "none"
+    with pytest.raises(UsageError, match="mode"):
+        supervise(project, sandbox="none")
+
+
+def test_the_state_stays_readable_for_its_owner_alone(project: Path) -> None:
+    carry_out(project, shell("shell", "cat .sage/state/r/* | wc -c"))
+    directory = StateDirectory(project).run_dir("r")
+    assert all(each.stat().st_mode & 0o077 == 0 for each in directory.iterdir())
