@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -93,6 +94,9 @@ class StateDirectory:
             make_private_directory(self.root)
             make_private_directory(self.locks)
             self._refuse_links()
+            mode = stat.S_IMODE(sage.stat().st_mode)
+            if mode & 0o022:  # of a checkout or a mkdir under a wide umask
+                sage.chmod(mode & ~0o022)
             if self.root.stat().st_mode & 0o077:
                 self.root.chmod(0o700)
             _write_once(sage / ".gitignore", _GITIGNORE)
@@ -104,11 +108,18 @@ class StateDirectory:
 
         Raises:
             UsageError: this is no run id.
-            StateError: a link has that name (a repository can bring one along): state would go elsewhere.
+            StateError: a link has that name (a repository can bring one along): state would go elsewhere. Or it
+                belongs to another user, who could put other files there.
         """
         path = self.root / check_run_id(run_id)
-        if path.is_symlink():
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return path
+        if stat.S_ISLNK(status.st_mode):
             raise StateError(f"{path} is a link; state must lie in the project itself: remove the link")
+        if status.st_uid not in (os.getuid(), 0):
+            raise StateError(f"{path} belongs to user {status.st_uid}; state must be your own")
         return path
 
     def exists(self, run_id: str) -> bool:
