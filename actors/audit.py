@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sage_actors.actors.audit_files import LOG_NAME, Tail, read_tail, rotated_files, rotated_name
+from sage_actors.actors.audit_files import LOG_NAME, Tail, old_files, read_tail, rotated_files, rotated_name
 from sage_actors.actors.audit_format import VERSION, ZERO, AuditKeys, Head, parse_line, seal_line
 from sage_actors.actors.disk import DISK, Disk, create_private, exclusive, why_not_private
 from sage_actors.actors.faults import fault_point
@@ -271,9 +271,7 @@ class AuditLog:
     def _drop_before(self, moment: float) -> list[str]:
         self._refresh()
         dropped, heads = [], []
-        for path in rotated_files(self.path.parent):
-            if path.stat().st_mtime >= moment:
-                break  # only a beginning of the chain may go
+        for path in old_files(self.path.parent, moment):  # only a beginning of the chain may go
             head = self._genuine_head(read_tail(path), path)
             if head is None:
                 raise _not_continued(path, "it is empty")

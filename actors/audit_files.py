@@ -6,12 +6,22 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from sage_actors.messages.errors import StateError, StorageError
 
-__all__ = ["LOG_NAME", "LogFiles", "Tail", "log_files", "read_tail", "rotated_files", "rotated_name"]
+__all__ = [
+    "LOG_NAME",
+    "LogFiles",
+    "Tail",
+    "log_files",
+    "old_files",
+    "read_tail",
+    "rotated_files",
+    "rotated_name",
+]
 
 LOG_NAME = "audit.jsonl"
 _ROTATED = re.compile(r"audit-(\d{6,10})\.jsonl")
@@ -46,6 +56,11 @@ def log_files(directory: Path) -> list[Path]:
     """All files of the log, in the order of the chain."""
     current = directory / LOG_NAME
     return [*rotated_files(directory), *([current] if os.path.lexists(current) else [])]
+
+
+def old_files(directory: Path, moment: float) -> list[Path]:
+    """The full files, from the oldest on, that nothing was written to since `moment` (Unix time)."""
+    return list(takewhile(lambda path: path.stat().st_mtime < moment, rotated_files(directory)))
 
 
 def read_tail(path: Path) -> Tail:

@@ -34,6 +34,10 @@ class ProjectAudit:
         if self._log is not None:
             self._log.record(event, run, **fields)
 
+    def drop_before(self, moment: float) -> list[str]:
+        """As `AuditLog.drop_before`."""
+        return self._log.drop_before(moment) if self._log is not None else []
+
 
 def audit_project(
     project: Path, environ: Mapping[str, str] = os.environ, *, keys: KeyRing | None = None

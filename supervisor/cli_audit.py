@@ -91,7 +91,7 @@ def _print_head(project: Path, as_json: bool) -> int:
 @json_option
 def _show(run_id: str | None, event: str | None, since: str | None, project: Path, as_json: bool) -> int:
     """Print what was recorded, of one run or of all, oldest first. `audit verify` tells whether it is genuine."""
-    from sage_actors.supervisor.json_text import to_json
+    from sage_actors.supervisor.json_text import to_line
 
     oldest = 0.0 if since is None else time.time() - _seconds(since)
     for each in _events(project):
@@ -101,7 +101,7 @@ def _show(run_id: str | None, event: str | None, since: str | None, project: Pat
             or each["at"] < oldest * 1e6
         ):
             continue
-        click.echo(to_json(each) if as_json else _told(each))
+        click.echo(to_line(each) if as_json else _told(each))
     return 0
 
 
@@ -136,7 +136,7 @@ def _told(event: dict[str, Any]) -> str:
     from sage_actors.supervisor.display import one_line
 
     when = datetime.fromtimestamp(event["at"] / 1e6, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    words = [when, f"{event['run'] or '-':<24}", f"{event['event']:<16}"]
+    words = [when, event["run"] or "-", event["event"]]
     if "new" in event:
         words.append(f"{event.get('old') or '-'} -> {event['new']}")
     nodes = event.get("nodes", [])
@@ -146,7 +146,7 @@ def _told(event: dict[str, Any]) -> str:
     known = {"at", "event", "run", "old", "new", "nodes", "seq", "pid", "actor", "user"}
     words += [f"{name}={_short(value)}" for name, value in event.items() if name not in known]
     words.append(f"by {event['actor']} ({event['user']})")
-    return one_line("  ".join(words), limit=_LONGEST_LINE)  # names come from definitions
+    return one_line(" ".join(words), limit=_LONGEST_LINE)  # names come from definitions
 
 
 def _short(value: Any) -> str:

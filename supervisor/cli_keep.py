@@ -55,24 +55,29 @@ def delete_command(run_ids: tuple[str, ...], yes: bool, project: Path, as_json: 
 @click.option("--older-than", "age", required=True, metavar="AGE", help="Such as 30d, 12h, 2w.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only list what would go.")
+@click.option("--audit", "audit_too", is_flag=True, help="Full files of the audit log that are as old, too.")
 @project_option
 @json_option
-def prune_command(age: str, yes: bool, dry_run: bool, project: Path, as_json: bool) -> int:
+def prune_command(age: str, yes: bool, dry_run: bool, audit_too: bool, project: Path, as_json: bool) -> int:
     """Remove the state of runs, and of archived ones, that nothing was written to for longer than AGE.
 
-    A run that a live process owns stays.
+    A run that a live process owns stays, and so does the audit log, unless --audit is given.
 
     \b
     Examples:
       sage-actors prune --older-than 30d
       sage-actors prune --older-than 12h --dry-run
     """
+    from sage_actors.actors.audit_files import old_files
+    from sage_actors.actors.audit_project import audit_project
+
     state = state_of(project)
     before = time.time() - seconds_of(age, "--older-than")
     old = [run_id for run_id in state.run_ids() if _written_at(state.root / run_id) < before]
     old = [run_id for run_id in old if not _is_live(state, run_id)]
     archived = [path for path in _archived(state) if _written_at(path) < before]
-    names = [*old, *(f"archive/{path.name}" for path in archived)]
+    logs = old_files(state.root.parent, before) if audit_too else []
+    names = [*old, *(f"archive/{path.name}" for path in archived), *(f"../{path.name}" for path in logs)]
     if dry_run or not names:
         _tell(as_json, names, "would be deleted")
         return 0
@@ -86,6 +91,9 @@ def prune_command(age: str, yes: bool, dry_run: bool, project: Path, as_json: bo
     for path in archived:
         _audited(state, "archive_deleted", None, archive=path.name)
         _remove_archived(path)
+    if logs:
+        with audit_project(project) as audit:
+            audit.drop_before(before)
     _tell(as_json, names, "deleted")
     return 0
 
