@@ -14,6 +14,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +89,7 @@ class SandboxPolicy:
             raise UsageError("; ".join(map(str, problems)))
         self._reads = [*settings.read, *(absolute(each, self._project) for each in reads)]
         if main_path and os.path.isabs(main_path):
-            self._reads.append(os.path.dirname(main_path))
+            self._reads.append(self._beside(main_path))
         self._base = self._project_profile(self._reads)
 
     def add_reads(self, paths: Iterable[str]) -> None:
@@ -150,6 +151,18 @@ class SandboxPolicy:
             hidden=self.settings.hide,
             limits=Limits(tmp=self.settings.tmp_bytes),
             reopened=tuple(os.path.join(self._project, each) for each in REOPENED),
+        )
+
+    def _beside(self, script: str) -> str:
+        """What is beside a script may be read, as what it imports is there; not a whole home, nor what holds one."""
+        folder = os.path.dirname(os.path.realpath(script))
+        wide = (
+            os.path.realpath(os.path.expanduser("~")),
+            self._project,
+            os.path.realpath(tempfile.gettempdir()),
+        )
+        return (
+            script if any(is_beneath(each, folder) and folder != self._project for each in wide) else folder
         )
 
     def _protected(self, git: Sequence[str]) -> Iterable[str]:

@@ -51,12 +51,14 @@ def connect(port: int) -> str:
 
 def serve_itself() -> str:
     """A server and its client in one operation: what test suites do."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname()) as client:
-            served, _ = server.accept()
-            served.sendall(b"hello")
-            served.close()
-            return client.recv(16).decode()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+    ):
+        served, _ = server.accept()
+        served.sendall(b"hello")
+        served.close()
+        return client.recv(16).decode()
 
 
 def leave_a_daemon(mark: str) -> str:

@@ -170,7 +170,7 @@ def test_nothing_is_left_in_the_project_that_was_not_written(project: Path) -> N
     assert not Path("/tmp/private").exists()
 
 
-def test_paths_that_inputs_name_may_be_read(project: Path, tmp_path: Path) -> None:
+def test_paths_that_the_caller_names_may_be_read(project: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "text").write_text("shown")
@@ -189,7 +189,7 @@ def test_paths_that_inputs_name_may_be_read(project: Path, tmp_path: Path) -> No
         ],
     }
     (project / "flow.json").write_text(json.dumps(flow))
-    with supervise(project) as supervisor:
+    with supervise(project, reads=[other]) as supervisor:
         run = supervisor.run(load(project / "flow.json"), run_id="r", inputs={"path": str(other)}, timeout=60)
     assert run["n"]["stdout"] == "shown"
     assert run["w"]["exit_code"] != 0
