@@ -17,8 +17,17 @@ from typing import Any
 import psutil
 import pytest
 from cli_harness import CommandLine, wait_until
-from orchestration_harness import Talk, operation, over_stdio, phases, trusted_template, write_template
+from orchestration_harness import (
+    Talk,
+    in_process,
+    operation,
+    over_stdio,
+    phases,
+    trusted_template,
+    write_template,
+)
 
+from sage_actors.servers.orchestration import Orchestration, create_orchestration_server
 from sage_actors.servers.orchestration_view import Runbook
 
 STUBBORN = "trap '' TERM INT HUP; echo once >> ran-one; while :; do sleep 0.1; done"
@@ -156,15 +165,24 @@ def test_when_it_ends_no_process_is_left_and_its_run_can_be_continued(
     past = Runbook(sage.project).read("flow-x")
     assert past.status in ("paused", "interrupted")
     assert past.node("p1/zero").state == "succeeded"
-    again = Server(sage)
-    try:
-        assert again.call("status", feature="x")["status"] == "paused"
-        assert again.call("resume", feature="x")["resumedFrom"] == "p2"
-        wait_until(lambda: sage.count("ran-one") == 2)
-        assert again.call("cancel", feature="x")["success"]
-    finally:
-        again.kill()
+    _go_on_here(sage)
     assert sage.count("ran-zero") == 1
+
+
+def _go_on_here(sage: CommandLine) -> None:
+    """A server in this process finds the run of the one that ended."""
+    core = Orchestration(sage.project)
+
+    async def say(client: Talk) -> None:
+        assert (await client.call("status", feature="x"))["status"] == "paused"
+        assert (await client.call("resume", feature="x"))["resumedFrom"] == "p2"
+        await asyncio.to_thread(wait_until, lambda: sage.count("ran-one") == 2)
+        assert (await client.call("cancel", feature="x"))["success"]
+
+    try:
+        in_process(create_orchestration_server(sage.project, core), say)
+    finally:
+        core.runs.close()
 
 
 def test_two_servers_at_once_carry_a_run_out_once(sage: CommandLine, server: Server) -> None:
