@@ -77,6 +77,11 @@ class ServerEntry:
         """Where its process starts."""
         return self.project / self.cwd
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The names of the user's variables that the entry refers to."""
+        return _variables(self.written)
+
     def check(self) -> None:
         """Refuses an entry that cannot be used.
 
@@ -340,8 +345,12 @@ def _described(transport: Transport, written: Mapping[str, Any]) -> str:
     shown = _command_as_written(written) if transport == "stdio" else str(written.get("url"))
     if len(shown) > _DESCRIPTION_CHARS:
         shown = f"{shown[:_DESCRIPTION_CHARS]}… ({len(shown) - _DESCRIPTION_CHARS} more characters)"
-    names = dict.fromkeys(match[1] for match in _VARIABLE.finditer(json.dumps(written)))
+    names = _variables(written)
     return f"{shown}; is given your {', '.join(f'${name}' for name in names)}" if names else shown
+
+
+def _variables(written: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(match[1] for match in _VARIABLE.finditer(json.dumps(written))))
 
 
 def _command_as_written(written: Mapping[str, Any]) -> str:

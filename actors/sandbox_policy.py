@@ -24,7 +24,7 @@ from sage_actors.actors.agent_data import built_in_tables
 from sage_actors.actors.egress_rules import Rule, covers, implicit_rules, parse_rules
 from sage_actors.actors.sandbox_settings import Narrowing, SandboxSettings, absolute, parse_narrowing
 from sage_actors.actors.user_config import UserConfig
-from sage_actors.messages.errors import Problem, UsageError
+from sage_actors.messages.errors import DefinitionError, Problem, UsageError
 from sage_actors.sandbox.profile import Layout, Limits, Profile, is_beneath, system_paths
 
 __all__ = ["REOPENED", "Grant", "SandboxPolicy"]
@@ -101,7 +101,9 @@ class SandboxPolicy:
 
     def lane(self, kind: str) -> Grant:
         """The grant of a worker of this kind."""
-        needs = self._backend_needs() if kind == "mcp" else _Needs()
+        needs = _Needs()
+        if kind == "mcp":
+            needs = _Needs.union([self._backend_needs(), self._server_needs()])
         return self._grant(kind, self._base, needs)
 
     def task(self, spec: Mapping[str, Any], label: str) -> Grant:
@@ -223,6 +225,22 @@ class SandboxPolicy:
         from sage_actors.actors.backends import chosen_backend
 
         return self._chosen_needs(chosen_backend(self._environ, self._user))
+
+    def _server_needs(self) -> _Needs:
+        """What servers of `.mcp.json` name that the user consented to: variables, and the hosts of their addresses."""
+        from sage_actors.actors.mcp_config import load_servers
+        from sage_actors.actors.trust import TrustStore
+
+        project, store = Path(self._project), TrustStore()
+        try:
+            entries = load_servers(project, self._environ).values()
+        except DefinitionError:
+            return _Needs()  # said when a server is asked for
+        trusted = [each for each in entries if store.trusts(project, each.trust_item())]
+        return _Needs(
+            variables=tuple(name for each in trusted for name in each.variables),
+            rules=tuple(rule for each in trusted for rule in implicit_rules(each.url)),
+        )
 
     def _agent_needs(self, spec: Mapping[str, Any]) -> _Needs:
         name, model = spec.get("agent"), spec.get("model")

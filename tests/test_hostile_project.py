@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_harness import CommandLine
 from hostile_project import DRIVE, SECRET, HostileProject
 from sage_harness import SageRun, documents, tree
 from test_sage_hostile import RAW, driving
@@ -239,6 +240,26 @@ def test_what_git_agents_and_this_program_execute_by_themselves_is_as_it_was(
     assert "loud" in (hostile.root / ".mcp.json").read_text()
     assert not (hostile.root / ".sage/config.toml").exists()
     assert not (hostile.root / ".sage/state/owned").exists()
+
+
+def test_a_server_gets_the_variables_that_were_consented_to_and_no_others(tmp_path: Path) -> None:
+    sage = CommandLine(tmp_path)
+    sage.environ |= {"SAGE_SANDBOX": "degrade", "MY_TOKEN": "mine-123456", "OTHER_TOKEN": "other-123456"}
+    shutil.copy(RAW, sage.project / "raw.py")
+    entry = {
+        "command": "sh",
+        "args": ["-c", "env > env.txt; exec python3 raw.py"],
+        "env": {"TOKEN": "${MY_TOKEN}"},
+    }
+    other = {"command": "true", "env": {"TOKEN": "${OTHER_TOKEN}"}}
+    (sage.project / ".mcp.json").write_text(json.dumps({"mcpServers": {"used": entry, "unused": other}}))
+    echo = {"id": "m", "type": "mcp", "server": "used", "tool": "echo", "arguments": {"text": "x"}}
+    sage("run", sage.flow(echo), "--trust")
+    given = (sage.project / "env.txt").read_text()
+    assert "TOKEN=mine-123456\n" in given
+    assert "other-123456" not in given
+    assert "SAGE_" not in given
+    sage.close()
 
 
 def test_an_input_that_a_program_fills_in_widens_nothing(
