@@ -69,7 +69,7 @@ Change = dict[str, Any]
 class Transcript:
     """Follows one run's records and says what changed. Used for a replay first (`begin`, `see`), then live.
 
-    late: changes in frames behind `audited`, which the log does not have yet.
+    audited: (segment, number) of the last frame that the log has. late: changes in frames behind it.
     last: the last frame of the journal that was replayed.
     """
 
@@ -78,7 +78,7 @@ class Transcript:
     ) -> None:
         self.late: list[Change] = []
         self.last: Location | None = None
-        self._audited = audited or (0, -1)
+        self.audited = audited or (0, -1)
         self._sandbox = sandbox
         self._core: RunCore | None = None
         self._running: set[int] = set()
@@ -127,7 +127,7 @@ class Transcript:
     def see(self, location: Location, record: Record) -> None:
         """A record of the replay."""
         changes = self.changes([record])
-        if (location.segment, location.number) > self._audited:
+        if (location.segment, location.number) > self.audited:
             self.late += changes
         self.last = location
 
@@ -281,7 +281,7 @@ def catch_up(log: AuditLog, run_id: str, transcript: Transcript, image: Image) -
     Raises:
         StorageError, AuditError: it could not be recorded.
     """
-    last, audited = transcript.last, transcript._audited
+    last, audited = transcript.last, transcript.audited
     if last is None:
         return []
     end = (last.segment, last.number)
