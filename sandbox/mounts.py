@@ -21,21 +21,18 @@ import re
 import stat
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from sage_actors.sandbox import kernel
-from sage_actors.sandbox.profile import PLACEHOLDER_MODE, Layout, device_paths, is_beneath
+from sage_actors.sandbox.placeholders import is_placeholder, make_placeholders
+from sage_actors.sandbox.profile import Layout, device_paths, is_beneath
 
 __all__ = [
-    "Placeholder",
     "Plan",
     "build_root",
     "look",
-    "make_placeholders",
     "narrow",
     "open_for",
     "plan_root",
-    "remove_placeholders",
     "seal_root",
     "shield",
 ]
@@ -47,47 +44,12 @@ _COVER = "sage-empty"
 _MOST_LINKS = 40  # the kernel's own limit
 
 
-Placeholder = list[Any]
-"""[path, device, inode] of an empty directory that was created to be a mount point: plain data, for any wire."""
-
-
 @dataclass(slots=True)
 class Plan:
     """What the new root will hold. grants: real path -> "read", "write" or "private"; links: path -> target."""
 
     grants: dict[str, str] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
-
-
-def make_placeholders(write: Iterable[str], protected: Iterable[str]) -> list[Placeholder]:
-    """An empty directory for each protected path in a writable tree that does not exist: at its topmost missing part.
-
-    They are held for as long as this process lives. Raises OSError where one is needed and cannot be made. A crash
-    leaves the directories behind, which the next call takes over.
-    """
-    roots = [os.path.realpath(each) for each in write]
-    missing: dict[str, None] = {}
-    for path in protected:
-        real = _real_parent(path)
-        if any(is_beneath(real, root) and real != root for root in roots):
-            missing |= dict.fromkeys(_topmost_missing(real))
-    return [made for each in missing if (made := _make(each)) is not None]
-
-
-def remove_placeholders(placeholders: Iterable[Placeholder]) -> None:
-    """Removes those that are still empty and the same, and that no other process holds. Never raises OSError."""
-    import fcntl  # not on Windows
-
-    for path, device, inode in placeholders:
-        with contextlib.suppress(OSError):
-            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                found = os.fstat(directory)
-                if (found.st_dev, found.st_ino) == (device, inode):
-                    os.rmdir(path)  # fails unless it is empty
-            finally:
-                os.close(directory)
 
 
 def plan_root(layout: Layout) -> Plan:
@@ -326,11 +288,15 @@ def _protect(path: str, roots: Iterable[str], pinned: set[str]) -> None:
     for link in (each for each in links if _beneath_any(each, roots)):
         _pin(link, roots, pinned)
         kernel.mount_link_onto_itself(link)
-    if not os.path.lexists(real):
-        real = next(iter(_topmost_missing(real)))  # its placeholder
-    if _beneath_any(real, roots) and os.path.lexists(real):
-        _pin(real, roots, pinned)
-        _bind_onto_itself(real, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
+    held = real
+    while not os.path.lexists(held):
+        held = os.path.dirname(held)
+    # Of a missing path its placeholder is held, or the file that is in its way: git's in a linked worktree.
+    if held != real and os.path.isdir(held) and not is_placeholder(held):
+        return
+    if _beneath_any(held, roots):
+        _pin(held, roots, pinned)
+        _bind_onto_itself(held, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
 
 
 def _bind_onto_itself(path: str, flags: int) -> None:
@@ -374,51 +340,3 @@ def _is_visible(path: str) -> bool:
         return False
     empty = stat.S_ISCHR(found.st_mode) or (stat.S_ISDIR(found.st_mode) and not stat.S_IMODE(found.st_mode))
     return not empty
-
-
-def _real_parent(path: str) -> str:
-    parent, name = os.path.split(path)
-    return os.path.join(os.path.realpath(parent), name)
-
-
-def _topmost_missing(path: str) -> list[str]:
-    """The first part of the path that does not exist, or that is a placeholder already; none if it exists."""
-    found = ""
-    for part in path.split("/")[1:]:
-        found = f"{found}/{part}"
-        if not os.path.lexists(found) or _is_placeholder(found):
-            return [found]
-    return []
-
-
-def _is_placeholder(path: str) -> bool:
-    found = os.lstat(path)
-    return (
-        stat.S_ISDIR(found.st_mode)
-        and stat.S_IMODE(found.st_mode) == PLACEHOLDER_MODE
-        and not os.listdir(path)
-    )
-
-
-def _make(path: str) -> Placeholder | None:
-    import fcntl
-
-    try:
-        os.mkdir(path, 0o700)
-        os.chmod(path, PLACEHOLDER_MODE)
-    except FileExistsError:
-        pass
-    except OSError as cause:
-        if _cannot_be_made_by_anyone(path, cause):
-            return None
-        raise
-    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    fcntl.flock(lock, fcntl.LOCK_SH)  # left open: who removes placeholders must not take this one
-    found = os.fstat(lock)
-    return [path, found.st_dev, found.st_ino]
-
-
-def _cannot_be_made_by_anyone(path: str, cause: OSError) -> bool:
-    """Who may not write a directory, and may not make it writable either, need not be kept from it."""
-    owner = os.stat(os.path.dirname(path)).st_uid
-    return cause.errno == errno.EROFS or (cause.errno == errno.EACCES and owner != os.geteuid())

@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from sage_actors.messages.errors import SandboxSetupError
 from sage_actors.sandbox import kernel, mounts
-from sage_actors.sandbox.mounts import Placeholder, remove_placeholders
+from sage_actors.sandbox.placeholders import Placeholder, make_placeholders, remove_placeholders
 from sage_actors.sandbox.profile import Layout
 
 __all__ = [
@@ -60,7 +60,7 @@ def enter_root(
     """
     listener = None
     with _step("placeholders", before):
-        placeholders = mounts.make_placeholders(layout.write, layout.protected)
+        placeholders = make_placeholders(layout.write, layout.protected)
     with _step("layout", before):
         directory = os.getcwd()
         plan = mounts.plan_root(layout)

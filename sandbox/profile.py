@@ -11,6 +11,7 @@ All paths are absolute; bytes that are no UTF-8 stand as surrogates, as `os.fsde
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 import sys
@@ -157,16 +158,23 @@ _TOOL_HOMES = {  # what a directory of the PATH needs beside it, where its progr
     ".pyenv/bin": (".pyenv",),
     ".volta/bin": (".volta",),
     ".asdf/shims": (".asdf",),
+    "mise/shims": ("mise",),
+    ".linuxbrew/bin": (".linuxbrew",),
 }
 
 
 def system_paths() -> tuple[str, ...]:
     """What CPython, this package, the programs on the PATH, git, certificates and locales need to be read.
 
-    Only what exists; never the home directory, a directory for temporary files, or anything above one.
+    Only what exists; never the home directory, a directory for temporary files, or anything above one. Looked up
+    once for each PATH, home and `sys.path`.
     """
-    home = os.path.expanduser("~")
-    candidates = (*_SYSTEM, *glob.glob("/etc/java-*"), *_python_paths(), *_tool_paths(home))
+    return _system_paths(os.environ.get("PATH", ""), os.path.expanduser("~"), tuple(sys.path))
+
+
+@functools.lru_cache(maxsize=8)
+def _system_paths(path: str, home: str, python_path: tuple[str, ...]) -> tuple[str, ...]:
+    candidates = (*_SYSTEM, *glob.glob("/etc/java-*"), *_python_paths(python_path), *_tool_paths(path, home))
     kept = dict.fromkeys(os.path.normpath(path) for path in candidates if os.path.isabs(path))
     apart = private_paths()
     found = [
@@ -175,10 +183,10 @@ def system_paths() -> tuple[str, ...]:
     return tuple(path for path in found if not any(path != each and is_beneath(path, each) for each in found))
 
 
-def _python_paths() -> Iterator[str]:
+def _python_paths(python_path: tuple[str, ...]) -> Iterator[str]:
     yield from (sys.prefix, sys.base_prefix, sys.exec_prefix)
     yield os.path.dirname(os.path.realpath(sys.executable or "/usr/bin/python3"))
-    yield from (path for path in sys.path if path)
+    yield from python_path
     for finder in [module for name, module in sys.modules.items() if name.startswith("__editable__")]:
         yield from getattr(finder, "MAPPING", {}).values()
     package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
@@ -187,9 +195,9 @@ def _python_paths() -> Iterator[str]:
         yield from (os.path.realpath(each.path) for each in os.scandir(folder) if each.is_dir())
 
 
-def _tool_paths(home: str) -> Iterator[str]:
+def _tool_paths(path: str, home: str) -> Iterator[str]:
     """Programs and their libraries; not `share` and the like of a home, where keyrings and tokens lie."""
-    for folder in filter(os.path.isabs, os.environ.get("PATH", "").split(os.pathsep)):
+    for folder in filter(os.path.isabs, path.split(os.pathsep)):
         folder = os.path.normpath(folder)
         yield folder
         parent, name = os.path.split(folder)
@@ -198,6 +206,37 @@ def _tool_paths(home: str) -> Iterator[str]:
         for tail, needed in _TOOL_HOMES.items():
             if folder.endswith("/" + tail):
                 yield from (os.path.join(folder[: -len(tail)], each) for each in needed)
+        if is_beneath(folder, home):
+            yield from _linked_programs(folder)
+
+
+def _linked_programs(folder: str) -> Iterator[str]:
+    """Where the links of `~/.local/bin` and the like lead: the program, or the environment that it is part of."""
+    try:
+        links = [entry.path for entry in os.scandir(folder) if entry.is_symlink()]
+    except OSError:
+        return
+    for target in map(os.path.realpath, links):
+        environment = os.path.dirname(os.path.dirname(target))
+        if os.path.exists(settings := os.path.join(environment, "pyvenv.cfg")):
+            yield environment
+            yield from _base_of(settings)
+        elif "/node_modules/" in target:
+            yield target[: target.index("/node_modules/") + len("/node_modules")]
+        else:
+            yield target
+
+
+def _base_of(settings: str) -> Iterator[str]:
+    """The interpreter's own prefix, as `home` in pyvenv.cfg names it (PEP 405)."""
+    try:
+        with open(settings, encoding="utf-8", errors="surrogateescape") as lines:
+            found = [
+                line.partition("=")[2].strip() for line in lines if line.partition("=")[0].strip() == "home"
+            ]
+    except OSError:
+        return
+    yield from (os.path.dirname(os.path.realpath(each)) for each in found)
 
 
 def _check_paths(record: Profile | Layout) -> None:

@@ -19,7 +19,7 @@ from sandbox_harness import become, run, users
 from test_sandbox_attacks import needs
 
 from sage_actors.messages.errors import SandboxSetupError
-from sage_actors.sandbox import kernel, mounts
+from sage_actors.sandbox import kernel
 from sage_actors.sandbox.confine import confine
 from sage_actors.sandbox.namespaces import (
     Entered,
@@ -29,7 +29,7 @@ from sage_actors.sandbox.namespaces import (
     remove_placeholders,
     user_namespace_of,
 )
-from sage_actors.sandbox.profile import PLACEHOLDER_MODE, Layout, Profile, private_paths, system_paths
+from sage_actors.sandbox.profile import Layout, Profile, private_paths, system_paths
 
 pytestmark = [
     pytest.mark.requirement("ORCH-023"),
@@ -231,6 +231,18 @@ def test_what_does_not_exist_cannot_be_created_inside(place: Path, uid: int) -> 
     assert inside(layout, look, uid=uid) == [30, 16, 16, 17, 2, None]  # EROFS, EBUSY, EBUSY, EEXIST, ENOENT
 
 
+def test_a_file_in_the_way_of_a_protected_path_is_held(place: Path) -> None:
+    """As `.git` is a file in a linked worktree: removed, it would make place for `.git/hooks`."""
+    project = str(place)
+    (place / ".git").write_text("gitdir: elsewhere")
+
+    def look(_: Entered) -> object:
+        return [_errno(os.unlink, f"{project}/.git"), _errno(os.truncate, f"{project}/.git", 0)]
+
+    layout = Layout(write=(project,), protected=(f"{project}/.git/hooks", f"{project}/.git/config"))
+    assert inside(layout, look) == [16, 30]
+
+
 def test_a_placeholder_that_went_during_a_run_is_made_again_for_the_next_worker(place: Path) -> None:
     project = str(place)
     profile = Profile("p", ("/usr",), (project,), (f"{project}/.claude",))
@@ -242,33 +254,6 @@ def test_a_placeholder_that_went_during_a_run_is_made_again_for_the_next_worker(
         return [_errno(os.mkdir, f"{project}/.claude"), _errno(os.rmdir, f"{project}/.claude")]
 
     assert inside(Layout.of(profile), look) == [17, 16]
-
-
-def test_a_placeholder_that_was_used_or_replaced_stays(place: Path) -> None:
-    used, replaced, held = (f"{place}/{name}" for name in ("used", "replaced", "held"))
-    made = mounts.make_placeholders([str(place)], [used, replaced])
-    Path(used, "file").touch()
-    os.rmdir(replaced)
-    os.mkdir(replaced)
-    remove_placeholders([[path, device, inode + (path == replaced)] for path, device, inode in made])
-    assert sorted(os.listdir(place)) == ["replaced", "used"]
-    mounts.make_placeholders([str(place)], [held])
-    kept = os.stat(held)
-    remove_placeholders([[held, kept.st_dev, kept.st_ino]])  # this process still holds it
-    assert os.path.isdir(held)
-
-
-def test_the_placeholders_of_a_killed_run_are_taken_over(place: Path) -> None:
-    path = str(place / ".claude")
-    os.mkdir(path)
-    os.chmod(path, PLACEHOLDER_MODE)
-    taken = mounts.make_placeholders([str(place)], [path, str(place / ".claude/skills")])
-    assert {each[0] for each in taken} == {path}
-
-
-def test_an_empty_directory_of_the_user_is_no_placeholder(place: Path) -> None:
-    (place / ".claude").mkdir()
-    assert mounts.make_placeholders([str(place)], [str(place / ".claude")]) == []
 
 
 def test_a_link_cannot_be_made_writable(place: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import msgpack
 import pytest
@@ -117,6 +118,34 @@ def test_system_paths_exist_once_and_hold_no_place_for_files_of_the_user(
     assert len(set(found)) == len(found)
     assert not any(is_beneath(private, path) for path in found for private in (home, "/tmp", "/var/tmp"))
     assert not any(is_beneath(one, other) for one in found for other in found if one != other)
+
+
+def test_programs_that_links_of_the_path_lead_to_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bin_, venv, base = tmp_path / ".local/bin", tmp_path / ".local/share/pipx/tool", tmp_path / "pythons/3.13"
+    for folder in (
+        bin_,
+        venv / "bin",
+        base / "bin",
+        tmp_path / "docs",
+        tmp_path / "npm/lib/node_modules/cli",
+    ):
+        folder.mkdir(parents=True)
+    (venv / "pyvenv.cfg").write_text(f"home = {base}/bin\nversion = 3.13\n")
+    for name, target in (
+        ("tool", venv / "bin/tool"),
+        ("script", tmp_path / "docs/script.sh"),
+        ("cli", tmp_path / "npm/lib/node_modules/cli/index.js"),
+    ):
+        target.touch()
+        (bin_ / name).symlink_to(target)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(bin_))
+    found = {path for path in system_paths() if is_beneath(path, str(tmp_path))}
+    assert found == {
+        *map(str, (bin_, venv, base, tmp_path / "docs/script.sh", tmp_path / "npm/lib/node_modules"))
+    }
 
 
 def test_keys_of_the_machine_are_no_system_paths() -> None:
