@@ -20,17 +20,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sage_actors.actors.egress_doorman import Doorman, Proxy
+from sage_actors.actors.egress_doorman import PROXY_PORT, Doorman, Proxy
 from sage_actors.actors.sandbox_policy import REOPENED, Grant, SandboxPolicy
 from sage_actors.actors.sandbox_settings import Mode
 from sage_actors.messages.codec import frame
 from sage_actors.messages.errors import SandboxUnavailable
 from sage_actors.messages.wire import Kind
 
-__all__ = ["PROXY_PORT", "Confinement", "Words", "resolve_tier"]
-
-PROXY_PORT = 3128
-"""Of the proxy, inside the network namespace, where nothing else listens."""
+__all__ = ["Confinement", "Words", "resolve_tier"]
 
 _SPECS = "docs/specs"  # what the shipped templates write
 _WAYS_OUT = (
@@ -64,7 +61,7 @@ class Confinement:
         self._project = Path(os.path.realpath(project))
         self.tier, self.gaps = resolve_tier(mode, policy.settings.min_tier, report)
         self._door: Doorman | None = None
-        if self.tier == "namespaces" and make_proxy is not None:
+        if self.active and make_proxy is not None:
             self._door = Doorman(make_proxy)
         self._lanes: dict[str, Grant] = {}
         self._tmp = "/tmp"
@@ -88,8 +85,14 @@ class Confinement:
         self._make(REOPENED)
         return {"layout": asdict(self.policy.layout()), "proxy_port": PROXY_PORT}
 
+    def open_broker(self) -> tuple[socket.socket, socket.socket] | None:
+        """(the proxy's end, the end that workers inherit), where workers can make no sockets."""
+        if self.tier != "landlock" or self._door is None:
+            return None
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
     def knocked(self, listener: socket.socket) -> None:
-        """Somebody connects to the keeper's listener, which is inside the network namespace."""
+        """Somebody wants to go out: at the keeper's listener, inside the network namespace, or at the broker."""
         if self._door is None:
             listener.close()
         else:

@@ -11,7 +11,10 @@ from typing import Protocol
 
 from sage_actors.actors.egress_rules import Rule
 
-__all__ = ["Doorman", "Proxy"]
+__all__ = ["PROXY_PORT", "Doorman", "Proxy"]
+
+PROXY_PORT = 3128
+"""Of the proxy, inside the network namespace, where nothing else listens."""
 
 
 class Proxy(Protocol):
@@ -20,6 +23,7 @@ class Proxy(Protocol):
     def adopt(self, token: str, rules: Sequence[Rule], label: str) -> None: ...
     def revoke(self, token: str) -> None: ...
     def serve(self, listener: socket.socket) -> Callable[[], None]: ...
+    def serve_broker(self, broker: socket.socket) -> Callable[[], None]: ...
     def close(self) -> None: ...
 
 
@@ -52,7 +56,7 @@ class Doorman:
                 self._proxy.revoke(token)
 
     def knocked(self, listener: socket.socket) -> None:
-        """Somebody wants to go out there: it is the proxy's from here on."""
+        """Somebody wants to go out at this listener or broker: it is the proxy's from here on."""
         with self._lock:
             if self._closed:
                 listener.close()
@@ -62,7 +66,10 @@ class Doorman:
                 for token, (rules, label) in self._grants.items():
                     self._proxy.adopt(token, rules, label)
                 self._grants.clear()
-            self._proxy.serve(listener)
+            if listener.type == socket.SOCK_SEQPACKET:
+                self._proxy.serve_broker(listener)
+            else:
+                self._proxy.serve(listener)
 
     def close(self) -> None:
         """Cuts everything. A second call does nothing."""

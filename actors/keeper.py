@@ -62,6 +62,7 @@ def main(
     user_paths: list[str],
     sandbox: dict[str, Any] | None = None,
     confined: bool = False,
+    broker_fd: int = -1,
 ) -> None:
     """Runs until the other end of the channel is closed or the parent process is gone. Never returns."""
     keeper = Keeper(
@@ -72,6 +73,7 @@ def main(
         tuple(user_paths),
         sandbox=sandbox,
         confined=confined,
+        broker_fd=broker_fd,
     )
     try:
         keeper.run()
@@ -95,6 +97,7 @@ class Keeper:
         *,
         sandbox: dict[str, Any] | None = None,
         confined: bool = False,
+        broker_fd: int = -1,
     ) -> None:
         self._channel = channel
         self._parent_pid = parent_pid
@@ -103,6 +106,7 @@ class Keeper:
         self._user_paths = user_paths
         self._sandbox = sandbox
         self._confined = confined
+        self._broker_fd = broker_fd
         self._reader = FrameReader()
         self._fds: deque[int] = deque()
         self._children: dict[int, _Child] = {}  # by pid
@@ -294,7 +298,7 @@ class Keeper:
 
             if kind == "own" and self._sandbox is not None:
                 enter_early(link)
-            take_profile(link, keep_fds=(1, 2, sock, out_read, err_read))
+            take_profile(link, keep_fds=(1, 2, sock, out_read, err_read), broker_fd=self._broker_fd)
         sys.exit(_entry(kind)(link, settings))
 
     def _close_all(self) -> None:

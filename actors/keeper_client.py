@@ -30,7 +30,8 @@ class KeeperClient:
     """One keeper process. `socket` is readable when answers wait, or when the keeper is gone.
 
     sandbox: how it makes a new root for itself and its workers, see `Confinement.keeper_settings`. confined: its
-    workers read a PROFILE first. listener: the proxy's, once it has sent one.
+    workers read a PROFILE first. broker: what they ask for connections, see egress_broker.py. listener: the proxy's,
+    once it has sent one.
 
     Raises:
         OSError: the process cannot be started.
@@ -46,6 +47,7 @@ class KeeperClient:
         environ: Mapping[str, str] | None,
         sandbox: Mapping[str, Any] | None = None,
         confined: bool = False,
+        broker: socket.socket | None = None,
     ) -> None:
         self.listener: socket.socket | None = None
         self.socket, theirs = socket.socketpair()
@@ -60,6 +62,7 @@ class KeeperClient:
             "user_paths": list(user_paths),
             "sandbox": sandbox,
             "confined": confined,
+            "broker_fd": -1 if broker is None else broker.fileno(),
         }
         try:
             self._process = subprocess.Popen(
@@ -67,7 +70,7 @@ class KeeperClient:
                 [sys.executable, "-P", "-c", _BOOT, json.dumps(settings)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[each.fileno() for each in (theirs, broker) if each is not None],
                 env=_clean(os.environ if environ is None else environ),
                 start_new_session=True,  # Ctrl-C on the terminal is the supervisor's alone
             )

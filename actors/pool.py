@@ -291,6 +291,7 @@ class LocalPool:
         confinement, environ = self._confinement, self._environ
         if confinement is not None:  # what is in its first environment, every worker could read
             environ = confinement.policy.lane("blocking").environ
+        pair = None if confinement is None else confinement.open_broker()
         keeper = KeeperClient(
             project=self._project,
             main_path=self._main_path,
@@ -299,7 +300,11 @@ class LocalPool:
             environ=environ,
             sandbox=None if confinement is None else confinement.keeper_settings(),
             confined=confinement is not None,
+            broker=None if pair is None else pair[1],
         )
+        if pair is not None:
+            pair[1].close()
+            self._loop.watch(pair[0], READ, lambda _: self._knocked(pair[0]))
         self._keeper = keeper
         self._keepers += 1
         self._loop.watch(keeper.socket, READ, lambda _: self._on_keeper(keeper))

@@ -19,6 +19,7 @@ from sage_actors.messages.wire import FAILED, Kind, error_map
 from sage_actors.sandbox.confine import confine
 from sage_actors.sandbox.namespaces import enter_pid_namespace
 from sage_actors.sandbox.profile import Profile
+from sage_actors.sandbox.temporary import shrink_temporary
 
 __all__ = ["enter_early", "take_profile"]
 
@@ -27,19 +28,29 @@ _MOST_BYTES = 1 << 20
 _SETUP_FAILED = 71  # EX_OSERR
 
 
-def take_profile(link: socket.socket, *, keep_fds: Collection[int]) -> Profile:
-    """Waits for PROFILE, and confines this process by it. Returns only if every step succeeded."""
+def take_profile(link: socket.socket, *, keep_fds: Collection[int], broker_fd: int = -1) -> Profile:
+    """Waits for PROFILE, and confines this process by it. Returns only if every step succeeded.
+
+    broker_fd: where connections to the proxy are asked for, in a tier without sockets; below zero: nowhere.
+    """
     said = _read_profile(link)
     try:
         os.environ.clear()
         os.environ.update(said["environ"])
         profile = Profile.from_dict(said["profile"])
-        if said["alone"] and os.getpid() != 1:
-            enter_pid_namespace()
-        confine(profile, said["tier"], keep_fds=keep_fds)
+        if said["alone"]:
+            if os.getpid() != 1:
+                enter_pid_namespace()
+            shrink_temporary(profile.limits.tmp)
+        confine(profile, said["tier"], keep_fds=(*keep_fds, broker_fd))
     except (SandboxSetupError, OSError, ValueError) as cause:
         _refuse(link, cause)
     judge_by(profile)
+    if broker_fd >= 0 and profile.network:
+        from sage_actors.actors.egress_broker import install
+        from sage_actors.actors.egress_doorman import PROXY_PORT
+
+        install(socket.socket(fileno=broker_fd), PROXY_PORT)
     return profile
 
 

@@ -44,6 +44,7 @@ from sage_actors.supervisor.workflow import Node, Operation, Workflow, operation
 
 if TYPE_CHECKING:
     from sage_actors.actors.egress_decisions import Decision
+    from sage_actors.actors.egress_gate import BreakerGate
 
 __all__ = ["Node", "Operation", "Outcome", "Run", "RunStatus", "Supervisor", "Workflow", "load", "operation"]
 
@@ -142,6 +143,7 @@ class Supervisor:
         self._closed = False
         self._policies = {**config.breakers, **_policies(breakers or {})}
         self._inspected: dict[str, dict[str, Any]] = {}
+        self._gate: BreakerGate | None = None
         self._confinement = make_confinement(
             self.project,
             config.sandbox,
@@ -522,8 +524,10 @@ class Supervisor:
     def _make_proxy(self) -> Proxy:
         """The way out of the sandbox, once somebody takes it."""
         from sage_actors.actors.egress import EgressProxy
+        from sage_actors.actors.egress_gate import BreakerGate
 
-        return EgressProxy(self._on_egress)
+        self._gate = BreakerGate(self._breaker_ref.tell)
+        return EgressProxy(self._on_egress, gate=self._gate)
 
     def _on_egress(self, decision: Decision) -> None:
         """Told in the proxy's thread. What was refused is also said in the node's log, with what would grant it."""
@@ -535,15 +539,25 @@ class Supervisor:
         tell = getattr(self._pool, "note", None)
         if decision.decision == "deny" and node and tell is not None:
             where = f"{decision.host}:{decision.port}"
-            tell(decision.label, f"sandbox: {where} is refused: {decision.why}\n")
+            hint = f"; {decision.hint}" if decision.hint else ""
+            tell(decision.label, f"sandbox: {where} is refused: {decision.why}{hint}\n")
 
     def _breaker(self, deliver: Callable[[Any], None], call_at: Callable[..., None]) -> pykka.ActorRef[Any]:
         policies = dict(self._policies)
         default = policies.pop("*", BreakerPolicy())
         self._breaker_ref: pykka.ActorRef[Any] = BreakerActor.start(
-            policies, default, self._clock, deliver, call_at
+            policies, default, self._clock, self._led_to_gate(deliver), call_at
         )
         return self._breaker_ref
+
+    def _led_to_gate(self, deliver: Callable[[Any], None]) -> Callable[[Any], None]:
+        """The breaker's events: the proxy's answers go to its gate, all others to the supervisor."""
+
+        def lead(event: Any) -> None:
+            if self._gate is None or not self._gate.deliver(event):
+                deliver(event)
+
+        return lead
 
 
 class _SwitchInterval:

@@ -411,7 +411,11 @@ class RunCore(RunSavings):
             self._add_usage(usage)
             self._mind_budget()
         retry_after = error.get("retry_after")
-        answered = bool((error.get("details") or {}).get("answered"))  # the endpoint did: it is well
+        answered: bool | None = bool(
+            (error.get("details") or {}).get("answered")
+        )  # the endpoint did: it is well
+        if error["type"] == "SandboxViolation":
+            answered = None  # it was never asked
         self._return_permit(node, answered, retry_after)
         tries = self.tries[node] = self.tries.get(node, 0) + 1
         policy = operation.retry

@@ -432,9 +432,11 @@ def test_with_landlock_alone_files_are_kept_and_there_is_no_network(
         python("outside", "write", path=str(tmp_path / "planted")),
         python("state", "write", path=".sage/state/planted"),
         python("network", "connect", port=web),
+        {"id": "http", "type": "http", "url": f"http://127.0.0.1:{web}/"},
         shell("shell", f"echo x > out/y; curl -sS -m 5 http://127.0.0.1:{web}/"),
     )
     assert outcome.errors.keys() == {"outside", "state", "network"}
+    assert outcome["http"]["body"] == "hello"
     assert (project / "out" / "x").exists()
     assert (project / "out" / "y").exists()
     assert "hello" not in outcome["shell"]["stdout"]
