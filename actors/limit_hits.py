@@ -29,6 +29,7 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 _TOO_LARGE = frozenset({-signal.SIGXFSZ, 128 + signal.SIGXFSZ})
 _LIMIT_OF_ERRNO = {errno.EMFILE: "files", errno.EFBIG: "file_size", errno.ENOMEM: "memory"}
 _ERRNO_TYPES = frozenset({"OSError", "BlockingIOError"})  # what Python raises for these numbers
+_PLENTY_BYTES = 64 << 20
 _FORKS = ("fork", "clone", "start new thread")
 
 
@@ -73,11 +74,17 @@ def tell_limit(error: dict[str, Any], limits: Mapping[str, Any]) -> dict[str, An
 
 
 def _tmp_is_full() -> bool:
+    """Whether the temporary directory ran out of room: it has none left, or the disk of the project has plenty (what
+    filled the directory may have been removed while the error came up)."""
+    return _free_bytes(os.environ.get("TMPDIR", "/tmp")) == 0 or _free_bytes(".") > _PLENTY_BYTES
+
+
+def _free_bytes(path: str) -> int:
     try:
-        status = os.statvfs(os.environ.get("TMPDIR", "/tmp"))
+        status = os.statvfs(path)
     except OSError:
-        return False
-    return status.f_bavail == 0
+        return -1
+    return status.f_bavail * status.f_frsize
 
 
 def _hit_of_exception(

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 from pool_harness import PoolHarness
 
-from sage_actors import DefinitionError
+from sage_actors import DefinitionError, Supervisor
 from sage_actors.actors.proc import process_times
 from sage_actors.actors.watch import CpuMeter, LimitWatch, children_of, descendants_of
 from sage_actors.messages.codec import MAX_RESULT_BYTES
 from sage_actors.messages.definition import Limits
+from sage_actors.sandbox.probe import probe
 from sage_actors.supervisor.definitions import load_dict
 
 pytestmark = pytest.mark.requirement("ORCH-023")
@@ -268,6 +269,82 @@ def test_a_tree_that_is_gone_exceeds_nothing() -> None:
         watch = LimitWatch(process.pid, {"memory": 1, "cpu_seconds": 0.001, "processes": 1})
         assert watch.exceeded() is None
         assert children_of(process.pid) == []
+
+
+BOMBS = """
+import mmap, os, signal, subprocess, sys, tempfile, time
+signal.alarm(60)
+def fine(): return 1
+def memory_in_children():
+    code = "b = bytearray(b'x') * (80 << 20); import time; time.sleep(30)"
+    for _ in range(4): subprocess.Popen([sys.executable, "-S", "-c", code])
+    time.sleep(30)
+def memory_shared():
+    m = mmap.mmap(-1, 300 << 20)
+    for i in range(0, 300 << 20, 4096): m[i] = 1
+    time.sleep(30)
+def cpu_chain():
+    root = os.getpid()
+    while True:
+        until = time.process_time() + 0.08
+        while time.process_time() < until: pass
+        if os.fork():
+            if os.getpid() != root: os._exit(0)
+            time.sleep(30)
+def fork_bomb():
+    take, give = os.pipe()
+    os.write(give, bytes(300)); os.set_blocking(take, False)   # it stops itself at 300 processes
+    while True:
+        try: os.read(take, 1)
+        except BlockingIOError: time.sleep(30)
+        os.fork()
+def files(): return [open("/dev/null") for _ in range(300)] and None
+def file_size(): open("big", "wb").write(bytes(1 << 20))
+def result(): return bytes(1 << 20)
+def output():
+    while True: print("x" * 1000)
+def tmp():
+    with tempfile.TemporaryFile() as file:
+        for _ in range(100): file.write(bytes(1 << 20)); file.flush()
+"""
+END_TO_END: dict[str, dict[str, Any]] = {
+    "memory_in_children": {"memory": "200MiB"},
+    "memory_shared": {"memory": "200MiB"},
+    "cpu_chain": {"cpu_seconds": 0.5},
+    "fork_bomb": {"processes": 40},
+    "files": {"files": 100},
+    "file_size": {"file_size": "100KiB"},
+    "result": {"result": "10KiB"},
+    "output": {"output": "100KiB"},
+    "tmp": {"tmp": "20MiB"},
+}
+
+
+def test_each_bomb_ends_its_own_node_and_says_which_limit_it_hit(tmp_path: Path) -> None:
+    (tmp_path / "bombs.py").write_text(BOMBS)
+    tier = probe().tier
+    cases = {name: said for name, said in END_TO_END.items() if tier == "namespaces" or name != "tmp"}
+    if tier == "none":  # no kernel limit is set there, which the doctor says
+        cases = {name: said for name, said in cases.items() if name not in ("files", "file_size")}
+    nodes: list[dict[str, Any]] = [{"id": "fine", "type": "python", "call": "bombs:fine"}]
+    for name, said in cases.items():
+        policy = {"limits": said, "on_failure": "continue"}
+        nodes.append({"id": name, "type": "python", "call": f"bombs:{name}", **policy})
+    with Supervisor(tmp_path, workers=2, sandbox="degrade") as supervisor:
+        run = supervisor.start(load_dict({"name": "limits", "nodes": nodes}))
+        outcome = run.result(120)
+        failed = {event.node: event.data["error"] for event in run.events() if event.event == "node_failed"}
+    assert outcome.status == "succeeded"
+    assert outcome.results["fine"] == 1
+    assert failed.keys() == cases.keys()
+    for name, error in failed.items():
+        (kind,) = cases[name]
+        limit = Limits(**flow(cases[name]).to_dict()["nodes"][0]["limits"])
+        assert error["type"] == "LimitExceeded", error
+        assert (error["details"]["kind"], error["details"]["limit"]) == (kind, getattr(limit, kind))
+        assert f"{kind} limit " in error["message"]
+        if name not in ("files", "file_size", "tmp"):
+            assert error["details"]["seen"] > error["details"]["limit"]
 
 
 def flow(limits: dict[str, Any]) -> Any:
