@@ -11,33 +11,15 @@ from collections.abc import Collection, Mapping
 __all__ = ["clean_environment"]
 
 _PASSED = (
-    *(
-        "PATH",
-        "HOME",
-        "USER",
-        "LOGNAME",
-        "SHELL",
-        "LANG",
-        "LANGUAGE",
-        "LC_*",
-        "TZ",
-        "TERM",
-        "COLORTERM",
-        "NO_COLOR",
-    ),
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "COLORTERM"),
+    *("NO_COLOR", "CI", "SOURCE_DATE_EPOCH"),
     "XDG_CONFIG_HOME",  # beside the key, which stays unseen, are consents and settings that workers look up
     *("VIRTUAL_ENV", "PYTHONHASHSEED", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONUNBUFFERED"),
     *("PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "PYTHONFAULTHANDLER", "PYENV_ROOT", "PYENV_VERSION"),
-    *(
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "REQUESTS_CA_BUNDLE",
-        "CURL_CA_BUNDLE",
-        "NODE_EXTRA_CA_CERTS",
-        "GIT_SSL_CAINFO",
-    ),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"),
+    "NODE_EXTRA_CA_CERTS",
     *("RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "GOROOT", "JAVA_HOME", "NVM_DIR", "NVM_BIN", "VOLTA_HOME"),
-    *("SAGE_*", "COV_*", "COVERAGE_*", "SOURCE_DATE_EPOCH", "CI"),
+    *("SAGE_*", "COV_*", "COVERAGE_*"),
 )
 _NEVER = (
     "SAGE_STATE_KEY*",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage_actors.sandbox.profile import (
@@ -41,6 +41,7 @@ _profiles = st.builds(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(_profiles)
 def test_a_profile_survives_json_and_msgpack(profile: Profile) -> None:
     assert Profile.from_dict(json.loads(json.dumps(profile.to_dict()))) == profile
