@@ -167,11 +167,11 @@ class AuditLog:
         assert key is not None
         seq, prev = (self.head.seq + 1, self.head.mac) if self.head else (0, ZERO)
         lines = []
+        usual = {"run": None, "actor": self._actor, "user": self._user}
+        own = {"v": VERSION, "pid": self._pid, "key": key_id}
         for entry in entries:
-            fields = {"run": None, "actor": self._actor, "user": self._user, **entry}
-            fields |= {"v": VERSION, "seq": seq, "ts": int(self._now() * 1e6)}
-            fields |= {"pid": self._pid, "key": key_id, "prev": prev}
-            line, prev = seal_line(fields, key)
+            moving = {"seq": seq, "ts": int(self._now() * 1e6), "prev": prev}
+            line, prev = seal_line({**usual, **entry, **own, **moving}, key)
             lines.append(line)
             seq += 1
         return b"".join(lines), Head(seq - 1, prev)

@@ -29,7 +29,7 @@ from sage_actors.actors.mailbox import MailboxActor
 from sage_actors.messages.errors import SageError, StorageError
 from sage_actors.messages.records import AuditNoted, Record
 
-__all__ = ["Audit", "AuditActor", "Recorder", "RunAudit", "Translate"]
+__all__ = ["Audit", "AuditActor", "Recorder", "RunAudit", "Translate", "states_entry"]
 
 _log = logging.getLogger(__name__)
 _GATHER_S = 0.05

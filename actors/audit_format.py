@@ -38,6 +38,8 @@ ZERO = "0" * 64
 _INFO = b"sage-actors/v1/audit\0"
 _MAC_KEY = b',"mac":"'
 _MAC_END = b'"}'
+# Made once: `json.dumps` makes one at every call that does not take its defaults.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 _MAC_BYTES = len(_MAC_KEY) + 64 + len(_MAC_END)
 
 
@@ -78,8 +80,7 @@ def canonical(fields: Mapping[str, Any]) -> bytes:
     >>> canonical({"b": [1, None], "a": "x"})
     b'{"a":"x","b":[1,null]}'
     """
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return text.encode("ascii")
+    return _ENCODER.encode(fields).encode("ascii")
 
 
 def seal_line(fields: Mapping[str, Any], key: bytes) -> tuple[bytes, str]:

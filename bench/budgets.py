@@ -18,6 +18,7 @@ GROUPS = (
     "cli",
     "many",
     "mcp_call",
+    "audit",
     "retention",
     "sage_research",
     "sage_makespan",
@@ -112,6 +113,7 @@ BUDGETS: dict[str, Budget] = {
         "MB",
         "mcp_call.memory",
     ),
+    "audit-append": Budget("a record of the audit log, alone, CPU", 60, "us", "audit.records"),
     "retention-hit": Budget(
         "180 KB of passages cut to 8,000 bytes: questions of the Python FAQ of whose answer something is kept",
         0.92,

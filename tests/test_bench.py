@@ -46,6 +46,7 @@ TABLE = {
     "100 workflows": ["many"],
     "a warm MCP call": ["mcp-call"],
     "five built-in servers": ["mcp-memory"],
+    "a record of the audit log": ["audit-append"],
     "answer retention": ["retention-hit", "retention-kept"],
     "180 KB into 8 KB": ["research-candidates", "research-passed"],
     "tokens of a whole run": ["run-tokens"],
