@@ -17,8 +17,8 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 def shrink_temporary(size_bytes: int | None) -> None:
     """Empty directories of at most `size_bytes` each in the place of those that are larger. The page is the unit.
 
-    For a process that is alone in its mount namespace and may still mount: after `enter_pid_namespace`, before `confine`.
-    What is mounted beneath (a project in /tmp) is there again afterwards, with the flags that it had.
+    For a process that is alone in its mount namespace and may still mount: after `enter_pid_namespace`, before
+    `confine`. What is mounted beneath (a project in /tmp) is there again afterwards, with the flags that it had.
 
     Raises:
         SandboxSetupError: it cannot be mounted.

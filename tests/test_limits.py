@@ -333,7 +333,9 @@ def test_each_bomb_ends_its_own_node_and_says_which_limit_it_hit(tmp_path: Path)
     with Supervisor(tmp_path, workers=2, sandbox="degrade") as supervisor:
         run = supervisor.start(load_dict({"name": "limits", "nodes": nodes}))
         outcome = run.result(120)
-        failed = {event.node: event.data["error"] for event in run.events() if event.event == "node_failed"}
+        failed = {
+            str(event.node): event.data["error"] for event in run.events() if event.event == "node_failed"
+        }
     assert outcome.status == "succeeded"
     assert outcome.results["fine"] == 1
     assert failed.keys() == cases.keys()
