@@ -212,12 +212,12 @@ def test_a_follower_sees_the_last_event_when_the_owner_forgets_the_run(tmp_path:
     read: list[dict[str, Any]] = []
     reader = threading.Thread(target=lambda: read.extend(stream))
     reader.start()
-    run.tell(10_000)
+    run.tell(2_000)  # more than a socket holds, and read in a fifth of the second that the owner waits
     run.end()
     server.forget("run-1")
     server.close()
     reader.join(10)
-    assert len(read) == 10_000
+    assert len(read) == 2_000
 
 
 def test_what_happened_before_the_snapshot_is_not_told_again(
