@@ -145,15 +145,21 @@ class SandboxPolicy:
         files = [os.path.join(_config_directory(self._environ), name) for name in _USER_FILES]
         reads = [*system_paths(), *map(os.path.expanduser, _SKILLS), *files, *git, *given]
         write = [self._project, *self.settings.write]
+        own = self._own_directory([*reads, *write])
         return Profile(
             name="project",
             read=_existing(reads),
             write=_existing(write),
-            protected=tuple(dict.fromkeys(self._protected(git))),
-            hidden=self.settings.hide,
+            protected=tuple(dict.fromkeys((*self._protected(git), *own))),
+            hidden=(*self.settings.hide, *(os.path.join(each, "state.key") for each in own)),
             limits=Limits(tmp=self.settings.tmp_bytes),
             reopened=tuple(os.path.join(self._project, each) for each in REOPENED),
         )
+
+    def _own_directory(self, granted: Sequence[str]) -> list[str]:
+        """Where key, consents and settings are, if something that is granted holds it: a home as project."""
+        own = os.path.realpath(_config_directory(self._environ))
+        return [own] if any(is_beneath(own, each) for each in granted) else []
 
     def _beside(self, script: str) -> str:
         """What is beside a script may be read, as what it imports is there; not a whole home, nor what holds one."""

@@ -262,6 +262,22 @@ def test_a_server_gets_the_variables_that_were_consented_to_and_no_others(tmp_pa
     sage.close()
 
 
+def test_the_key_and_the_consents_are_out_of_reach_where_the_home_is_the_project(tmp_path: Path) -> None:
+    if probe().tier == "none":
+        pytest.skip(probe().reason)
+    sage = CommandLine(tmp_path)
+    sage.environ |= {"SAGE_SANDBOX": "enforce", "HOME": str(sage.project)}
+    del sage.environ["XDG_CONFIG_HOME"]
+    own = sage.project / ".config/sage-actors"
+    reach = f"cat {own}/state.key; echo '{{}}' > {own}/trust.json; mv {own} away; echo x > {own}/config.toml"
+    done = sage("run", sage.flow({"id": "a", "type": "shell", "command": reach, "check": False}), "--json")
+    stdout = json.loads(done.stdout.splitlines()[-1])["results"]["a"]["stdout"]
+    assert stdout == ""
+    assert sorted(each.name for each in own.iterdir()) == ["projects", "state.key"]
+    assert (own / "state.key").read_text().count("sak1-") == 1
+    sage.close()
+
+
 def test_an_input_that_a_program_fills_in_widens_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
