@@ -48,6 +48,8 @@ def test_a_key_is_replaced_without_losing_a_run(sage: CommandLine) -> None:
     sage("keys", "drop", old, "--yes", "--leave-audit")
     assert ids(sage) == [new]
     assert sage("status", "first").stdout
+    events = sage("audit", "show", "--event", "key", "--json").stdout.splitlines()
+    assert len(events) == 4  # rotated, twice sealed again, dropped
     assert sage("run", sage.flow(STEP), "--run-id", "first").returncode == 0
 
 

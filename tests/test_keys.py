@@ -15,14 +15,18 @@ from pathlib import Path
 import pytest
 
 from sage_actors.actors import keys
+from sage_actors.actors.key_variable import keys_taken_from
 from sage_actors.actors.keys import (
     KeyRing,
     MasterKey,
     create_key_file,
+    create_keychain_key,
     default_key_path,
+    drop_key,
     format_key,
     load_keys,
     rotate_key_file,
+    rotate_keys,
 )
 from sage_actors.messages.errors import KeyUnusableError
 
@@ -264,6 +268,15 @@ class FakeBackend:
             raise self.error
         return self.value
 
+    def set_password(self, service: str, user: str, value: str) -> None:
+        assert (service, user) == ("sage-actors", "state-key")
+        if self.error is not None:
+            raise self.error
+        if not self.forgetful:
+            self.value = value
+
+    forgetful = False
+
 
 @pytest.fixture
 def keychain(monkeypatch: pytest.MonkeyPatch) -> type[FakeBackend]:
@@ -330,6 +343,89 @@ def test_a_locked_keychain_does_not_hide_a_key_file(
     ring = create_key_file(path)
     install(monkeypatch, keychain(error=RuntimeError("locked")))
     assert load_keys(environ={}, path=path) == ring
+
+
+def test_a_key_of_the_keychain_is_made_rotated_and_dropped_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keychain: type[FakeBackend]
+) -> None:
+    backend, path = keychain(), tmp_path / "state.key"
+    install(monkeypatch, backend)
+    first = create_keychain_key()
+    assert load_keys(environ={}, path=path) == first
+    with pytest.raises(KeyUnusableError, match="holds a key already"):
+        create_keychain_key()
+    both = rotate_keys(first, path)
+    assert both.keys[1:] == first.keys
+    assert load_keys(environ={}, path=path) == both
+    left = drop_key(both, first.primary.id, path)
+    assert load_keys(environ={}, path=path) == left
+    assert left.keys == both.keys[:1]
+    with pytest.raises(KeyUnusableError, match="rotate first"):
+        drop_key(left, left.primary.id, path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("way", ["forgets", "refuses"])
+def test_a_keychain_that_does_not_keep_a_key_is_an_error_that_does_not_repeat_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keychain: type[FakeBackend], way: str
+) -> None:
+    backend = keychain(format_key(SECRET))
+    install(monkeypatch, backend)
+    ring = load_keys(environ={}, path=tmp_path / "state.key")
+    if way == "forgets":
+        backend.forgetful = True
+    else:
+        backend.error = RuntimeError(format_key(SECRET))
+    with pytest.raises(KeyUnusableError, match="keychain") as caught:
+        rotate_keys(ring, tmp_path / "state.key")
+    assert "sak1-" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert backend.value == format_key(SECRET)
+
+
+@pytest.mark.parametrize("module", ["keyrings.alt.file", "keyring.backends.null"])
+def test_no_key_is_put_where_nothing_protects_it(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    class Backend(FakeBackend):
+        pass
+
+    Backend.__module__ = module
+    backend = Backend()
+    install(monkeypatch, backend)
+    with pytest.raises(KeyUnusableError, match="no keychain"):
+        create_keychain_key()
+    assert backend.value is None
+
+
+@pytest.mark.usefixtures("no_keychain")
+def test_a_key_is_dropped_from_the_file_and_the_last_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / "state.key"
+    first = create_key_file(path)
+    both = rotate_keys(first, path)
+    left = drop_key(both, first.primary.id, path)
+    assert load_keys(environ={}, path=path) == left
+    assert left.keys == both.keys[:1]
+    with pytest.raises(KeyUnusableError, match="no key"):
+        drop_key(left, left.primary.id, path)
+    assert load_keys(environ={}, path=path) == left
+
+
+def test_the_environment_is_left_alone_by_a_rotation(tmp_path: Path) -> None:
+    ring = given(format_key(SECRET))
+    rotated = rotate_keys(ring, tmp_path / "state.key")
+    assert rotated.keys[1:] == ring.keys
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_key_that_was_taken_out_of_the_environment_is_found_and_put_back(tmp_path: Path) -> None:
+    environ = {"SAGE_STATE_KEY": format_key(SECRET), "OTHER": "1"}
+    with keys_taken_from(environ):
+        assert environ == {"OTHER": "1"}
+        assert load_keys(environ=environ, path=tmp_path / "state.key").primary.secret == SECRET
+        with keys_taken_from({}), pytest.raises(KeyUnusableError):
+            load_keys(environ={"XDG_CONFIG_HOME": str(tmp_path)}, create=False)
+    assert environ["SAGE_STATE_KEY"] == format_key(SECRET)
+    with pytest.raises(KeyUnusableError):
+        load_keys(environ={"XDG_CONFIG_HOME": str(tmp_path)}, create=False)
 
 
 def test_a_key_in_the_environment_asks_no_keychain(monkeypatch: pytest.MonkeyPatch) -> None:
