@@ -10,6 +10,7 @@ See landlock(7). Numbers: include/uapi/linux/landlock.h.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 import struct
@@ -40,6 +41,7 @@ _HANDLED = {
     5: (1 << 16) - 1,
     9: (1 << 17) - 1,
 }
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/sys", "/dev", "/proc")
 _BIND_TCP, _CONNECT_TCP = 1, 2
 _SCOPE_ABSTRACT_UNIX, _SCOPE_SIGNAL = 1, 2
 _RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 2
@@ -58,7 +60,8 @@ def restrict(grants: Mapping[str, int], *, connect: Collection[int] | None = Non
     anyone outside, and reaches no abstract socket outside, as far as the kernel's version can.
 
     connect: TCP ports that may be connected to, and none bound; None leaves TCP alone. A path that does not exist
-    is skipped. no_new_privs must be set. Raises OSError.
+    is skipped, and so is a symbolic link, unless it was to be written: then OSError. no_new_privs must be set. Raises
+    OSError.
     """
     version = abi()
     ruleset = _create(version, with_network=connect is not None)
@@ -94,12 +97,22 @@ def _grant(ruleset: int, path: str, rights: int) -> None:
     except (FileNotFoundError, NotADirectoryError, PermissionError):  # nothing there that could be reached
         return
     try:
+        if not _is_itself(path, opened):
+            if rights & WRITE & ~EXECUTE:
+                raise OSError(errno.ELOOP, "a symbolic link is not granted: name what it leads to", path)
+            return
         if not stat.S_ISDIR(os.fstat(opened).st_mode):
             rights &= _ON_FILES
         rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, opened), 12)
         kernel.call("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, rule, 0)
     finally:
         os.close(opened)
+
+
+def _is_itself(path: str, opened: int) -> bool:
+    """Whether no symbolic link was followed, but for the system's own: anyone may have put another one there, into
+    a project say, and what it leads to was never meant."""
+    return os.readlink(f"/proc/self/fd/{opened}") == path or any(is_beneath(path, each) for each in _SYSTEM)
 
 
 def spread(

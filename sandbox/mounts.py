@@ -182,10 +182,21 @@ def _beneath_any(path: str, roots: Iterable[str]) -> bool:
 
 def _admit(plan: Plan, path: str, kind: str) -> None:
     """Notes the real path, unless a writable tree has it, or a readable one and it is to be read."""
-    real = _resolve(path, plan.links)
+    links: dict[str, str] = {}
+    real = _resolve(path, links)
     os.stat(real)
+    for root in [each for each, other in plan.grants.items() if other == "write"]:
+        if not is_beneath(real, root):
+            _refuse_to_leave(root, links, path)
+    plan.links |= links
     if not any(is_beneath(real, each) for each, other in plan.grants.items() if other in ("write", kind)):
         plan.grants[real] = kind
+
+
+def _refuse_to_leave(root: str, links: Iterable[str], path: str) -> None:
+    """Whoever may write a tree may have put a link there: it is no grant of what lies outside."""
+    if any(is_beneath(link, root) and link != root for link in links):
+        raise OSError(errno.ELOOP, "a symbolic link in a writable tree leads out of it", path)
 
 
 def _resolve(path: str, links: dict[str, str]) -> str:

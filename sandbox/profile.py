@@ -175,7 +175,8 @@ def system_paths() -> tuple[str, ...]:
 @functools.lru_cache(maxsize=8)
 def _system_paths(path: str, home: str, python_path: tuple[str, ...]) -> tuple[str, ...]:
     candidates = (*_SYSTEM, *glob.glob("/etc/java-*"), *_python_paths(python_path), *_tool_paths(path, home))
-    kept = dict.fromkeys(os.path.normpath(path) for path in candidates if os.path.isabs(path))
+    given = [os.path.normpath(path) for path in candidates if os.path.isabs(path)]
+    kept = dict.fromkeys((*given, *map(os.path.realpath, given)))  # grants do not follow links
     apart = private_paths()
     found = [
         path for path in kept if os.path.exists(path) and not any(is_beneath(each, path) for each in apart)

@@ -11,8 +11,12 @@ import pytest
 from sandbox_harness import run
 from test_sandbox_attacks import needs
 
+from sage_actors.messages.errors import SandboxSetupError
 from sage_actors.sandbox import kernel, landlock
+from sage_actors.sandbox.confine import confine
 from sage_actors.sandbox.landlock import EXECUTE, READ, WRITE, spread
+from sage_actors.sandbox.namespaces import enter_root
+from sage_actors.sandbox.profile import Layout, Profile, system_paths
 
 pytestmark = [
     pytest.mark.requirement("ORCH-023"),
@@ -139,3 +143,38 @@ def test_without_no_new_privs_an_ordinary_user_is_refused() -> None:
         return b"restricted"
 
     assert run(inside) == b"EPERM"
+
+
+@pytest.mark.parametrize("tier", ["landlock", "namespaces"])
+def test_a_link_that_a_project_brings_is_no_grant_of_what_it_leads_to(tmp_path: Path, tier: str) -> None:
+    """An operation may read `docs` and write `out`; the repository has links of these names to somewhere else."""
+    needs(tier)
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/id").write_text("KEY")
+    (tmp_path / "project").mkdir()
+    for name in ("docs", "out", ".git"):
+        (tmp_path / "project" / name).symlink_to(tmp_path / "keys")
+    project = str(tmp_path / "project")
+
+    def read(profile: Profile, answer: int) -> bytes:
+        try:
+            if tier == "namespaces":
+                enter_root(
+                    Layout(read=(*system_paths(), f"{project}/.git"), write=(project,)), proxy_port=None
+                )
+            confine(profile, tier, keep_fds=(answer,))
+        except SandboxSetupError as error:
+            return str(error).encode()
+        for name in ("docs", "out", ".git"):
+            try:
+                return (tmp_path / "project" / name / "id").read_bytes()
+            except OSError:
+                continue
+        return b"nothing"
+
+    system = system_paths()
+    reading = Profile("op", (*system, f"{project}/docs", f"{project}/.git"), (), ())
+    assert run(lambda answer: read(reading, answer)) == b"nothing"
+    writing = Profile("op", system, (f"{project}/out",), ())
+    said = run(lambda answer: read(writing, answer))
+    assert said == b"nothing" if tier == "namespaces" else b"symbolic link" in said
