@@ -209,9 +209,8 @@ class _Capture:
         whole = "".join(self._chunks)
         if len(whole) > CAPTURE_CAP_BYTES:
             whole = whole[-CAPTURE_CAP_BYTES:]
-            whole = whole[
-                whole.find("\n", 0, _LONGEST_LINE) + 1 :
-            ]  # half a secret would not be known for one
+            line = whole.find("\n", 0, _LONGEST_LINE) + 1
+            whole = whole[line:]  # half a secret would not be known for one
             self.is_cut = True
         self._chunks, self._size = [whole], len(whole)
 
