@@ -1,7 +1,7 @@
 """What this machine can confine, found out by doing it in a process that ends right after. Never by a version.
 
 namespaces   a root, a network and process numbers of our own, then Landlock (where there is it), then seccomp
-landlock     Landlock and seccomp alone: no network at all, and the gaps that are listed
+landlock     Landlock and seccomp alone: no sockets, and the gaps that are listed
 none         neither
 """
 
@@ -35,7 +35,7 @@ _HINTS = {
 }
 _HINTS |= dict.fromkeys(("loopback", "pid namespace"), _HINTS["unshare"])
 _LANDLOCK_GAPS = (
-    "programs have no network at all, not even through the proxy",
+    "programs have no network at all; Python's connections alone go through the proxy",
     "the existence, size and times of files outside can be seen, not their content",
     "nothing new can be created beside a protected path, so not in the project's top directory",
     "changing a file's mode, owner, times or attributes by its path is refused, inside the project too",
