@@ -45,6 +45,7 @@ class Scene:
     victim: int = 0
     victim_address: int = 0
     shm_key: int = 0
+    shm_file: str = ""
     ports: dict[str, int] = field(default_factory=dict)
     unix: str = ""
     abstract: str = ""
@@ -599,7 +600,7 @@ def attach_shared_memory(s: Scene) -> None:
 
 @_in(PROCESSES)
 def open_shared_memory_of_another(s: Scene) -> None:
-    need(text("/dev/shm/sage-sandbox-test"))
+    need(text(s.shm_file))
 
 
 @_in(PROCESSES)

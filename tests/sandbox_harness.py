@@ -25,7 +25,6 @@ from sage_actors.sandbox.confine import confine
 from sage_actors.sandbox.namespaces import enter_pid_namespace, enter_root
 from sage_actors.sandbox.profile import Layout, Profile, system_paths
 
-SHM_KEY = 0x5A6E
 _VICTIM = """
 import ctypes, os, signal
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -85,13 +84,15 @@ def scene_for(uid: int) -> Iterator[Scene]:
     """Files, sockets and a process of that user. The project lies below /tmp, which is private inside."""
     base = tempfile.mkdtemp(dir="/tmp", prefix="sage-sandbox-")
     os.chmod(base, 0o755)
-    scene = Scene(project=f"{base}/proj", outside=f"{base}/out", python=python_of(uid), shm_key=SHM_KEY)
+    scene = Scene(
+        project=f"{base}/proj", outside=f"{base}/out", python=python_of(uid), shm_key=0x5A000000 + os.getpid()
+    )
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, base, ignore_errors=True)
         build(scene, uid)
         _listen(scene, base, stack)
         _start_victim(scene, uid, stack)
-        _share_memory(uid, stack)
+        _share_memory(scene, uid, stack)
         yield scene
 
 
@@ -248,11 +249,12 @@ def _start_victim(scene: Scene, uid: int, stack: contextlib.ExitStack) -> None:
     scene.victim, scene.victim_address = victim.pid, int(victim.stdout.readline())
 
 
-def _share_memory(uid: int, stack: contextlib.ExitStack) -> None:
+def _share_memory(scene: Scene, uid: int, stack: contextlib.ExitStack) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    segment = libc.shmget(SHM_KEY, 64, 0o1666)
+    segment = libc.shmget(scene.shm_key, 64, 0o1666)
     stack.callback(libc.shmctl, segment, 0, None)
-    name = Path("/dev/shm/sage-sandbox-test")
+    name = Path(f"/dev/shm/sage-sandbox-{os.getpid()}")
+    scene.shm_file = str(name)
     name.write_text("shared")
     os.chown(name, uid, uid)
     stack.callback(name.unlink, missing_ok=True)
