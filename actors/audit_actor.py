@@ -162,6 +162,11 @@ class RunAudit:
         """All that was noted so far is on the device. Raises StorageError or AuditError."""
         self._audit.settle(self)
 
+    def check(self) -> None:
+        """Raises what `settle` would, where all was settled just now."""
+        if self.failure is not None:
+            raise self.failure
+
     def news(self, at: float) -> AuditNoted | None:
         """The log's head as a record for the journal; None if the journal has it."""
         head = self._audit.head

@@ -59,12 +59,17 @@ class Verified:
 
 @dataclass(slots=True)
 class _Claims:
-    """What the log says of one run's journal. counts: of the transitions in it, up to frame `covered`."""
+    """What the log says of one run's journal. counts: of the transitions in it, up to frame `covered`.
+
+    excused: frames behind the place from which the run went on later; a journal that lost its end has them no more.
+    comparable: False where that cannot be told any more.
+    """
 
     tags: dict[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     covered: tuple[int, int] = (0, -1)
-    shortened: bool = False
+    excused: list[tuple[tuple[int, int], str]] = field(default_factory=list)
+    comparable: bool = True
 
     def add(self, fields: dict[str, Any]) -> None:
         for change in fields["changes"]:
@@ -77,7 +82,9 @@ class _Claims:
     def reseal(self, fields: dict[str, Any]) -> None:
         """All frames were sealed anew under another key: the last one's tag stands for the chain before it."""
         self._shorten((fields["journal"]["segment"], fields["journal"]["seq"]))
+        self.comparable = self.comparable and not self.excused
         self.tags.clear()
+        self.excused.clear()
         self._claim(fields)
 
     def _claim(self, fields: dict[str, Any]) -> tuple[int, int]:
@@ -87,11 +94,9 @@ class _Claims:
         return place
 
     def _shorten(self, end: tuple[int, int]) -> None:
-        """The run went on from here: what the log says of later frames is about frames that are gone."""
-        beyond = [place for place in self.tags if place > end]
-        for place in beyond:
-            del self.tags[place]
-        self.shortened = self.shortened or bool(beyond)
+        """The run went on from here: what the log says of later frames may be about frames that are gone."""
+        for place in [place for place in self.tags if place > end]:
+            self.excused.append((place, self.tags.pop(place)[0]))
 
 
 def verify_audit(
@@ -139,11 +144,13 @@ def _check_run(
             f"run {run}: the audit log has its frames and no record of their removal, and its journal is gone"
         )
     noted: list[tuple[str, Head]] = []
-    missing = dict(said.tags)
+    missing, seen = dict(said.tags), dict.fromkeys((place for place, _ in said.excused), "")
     counts: Counter[str] = Counter()
     for location, tag, records in _frames(state, keys, run):
         place = (location.segment, location.number)
         tag_said, line = missing.pop(place, (tag, 0))
+        if place in seen:
+            seen[place] = tag
         if tag_said != tag:
             raise AuditError(
                 f"run {run}: frame {place[1]} of segment {place[0]} is not the one that record {line} of "
@@ -159,17 +166,18 @@ def _check_run(
             "log names, is not there"
         )
     if said.tags:
-        _check_counts(run, said, counts, found)
+        shortened = any(seen[place] != tag for place, tag in said.excused)
+        _check_counts(run, said, counts, found, shortened=shortened)
     return noted
 
 
-def _check_counts(run: str, said: _Claims, counts: Counter[str], found: Verified) -> None:
-    if said.shortened:
+def _check_counts(run: str, said: _Claims, counts: Counter[str], found: Verified, *, shortened: bool) -> None:
+    if shortened:
         found.notices.append(
             f"run {run}: its journal was shorter once than the log knew it, and the run went on from there: a "
             "repair, a loss of power, or somebody cut it"
         )
-    elif counts != said.counts and not found.chain.pruned:
+    elif counts != said.counts and said.comparable and not found.chain.pruned:
         raise AuditError(
             f"run {run}: the audit log and the journal count differently: {_told(said.counts)}; {_told(counts)}"
         )

@@ -28,10 +28,12 @@ def note(runs: list[Any]) -> None:
         if run.appends:
             records = [record for append in run.appends for record in append.records]
             run.audit.note(records, run.location, run.writer.tag)
+    settled = False
     for run in audited:
         if run.closing is not None or _holds_decision(run):
             try:
-                run.audit.settle()
+                run.audit.check() if settled else run.audit.settle()  # one fsync for all: they share a log
+                settled = True
             except Exception as cause:  # noqa: BLE001 - as a failed fsync: this run ends, the actor goes on
                 run.error = cause if isinstance(cause, SageError) else StorageError(f"audit log: {cause!r}")
 

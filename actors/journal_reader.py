@@ -201,6 +201,7 @@ class Image:
         run_uuid: 16 bytes.
         segments: how many there are; the next one to be written has this number plus one.
         frames: (location, plaintext) of every frame in order; reads as it goes, one frame in memory.
+        last: the frame that was read last; None before the first.
     """
 
     def __init__(self, directory: Path, keys: KeyRing, *, disk: Disk = DISK) -> None:
@@ -209,6 +210,7 @@ class Image:
         self.run_uuid = self._headers[0].run_uuid
         self.segments = len(self._headers)
         self._end: tuple[Tail, int] | None = None
+        self.last: Location | None = None
         self.frames: Iterator[tuple[Location, bytes]] = self._each()
 
     @property
@@ -244,7 +246,9 @@ class Image:
         ends = [header.previous for header in self._headers[1:]]
         for number, ends_at in enumerate([*ends, None], 1):
             reader = SegmentReader(self._directory, number, self._keys, ends_at=ends_at)
-            yield from reader.frames()
+            for location, plaintext in reader.frames():
+                self.last = location
+                yield location, plaintext
         self._end = (reader.tail, reader.torn_bytes)  # pyright: ignore[reportPossiblyUnboundVariable]
 
     def _ended(self) -> tuple[Tail, int]:

@@ -281,9 +281,10 @@ def catch_up(log: AuditLog, run_id: str, transcript: Transcript, image: Image) -
     Raises:
         StorageError, AuditError: it could not be recorded.
     """
-    last, audited = transcript.last, transcript.audited
+    last, audited = image.last, transcript.audited
     if last is None:
         return []
+    transcript.last = last  # a frame may hold no record: then the transcript did not see it
     end = (last.segment, last.number)
     if end < audited:
         return [

@@ -437,3 +437,31 @@ def test_nothing_goes_out_while_that_cannot_be_recorded_and_the_record_comes_lat
         found: list[dict[str, Any]] = []
         verify_chain(supervisor.state, KEYS, watch=found.append)
     assert [each["host"] for each in found[1:]] == ["a", "b", "c"]
+
+
+def test_a_run_that_was_forked_from_another_is_recorded_whole(copied: Path) -> None:
+    with make_supervisor(copied) as supervisor:
+        run = supervisor.resume("r", from_node="last")
+        run.result(30)
+    found = changes(copied, run.run_id)
+    assert transitions(found) == journaled(copied, run.run_id)
+    assert ("node_started", "last") in transitions(found)
+    assert verified(copied, run.run_id).runs == 1
+
+
+def test_an_edited_definition_is_recorded_under_the_ids_of_its_time(tmp_path: Path) -> None:
+    def flow(*ids: str) -> Workflow:
+        made = Workflow("edited")
+        for each in ids:
+            made.add(ops.echo, id=each, value=1)
+        made.add(ops.boom, id="worse")
+        return made
+
+    with make_supervisor(tmp_path) as supervisor:
+        supervisor.run(flow("a", "b"), run_id="r", timeout=30)
+        supervisor.run(flow("x", "b", "y"), run_id="r", timeout=30, accept_changes=True)
+    found = changes(tmp_path)
+    assert [each["event"] for each in found].count("definition_changed") == 1
+    succeeded = [each["nodes"] for each in found if each["event"] == "node_succeeded"]
+    assert sorted(node for nodes in succeeded for node in nodes) == ["a", "b", "x", "y"]
+    assert verified(tmp_path).notices == []
