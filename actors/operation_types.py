@@ -7,6 +7,7 @@ what it executes. The class is called as `Class(spec, settings)` once for each o
     worker     "blocking": in a worker's main thread, one at a time. "async": on an event loop with hundreds
                of others. "mcp": in the one worker that holds every MCP session, on its event loop.
                "own": in a worker that is confined for this one task, and ends with it.
+               "trusted": as "blocking", but not confined; only where its user said so.
                "any": as the operation itself says (`def` or `async def`).
                "engine": the supervisor does it itself; there is no class.
 """
@@ -25,6 +26,7 @@ __all__ = [
     "CROWDED",
     "LANES",
     "OPERATION_TYPES",
+    "QUEUED",
     "OperationType",
     "Runner",
     "RunnerSettings",
@@ -63,11 +65,14 @@ class OperationType:
         return self.worker == "engine"
 
 
-LANES: Final = ("blocking", "async", "mcp", "own")
+LANES: Final = ("blocking", "async", "mcp", "own", "trusted")
 """The kinds of workers. The engine calls them by their position here."""
 
 CROWDED: Final = frozenset({LANES.index("async"), LANES.index("mcp")})
 """Lanes whose workers execute many tasks at once."""
+
+QUEUED: Final = frozenset({LANES.index("blocking"), LANES.index("trusted")})
+"""Lanes whose workers execute one task after the other, and hold the next ones."""
 
 OPERATION_TYPES: dict[str, OperationType] = {
     each.name: each
@@ -86,13 +91,15 @@ OPERATION_TYPES: dict[str, OperationType] = {
 
 
 def worker_kind(
-    type_name: str, *, is_async: bool = False, alone: bool = False
-) -> Literal["blocking", "async", "mcp", "own", "engine"]:
+    type_name: str, *, is_async: bool = False, alone: bool = False, trusted: bool = False
+) -> Literal["blocking", "async", "mcp", "own", "trusted", "engine"]:
     """The kind of worker for an operation. `alone`: it has `limits`, which count a worker's whole process tree,
     or a `sandbox` of its own, which cannot be taken off again: it gets a process of its own."""
     worker = OPERATION_TYPES[type_name].worker
     if worker == "engine":
         return "engine"
+    if trusted and worker != "mcp":
+        return "trusted"
     if alone and worker != "mcp":
         return "own"
     if worker == "any":

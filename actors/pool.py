@@ -106,6 +106,7 @@ class LocalPool:
         self._limits: dict[int, dict[str, Any]] = {}
         self._inspections = Inspections()
         self._keeper: KeeperClient | None = None
+        self._open_keeper: KeeperClient | None = None  # of workers that are not confined, if there are any
         self._keeper_ready = threading.Event()
         self._closing = False
         self._closed = False
@@ -156,8 +157,9 @@ class LocalPool:
         for handle in list(self._workers.values()):
             handle.close()
         self._workers.clear()
-        if self._keeper is not None:
-            self._keeper.close(_LAST_S)
+        for keeper in (self._keeper, self._open_keeper):
+            if keeper is not None:
+                keeper.close(_LAST_S)
         self._leave_sandbox()
 
     def start_worker(self, kind: WorkerKind) -> int:
@@ -210,8 +212,10 @@ class LocalPool:
             for row in rows:
                 if row[3] in self._limits:
                     handle.limits[row[0], row[1], row[2]] = self._limits[row[3]]
-        if handle.kind == "own" and self._confinement is not None and not self._confine(handle, rows[0]):
-            return
+        if self._confinement is not None and handle.kind in ("own", "trusted"):
+            rows = [row for row in rows if self._may_run(handle, row)]
+            if not rows:
+                return
         definitions = [self._operations[op] for op in new]
         known |= new
         self._want_if(handle, handle.send(*definitions, frame(Kind.TASKS, rows), tasks=len(rows)))
@@ -265,7 +269,7 @@ class LocalPool:
             self._loop.post(lambda: self._deliver(WorkerLost(number, evidence)))
             return number
         handle.inspecting = inspecting
-        if self._confinement is not None and kind != "own":
+        if self._confinement is not None and kind not in ("own", "trusted"):
             self._tell_profile(handle, self._confinement.first_words(kind))
         self._workers[number] = handle
         self._loop.post(lambda: self._launch(handle))
@@ -274,10 +278,8 @@ class LocalPool:
     def _launch(self, handle: WorkerHandle) -> None:
         self._loop.watch(handle.socket, READ, lambda mask: self._on_worker(handle, mask))
         try:
-            if self._keeper is None:
-                self._start_keeper()
-            assert self._keeper is not None
-            self._keeper.fork(handle.number, handle.kind, handle.child_fds())
+            handle.keeper = self._keeper_of(handle.kind)
+            handle.keeper.fork(handle.number, handle.kind, handle.child_fds())
         except OSError as cause:
             self._finish(handle, None, f"the worker could not be started: {cause}")
             return
@@ -287,8 +289,21 @@ class LocalPool:
             handle.heartbeat_at = time.monotonic() + (_MCP_LOAD_S if handle.kind == "mcp" else 5.0)
             self._loop.call_at(time.monotonic() + 1.0, lambda: self._check_heartbeat(handle))
 
+    def _keeper_of(self, kind: WorkerKind) -> KeeperClient:
+        if kind == "trusted" and self._confinement is not None:
+            if self._open_keeper is None:
+                self._open_keeper = self._new_keeper(None)
+            return self._open_keeper
+        if self._keeper is None:
+            self._start_keeper()
+        assert self._keeper is not None
+        return self._keeper
+
     def _start_keeper(self) -> None:
-        confinement, environ = self._confinement, self._environ
+        self._keeper = self._new_keeper(self._confinement)
+
+    def _new_keeper(self, confinement: Confinement | None) -> KeeperClient:
+        environ = self._environ
         if confinement is not None:  # what is in its first environment, every worker could read
             environ = confinement.policy.lane("blocking").environ
         pair = None if confinement is None else confinement.open_broker()
@@ -305,9 +320,9 @@ class LocalPool:
         if pair is not None:
             pair[1].close()
             self._loop.watch(pair[0], READ, lambda _: self._knocked(pair[0]))
-        self._keeper = keeper
         self._keepers += 1
         self._loop.watch(keeper.socket, READ, lambda _: self._on_keeper(keeper))
+        return keeper
 
     def _on_ready(self, handle: WorkerHandle) -> None:
         handle.ready = True
@@ -354,18 +369,26 @@ class LocalPool:
         handle.token = words.token
         self._want_if(handle, handle.send(words.data))
 
-    def _confine(self, handle: WorkerHandle, row: TaskRow) -> bool:
-        """Tells a worker of one task what it may touch. False: that is more than the policy grants."""
+    def _may_run(self, handle: WorkerHandle, row: TaskRow) -> bool:
+        """Tells a worker of one task what it may touch. False: the operation asks for more than the policy grants."""
         assert self._confinement is not None
+        if handle.kind == "trusted":
+            problems = self._confinement.policy.problems(self._specs[row[3]], row[4])
+            if problems:
+                self._refuse(handle, row, str(problems[0]))
+            return not problems
         handle.label, handle.alone = f"{row[5].partition(':')[0]}/{row[4]}", (row[0], row[1], row[2])
         try:
             words = self._confinement.task_words(self._specs[row[3]], handle.label)
         except UsageError as error:
-            failed = [*row[:3], FAILED, 0, error_map("SandboxViolation", str(error), retryable=False), None]
-            self._loop.post(lambda: self._deliver(Results(handle.number, [failed])))
+            self._refuse(handle, row, str(error))
             return False
         self._tell_profile(handle, words)
         return True
+
+    def _refuse(self, handle: WorkerHandle, row: TaskRow, why: str) -> None:
+        failed = [*row[:3], FAILED, 0, error_map("SandboxViolation", why, retryable=False), None]
+        self._loop.post(lambda: self._deliver(Results(handle.number, [failed])))
 
     def _with_proxy(self, op: int, spec: dict[str, Any]) -> dict[str, Any]:
         """An `http` operation goes through the proxy, by a right of its own."""
@@ -447,23 +470,24 @@ class LocalPool:
             self._signal(handle, signal.SIGKILL)
 
     def _signal(self, handle: WorkerHandle, which: int) -> None:
-        if self._keeper is not None and not handle.lost:
+        if handle.keeper is not None and not handle.lost:
             with contextlib.suppress(OSError):
-                self._keeper.signal(handle.number, which)
+                handle.keeper.signal(handle.number, which)
 
     def _on_keeper(self, keeper: KeeperClient) -> None:
         try:
             for kind, payload in keeper.answers():
-                self._on_answer(kind, payload)
+                self._on_answer(keeper, kind, payload)
         except EOFError:
             self._on_keeper_gone(keeper)
 
-    def _on_answer(self, kind: int, payload: Any) -> None:
+    def _on_answer(self, keeper: KeeperClient, kind: int, payload: Any) -> None:
+        if kind == keeper_wire.READY and keeper is self._open_keeper:
+            return
         if kind == keeper_wire.READY:
-            assert self._keeper is not None
-            self._enter_sandbox(self._keeper, payload["placeholders"])
+            self._enter_sandbox(keeper, payload["placeholders"])
             self._keeper_ready.set()
-            self._deliver(KeeperStarted(*self._keeper.identity))
+            self._deliver(KeeperStarted(*keeper.identity))
             return
         handle = self._workers.get(payload[0])
         if handle is None:
@@ -502,15 +526,19 @@ class LocalPool:
     def _on_keeper_gone(self, keeper: KeeperClient) -> None:
         """The kernel kills its workers: each is lost once its socket ends. A new keeper comes on demand."""
         self._loop.unwatch(keeper.socket)
-        self._keeper = None
+        is_open = keeper is self._open_keeper
+        if is_open:
+            self._open_keeper = None
+        else:
+            self._keeper = None
         self._keeper_ready.set()  # who waits for it is answered too
         keeper.close(1.0)
-        if self._namespace is not None:
+        if self._namespace is not None and not is_open:
             from sage_actors.sandbox.namespaces import kill_namespace
 
             kill_namespace(self._namespace)
         until = time.monotonic() + _ORPHAN_S
-        for handle in [each for each in self._workers.values() if each.launched]:
+        for handle in [each for each in self._workers.values() if each.launched and each.keeper is keeper]:
             while not handle.deaf and time.monotonic() < until:
                 self._receive(handle, _READS_A_TURN)
                 time.sleep(0.0005)

@@ -47,7 +47,7 @@ __all__ = [
     "WorkerReady",
 ]
 
-WorkerKind = Literal["blocking", "async", "mcp", "own"]
+WorkerKind = Literal["blocking", "async", "mcp", "own", "trusted"]
 Key = tuple[int, int, int]  # run, node, attempt: the fencing token
 
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from sage_actors.actors.keeper_client import KeeperClient
 from sage_actors.actors.pool_protocol import Key, WorkerKind
 from sage_actors.actors.watch import LimitWatch
 from sage_actors.messages.codec import FrameReader
@@ -38,6 +39,7 @@ class WorkerHandle:
         self.lost = False
         self.deaf = False  # its socket is not read any more
         self.launched = False
+        self.keeper: KeeperClient | None = None  # which forked it
         self.token: str | None = None  # its right to use the proxy
         self.label = ""  # of its grant
         self.alone: Key | None = None  # the one task that it is for

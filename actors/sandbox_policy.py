@@ -125,6 +125,23 @@ class SandboxPolicy:
         grant = self._grant(label, profile, needs)
         return grant if spec.get("sandbox") is None else self._narrowed(grant, spec["sandbox"], label)
 
+    def problems(self, spec: Mapping[str, Any], node: str) -> list[Problem]:
+        """What an operation's own `sandbox` asks for and does not get, before anything runs."""
+        said = spec.get("sandbox")
+        if said is None:
+            return []
+        if said == "trusted":
+            names = (spec.get("type"), spec.get("call"))
+            if any(each in self.settings.trusted for each in names if each):
+                return []
+            hint = f'add trusted = ["{spec.get("call") or spec.get("type")}"] under [sandbox] of your config.toml'
+            return [Problem(f"{node}.sandbox", "is not trusted by its user", hint)]
+        try:
+            self.task(spec, node)
+        except UsageError as wrong:
+            return [Problem(f"{node}.sandbox", str(wrong))]
+        return []
+
     def http_rules(self, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
         """Where an `http` operation may go: the address that its definition spells out, and the policy's list."""
         url = spec.get("url")

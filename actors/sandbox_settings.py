@@ -9,10 +9,11 @@
     network = ["api.example.com:443"]    # [] is none
     env = ["MY_TOKEN"]                   # variables handed on to operations
     tmp = "1GiB"                         # of the private temporary directory
+    trusted = ["deploy:push", "agent"]   # calls, or types, that may say `sandbox: trusted`: they are not confined
 
-A project's `.sage/config.toml` may say the same but for mode and min_tier. What it adds to read, write, network and
-env widens what operations may do, so that it counts only once the user consented to it (`trust.py`); `hide` narrows,
-and counts always. An operation can only narrow: `sandbox: {read: [...], write: [...], network: [...], env: [...]}`
+A project's `.sage/config.toml` may say the same but for mode, min_tier and trusted. What it adds to read, write,
+network and env widens what operations may do, so that it counts only once the user consented to it (`trust.py`);
+`hide` narrows, and counts always. An operation can only narrow: `sandbox: {read: [...], write: [...], network: [...], env: [...]}`
 replaces the list of that name by a part of it; a list that it leaves out stays as it is.
 """
 
@@ -31,6 +32,7 @@ __all__ = ["Mode", "Narrowing", "SandboxSettings", "absolute", "parse_narrowing"
 Mode = Literal["enforce", "degrade", "off"]
 
 _LISTS = ("read", "write", "hide", "network", "env")
+_OF_USER = {"mode", "min_tier", "trusted"}
 _TMP_BYTES = 1 << 30
 
 
@@ -46,6 +48,7 @@ class SandboxSettings:
     network: tuple[Any, ...] = ()
     env: tuple[str, ...] = ()
     tmp_bytes: int = _TMP_BYTES
+    trusted: tuple[str, ...] = ()
 
     @property
     def widens(self) -> bool:
@@ -80,9 +83,9 @@ def parse_sandbox(
     if not isinstance(said, Mapping):
         problems.append(Problem(place, "must be a table"))
         return SandboxSettings()
-    known = {*_LISTS, "tmp"} if of_project else {*_LISTS, "tmp", "mode", "min_tier"}
+    known = {*_LISTS, "tmp"} | (set() if of_project else _OF_USER)
     for name in said.keys() - known:
-        hint = "the user's config.toml" if name in ("mode", "min_tier") else ", ".join(sorted(known))
+        hint = "the user's config.toml" if name in _OF_USER else ", ".join(sorted(known))
         problems.append(Problem(f"{place}.{name}", "unknown setting", hint))
     mode, tier = said.get("mode"), said.get("min_tier", "landlock")
     if mode not in (None, "enforce", "degrade", "off"):
@@ -93,7 +96,9 @@ def parse_sandbox(
     if of_project:  # consent is to where a link leads now, not to what it may become
         for name in ("read", "write"):
             lists[name] = tuple(map(os.path.realpath, lists[name]))
-    return SandboxSettings(mode, tier, **cast("Any", lists), tmp_bytes=_size(said, problems, place))
+    trusted = _list(said, "trusted", base, problems, place) or ()
+    size = _size(said, problems, place)
+    return SandboxSettings(mode, tier, **cast("Any", lists), tmp_bytes=size, trusted=trusted)
 
 
 def parse_narrowing(said: Any, project: str, problems: list[Problem], place: str) -> Narrowing:
@@ -126,7 +131,7 @@ def _list(
     if not all(isinstance(each, str) and each and "\0" not in each for each in values):
         problems.append(Problem(f"{place}.{name}", "must be a list of texts"))
         return ()
-    return tuple(values) if name == "env" else tuple(absolute(each, base) for each in values)
+    return tuple(values) if name in ("env", "trusted") else tuple(absolute(each, base) for each in values)
 
 
 def _size(said: Mapping[str, Any], problems: list[Problem], place: str) -> int:

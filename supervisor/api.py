@@ -37,6 +37,7 @@ from sage_actors.supervisor.config import DURABILITIES, load_config
 from sage_actors.supervisor.handle import Outcome, Run, RunStatus, outcome_of
 from sage_actors.supervisor.inputs import default_run_id, resolve_inputs
 from sage_actors.supervisor.opening import Accept, Opened, Opening
+from sage_actors.supervisor.plan import wire_spec
 from sage_actors.supervisor.run_core import RunOptions
 from sage_actors.supervisor.sandboxing import make_confinement
 from sage_actors.supervisor.supervisor import AddRun, Ask, Stop, SupervisorActor
@@ -239,6 +240,7 @@ class Supervisor:
         """
         self._start_workers(())
         spec = flow.to_spec() if isinstance(flow, Workflow) else self._checked(flow)
+        self._refuse_wider(spec)
         values = resolve_inputs(spec, inputs or {})
         name = check_run_id(run_id or default_run_id(spec, values))
         options = self._options(spec, listening)
@@ -336,6 +338,18 @@ class Supervisor:
         return self._pool.statistics()
 
     # ------------------------------------------------------------------ parts
+
+    def _refuse_wider(self, spec: WorkflowSpec) -> None:
+        """What asks for more than the policy grants is refused before anything runs."""
+        policy = self._confinement.policy
+        problems = [
+            problem
+            for node in _all_nodes(spec)
+            if node.operation.sandbox is not None
+            for problem in policy.problems(wire_spec(node.operation), node.id)
+        ]
+        if problems:
+            raise DefinitionError(problems, source=spec.name)
 
     def _start_workers(self, reads: Sequence[str]) -> None:
         """The keeper starts with the first run: what that names can then be shown to all workers."""

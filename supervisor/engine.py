@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from sage_actors.actors.clock import Clock
-from sage_actors.actors.operation_types import CROWDED, LANES
+from sage_actors.actors.operation_types import CROWDED, LANES, QUEUED
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import StorageError
 from sage_actors.messages.wire import OK, Evidence, error_map
@@ -287,7 +287,7 @@ class Engine:
             if cap <= 0:
                 continue
             self.hungry[number] = self.hungry.pop(number)  # to the end of the line
-            target = math.inf if lane else _AHEAD_US - worker.load_us
+            target = _AHEAD_US - worker.load_us if lane in QUEUED else math.inf
             rows, load = run.take(target_us=target, cap=cap, estimates=self.estimates, lane=lane)
             if not run.is_hungry:
                 self.hungry.pop(number, None)

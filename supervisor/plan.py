@@ -336,7 +336,9 @@ def _mark_simple(plan: Plan) -> None:
 def _placed(operation: OperationSpec) -> OperationSpec:
     """The operation, knowing which kind of worker it runs in."""
     alone = operation.limits is not None or operation.sandbox is not None
-    kind = worker_kind(operation.type, is_async=operation.is_async, alone=alone)
+    kind = worker_kind(
+        operation.type, is_async=operation.is_async, alone=alone, trusted=operation.sandbox == "trusted"
+    )
     lane = 0 if kind == "engine" else LANES.index(kind)
     endpoint = operation.endpoint or _own_endpoint(operation)
     if operation.lane == lane and operation.endpoint == endpoint:

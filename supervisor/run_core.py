@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from sage_actors.actors.operation_types import QUEUED
 from sage_actors.messages.codec import pack, unpack
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import ResultError, SageError, StorageError
@@ -245,10 +246,11 @@ class RunCore(RunSavings):
         ids, payloads, op_of, order = plan.ids, plan.payloads, plan.op_of, plan.order
         number, key, known = self.number, self.run_key, self.op_numbers
         load = cost = 0.0
+        queued = lane in QUEUED
         last_op = -1
         while load < target_us and len(rows) < cap:
             room = cap - len(rows)
-            if not lane:
+            if queued:
                 room = int(min(room, (target_us - load) / cost + 1)) if cost else 1
             group = ready.take(room)
             if not group:
@@ -264,7 +266,7 @@ class RunCore(RunSavings):
                     node_id, payload = ids[node], payloads[node]
                     op, timeout, guarded = known[op_of[node]] or self._number_operation(op_of[node])
                 if op != last_op:
-                    cost = 0.0 if lane else target_us if guarded else estimates.get(op, target_us)
+                    cost = 0.0 if not queued else target_us if guarded else estimates.get(op, target_us)
                     last_op = op
                     if rows and load + cost > 2 * target_us:  # a long one: the short ones go without it
                         ready.extend(group[i:])

@@ -19,7 +19,7 @@ from engine_harness import HERE, KEYS, wait_until
 
 from sage_actors.actors.confinement import resolve_tier
 from sage_actors.actors.statedir import StateDirectory
-from sage_actors.messages.errors import SandboxUnavailable, UsageError
+from sage_actors.messages.errors import DefinitionError, SandboxUnavailable, UsageError
 from sage_actors.sandbox.probe import Check, Report, probe
 from sage_actors.supervisor.api import Outcome, Supervisor, Workflow, load
 
@@ -292,11 +292,27 @@ def test_an_operation_can_narrow_what_it_may_write(project: Path) -> None:
     assert not (project / "beside").exists()
 
 
-@pytest.mark.parametrize("own", [{"read": ["/etc"]}, {"write": ["/usr"]}, {"network": ["example.com:443"]}])
-def test_no_operation_can_widen_it(project: Path, own: dict[str, Any]) -> None:
-    outcome = carry_out(project, python("wider", "value", {"sandbox": own}, number=1))
-    assert outcome.errors["wider"]["type"] == "SandboxViolation"
-    assert "only narrower" in outcome.errors["wider"]["message"]
+@pytest.mark.parametrize(
+    "own",
+    [{"read": ["/etc"]}, {"write": ["/usr"]}, {"network": ["example.com:443"]}, {"reed": []}, "trusted"],
+)
+def test_no_operation_can_widen_it(project: Path, own: Any) -> None:
+    with pytest.raises(DefinitionError, match="wider"):
+        carry_out(project, python("wider", "write", {"sandbox": own}, path="made"))
+    assert not (project / "made").exists()
+
+
+def test_what_the_user_trusts_is_not_confined_and_others_still_are(project: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "configuration" / "sage-actors"
+    settings.mkdir(parents=True)
+    (settings / "config.toml").write_text('[sandbox]\ntrusted = ["operations_confined:write"]\n')
+    outcome = carry_out(
+        project,
+        python("free", "write", {"sandbox": "trusted"}, path=str(tmp_path / "free")),
+        python("confined", "write", path="/usr/lib/confined"),
+    )
+    assert (tmp_path / "free").read_text() == "written"
+    assert outcome.errors["confined"]["type"] == "SandboxViolation"
 
 
 def test_what_a_repository_widens_counts_after_consent_only(project: Path, tmp_path: Path) -> None:
