@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ def tree(code: str) -> Iterator[int]:
         os.kill(process.pid, signal.SIGSTOP)  # so that it adopts what loses its parent until all is dead
         while below := [pid for pid in descendants_of(process.pid) if _lives(pid)]:
             for pid in below:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         process.kill()
         process.wait()
 
