@@ -13,8 +13,8 @@
 
 A project's `.sage/config.toml` may say the same but for mode, min_tier and trusted. What it adds to read, write,
 network and env widens what operations may do, so that it counts only once the user consented to it (`trust.py`);
-`hide` narrows, and counts always. An operation can only narrow: `sandbox: {read: [...], write: [...], network: [...], env: [...]}`
-replaces the list of that name by a part of it; a list that it leaves out stays as it is.
+`hide` narrows, and counts always. An operation can only narrow: the lists read, write, network and env of its
+`sandbox` replace those by a part of them; a list that it leaves out stays as it is.
 """
 
 from __future__ import annotations

@@ -244,6 +244,9 @@ class Supervisor:
         values = resolve_inputs(spec, inputs or {})
         name = check_run_id(run_id or default_run_id(spec, values))
         options = self._options(spec, listening)
+        for node in _all_nodes(spec):
+            if node.operation.sandbox == "trusted":
+                self.audit.record("trusted", name, node=node.id)
         with self._claim(name):
             if self.durability == "none":
                 opened = self._opening.volatile(name, spec, values, options)

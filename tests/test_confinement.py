@@ -312,6 +312,7 @@ def test_what_the_user_trusts_is_not_confined_and_others_still_are(project: Path
         python("confined", "write", path="/usr/lib/confined"),
     )
     assert (tmp_path / "free").read_text() == "written"
+    assert [each["node"] for each in audit_lines(project) if each["event"] == "trusted"] == ["free"]
     assert outcome.errors["confined"]["type"] == "SandboxViolation"
 
 
