@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from sage_actors.messages.codec import pack, unpack
 from sage_actors.messages.errors import Problem, ResultError, SecretInStateError
-from sage_actors.messages.secret_patterns import ASSIGNMENT, KEY_NAME, Rule, candidates, hides, spans
+from sage_actors.messages.secret_patterns import ASSIGNMENT, KEY_NAME, RULES, Rule, candidates, hides, spans
 from sage_actors.messages.secret_values import KnownValues
 
 __all__ = [
@@ -26,9 +26,11 @@ __all__ = [
     "redact_text",
     "refuse_secrets",
     "secret_problems",
+    "without_known",
 ]
 
 _LEAST_PACKED = 12  # bytes of the shortest value that could hold a secret: {"secret": "abcd"}
+_NAMES = frozenset({KEY_NAME, "auth-header", *(rule.name for rule in RULES)})  # what can be allowed
 _HOLDS = "holds a secret itself"
 _INSTEAD = (
     "say ${env.NAME} or ${keyring.NAME} in its place; what is no secret: [secrets] allow in your config.toml"
@@ -45,7 +47,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Findings that are none: by rule and path, in which `*` stands for anything."""
+    """Findings that are none: by rule and path, in which `*` stands for anything. A known value is always one."""
 
     rule: str = "*"
     path: str = "*"
@@ -90,7 +92,18 @@ def redact(
         try:
             rules = candidates(pack(value))
         except ResultError:  # it holds what msgpack cannot carry: the walk looks at the rest
-            rules = (*_ALL,)
+            rules = RULES
+    return _redacted(value, rules, path, allow, known)
+
+
+def without_known(value: Any, known: KnownValues) -> Any:
+    """`value` without known values; what only looks like a secret was judged where the user's rules are known."""
+    return _redacted(value, (), "$", (), known)[0]
+
+
+def _redacted(
+    value: Any, rules: tuple[Rule, ...], path: str, allow: tuple[Allowed, ...], known: KnownValues | None
+) -> tuple[Any, list[Finding]]:
     if not rules and not known:
         return value, []
     walk = _Walk(rules, known, allow)
@@ -99,12 +112,16 @@ def redact(
 
 
 def redact_packed(
-    packed: bytes, *, allow: tuple[Allowed, ...] = (), known: KnownValues | None = None
+    packed: bytes,
+    *,
+    allow: tuple[Allowed, ...] = (),
+    known: KnownValues | None = None,
+    only_known: bool = False,
 ) -> tuple[bytes, list[Finding]]:
     """The same for a packed value: it is opened only where there may be something."""
     if len(packed) < _LEAST_PACKED and not known:
         return packed, []
-    rules = candidates(packed)
+    rules = () if only_known else candidates(packed)
     if not rules and not (known and known.is_in(packed)):
         return packed, []
     walk = _Walk(rules, known, allow)
@@ -139,9 +156,6 @@ def redact_text(
     return str(made), findings
 
 
-_ALL = (ASSIGNMENT,)
-
-
 class _Walk:
     """One look through a value. Makes copies of what it changes, and of nothing else."""
 
@@ -162,16 +176,16 @@ class _Walk:
             made = [self.visit(each, f"{path}[{i}]") for i, each in enumerate(value)]
             return made if any(map(_differs, made, value)) else value
         if kind is bytes or kind is bytearray:
-            text = bytes(value).decode("latin-1")
+            text = bytes(value).decode("utf-8", "surrogateescape")
             made_text = self._text(text, path)
-            return value if made_text is text else made_text.encode("latin-1", "replace")
+            return value if made_text is text else made_text.encode("utf-8", "surrogateescape")
         return str(self._text(str(value), path)) if isinstance(value, str) else value
 
     def _map(self, value: Mapping[Any, Any], path: str) -> Any:
         out: dict[Any, Any] = {}
         changed = False
         for key, item in value.items():
-            name = self._text(key, f"{path} (key)") if type(key) is str else key
+            name = self.visit(key, f"{path} (key)") if type(key) in (str, bytes) else key
             here = f"{path}.{name}" if path else str(name)
             if self._names and type(item) is str and type(key) is str and hides(key, item):
                 made = self._hidden(item, KEY_NAME, here)
@@ -188,7 +202,7 @@ class _Walk:
 
     def _note(self, rule: str, path: str) -> bool:
         finding = Finding(rule, path)
-        if any(each.covers(finding) for each in self._allow):
+        if rule in _NAMES and any(each.covers(finding) for each in self._allow):
             return False
         self.findings.append(finding)
         return True

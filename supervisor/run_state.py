@@ -20,7 +20,7 @@ from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import ExpressionError, ResultError, SageError, StorageError
 from sage_actors.messages.events import Event
 from sage_actors.messages.records import LogLines, Record
-from sage_actors.messages.secret_scan import redact, redact_packed
+from sage_actors.messages.secret_scan import redact_packed, without_known
 from sage_actors.messages.secret_values import KnownValues, hand_over
 from sage_actors.supervisor import states as st
 from sage_actors.supervisor.permits import PermitLine
@@ -397,18 +397,18 @@ class RunState:
 
     def without_secrets(self, value: Any) -> Any:
         """A value from a worker without what this run knows to be secret."""
-        return redact(value, known=self.secrets)[0] if self.secrets else value
+        return without_known(value, self.secrets) if self.secrets else value
 
     def cleaned(self, packed: bytes) -> bytes:
         """The same for a packed value."""
-        return redact_packed(packed, known=self.secrets)[0] if self.secrets else packed
+        return redact_packed(packed, known=self.secrets, only_known=True)[0] if self.secrets else packed
 
     def _clean(self, rows: list[list[Any]]) -> None:
         """Take known secrets out of result rows: not every worker was told of them, nor is each to be believed."""
         for row in rows:
             if self.withholds and self.operation(row[1]).secret_outputs:
                 continue
-            row[5], findings = redact_packed(row[5], known=self.secrets)
+            row[5], findings = redact_packed(row[5], known=self.secrets, only_known=True)
             row[6] = add_note(self._clean_usage(row[6]), findings)
 
     def _clean_usage(self, usage: dict[str, Any] | None) -> dict[str, Any] | None:

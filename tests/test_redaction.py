@@ -57,9 +57,15 @@ def test_a_result_is_rejected_where_that_is_wanted(redactor: Redactor) -> None:
 
 
 def test_what_is_allowed_is_neither_redacted_nor_rejected(redactor: Redactor) -> None:
-    packed = pack({"a": TOKEN})
-    policy = SecretsPolicy("reject", (Allowed("env.TOKEN", "$.a"),))
+    packed = pack({"a": sample("jwt", 1)[0]})
+    policy = SecretsPolicy("reject", (Allowed("jwt", "$.a"),))
     assert redactor.result(packed, "n", policy=policy) == (packed, [])
+
+
+def test_a_known_value_cannot_be_allowed(redactor: Redactor) -> None:
+    policy = SecretsPolicy("redact", (Allowed("*", "*"),))
+    packed, _ = redactor.result(pack({"a": TOKEN}), "n", policy=policy)
+    assert unpack(packed) == {"a": "[redacted:env.TOKEN]"}
 
 
 def test_notes_are_added_to_what_was_used_and_are_not_endless() -> None:

@@ -31,6 +31,7 @@ from sage_actors.messages.secret_scan import (
     redact_text,
     refuse_secrets,
     secret_problems,
+    without_known,
 )
 from sage_actors.messages.secret_values import KnownValues
 
@@ -121,7 +122,21 @@ def test_what_is_allowed_by_rule_and_path_stays() -> None:
 
 def test_values_that_cannot_be_packed_are_looked_through_all_the_same() -> None:
     text, _ = sample("github-token", 1)
-    assert find_secrets({"a": object(), "b": {1, 2}, "c": [text], "password": "tr0ub4dor&3"})
+    assert [each.rule for each in find_secrets({"a": object(), "b": {1, 2}, "c": [text]})] == ["github-token"]
+
+
+def test_known_values_are_found_in_bytes_and_in_keys_that_are_bytes() -> None:
+    known = KnownValues()
+    known.add([("env.X", "pässwörd-7")])
+    raw = b"\xff\x00" + "pässwörd-7".encode() + b"\xfe"
+    clean = without_known({"a": raw, raw: 1}, known)
+    assert clean == {"a": b"\xff\x00[redacted:env.X]\xfe", b"\xff\x00[redacted:env.X]\xfe": 1}
+
+
+def test_a_look_for_known_values_leaves_what_only_looks_like_a_secret() -> None:
+    known, text = KnownValues(), sample("github-token", 1)[0]
+    known.add([("env.X", "known-value")])
+    assert without_known([text, "known-value"], known) == [text, "[redacted:env.X]"]
 
 
 def test_deep_nesting_is_no_way_past() -> None:
