@@ -37,12 +37,22 @@ while True: signal.pause()
 
 def users() -> list[int]:
     """Who can be tried here: root and an ordinary user, or only oneself."""
-    return [0, 1000] if os.geteuid() == 0 else [os.geteuid()]
+    return [0, 1000] if os.geteuid() == 0 and python_of(1000) else [os.geteuid()]
 
 
 def python_of(uid: int) -> str:
-    """An interpreter that this user may execute."""
-    return sys.executable if uid == os.geteuid() else "/usr/bin/python3"
+    """An interpreter that this user may execute; empty if there is none."""
+    if uid == os.geteuid():
+        return sys.executable
+    found = (each for each in (sys.executable, "/usr/bin/python3") if _is_for_everyone(each))
+    return next(found, "")
+
+
+def _is_for_everyone(program: str) -> bool:
+    if not os.path.exists(program):
+        return False
+    path = Path(os.path.realpath(program))
+    return all(each.stat().st_mode & 0o001 for each in (path, *path.parents))
 
 
 def become(uid: int) -> None:
