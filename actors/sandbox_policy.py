@@ -33,6 +33,7 @@ REOPENED = (*(".sage/artifacts", ".sage/worktrees", ".sage/patterns", ".sage/age
 """The output folders inside `.sage/`."""
 
 _PROTECTED = (".sage", ".mcp.json", ".claude", ".agents", ".git/hooks", ".git/config", ".git/config.worktree")
+_KERNEL_LIMITS = ("files", "file_size", "tmp")
 _SKILLS = ("~/.agents/skills", "~/.claude/skills")
 _USER_FILES = ("config.toml", "trust.json")  # beside the key, which stays unseen
 _MODEL_HOSTS = {"openai": "api.openai.com:443", "anthropic": "api.anthropic.com:443"}
@@ -51,14 +52,9 @@ class Grant:
         """Its environment, with the proxy that it is to use."""
         from sage_actors.sandbox.environment import clean_environment
 
-        rules = self.rules if url else ()
-        return clean_environment(
-            self.environ,
-            extra=tuple(self.environ),
-            tmp=tmp,
-            proxy_url=url,
-            no_proxy=not any(rule.private for rule in rules),
-        )
+        no_proxy = not any(rule.private for rule in self.rules)
+        added = clean_environment({}, extra=(), tmp=tmp, proxy_url=url, no_proxy=no_proxy)
+        return {**added, **self.environ, **{name: value for name, value in added.items() if name != "PATH"}}
 
 
 class SandboxPolicy:
@@ -91,10 +87,12 @@ class SandboxPolicy:
         if main_path and os.path.isabs(main_path):
             self._reads.append(self._beside(main_path))
         self._base = self._project_profile(self._reads)
+        self._common: Grant | None = None
 
     def add_reads(self, paths: Iterable[str]) -> None:
         """More paths that may be read; before the first worker starts."""
         self._reads += [absolute(each, self._project) for each in paths if each]
+        self._common = None
         self._base = self._project_profile(self._reads)
 
     # What workers get
@@ -112,18 +110,21 @@ class SandboxPolicy:
         Raises:
             UsageError: its `sandbox` asks for what the project's policy does not grant.
         """
-        needs = _Needs()
-        if spec.get("type") == "agent":
-            needs = _Needs.union(
-                [self._agent_needs(spec), _Needs(write=tuple(_git_directories(self._project)))]
-            )
         limits = spec.get("limits") or {}
-        kernel = {
-            name: limits[name] for name in ("files", "file_size", "tmp") if limits.get(name) is not None
-        }
+        kernel = {name: limits[name] for name in _KERNEL_LIMITS if limits.get(name) is not None}
         profile = replace(self._base, name=label, limits=replace(self._base.limits, **kernel))
-        grant = self._grant(label, profile, needs)
+        if spec.get("type") == "agent":
+            git = _Needs(write=tuple(_git_directories(self._project)))
+            grant = self._grant(label, profile, _Needs.union([self._agent_needs(spec), git]))
+        else:
+            grant = replace(self._plain(), label=label, profile=profile)
         return grant if spec.get("sandbox") is None else self._narrowed(grant, spec["sandbox"], label)
+
+    def _plain(self) -> Grant:
+        """What an operation gets that needs nothing special: made once, as each that has its own worker asks."""
+        if self._common is None:
+            self._common = self._grant("own", self._base, _Needs())
+        return self._common
 
     def problems(self, spec: Mapping[str, Any], node: str) -> list[Problem]:
         """What an operation's own `sandbox` asks for and does not get, before anything runs."""

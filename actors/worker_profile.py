@@ -7,6 +7,7 @@ follow are answered with that failure, and nothing of them is executed.
 from __future__ import annotations
 
 import os
+import resource  # noqa: F401 - loaded once, in the keeper, for all who are confined
 import socket
 import sys
 from collections.abc import Collection
