@@ -21,6 +21,7 @@ from sage_actors.messages.codec import unpack
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import UsageError
 from sage_actors.messages.records import (
+    AuditNoted,
     DecisionTaken,
     LogLines,
     NodeExpanded,
@@ -296,6 +297,8 @@ class _Watch:
                 self.tracks[here] = track
 
     def see(self, location: Location, record: Record) -> None:
+        if isinstance(record, AuditNoted):
+            return  # written when all is over, too
         if isinstance(record, SegmentOpened):
             if self._opened_at:
                 self._worked += max(0.0, self.last_at - self._opened_at)
