@@ -68,6 +68,8 @@ def uses_of_key(project: Path, key_id: bytes) -> list[str]:
 
 
 def _segments(state: Path) -> Iterator[Path]:
+    if state.is_dir():
+        os.listdir(state)  # `glob` takes what it may not read for empty
     yield from state.glob("*/journal-*.sage")
     yield from state.glob("archive/*/journal-*.sage")
 

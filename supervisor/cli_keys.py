@@ -120,9 +120,10 @@ def _reencrypt(project: Path, as_json: bool) -> int:
         click.echo(to_json({"key": keys.primary.id.hex(), **asdict(done)}))
         return 1 if done.refused else 0
     entries = f", {done.cache_entries:,} entries of the cache" if done.cache_entries else ""
+    count = f"{len(done.runs):,} run{'s' if len(done.runs) != 1 else ''}"
+    was = "were" if len(done.unchanged) != 1 else "was"
     click.echo(
-        f"{len(done.runs):,} runs{entries} sealed under key {keys.primary.id.hex()}; "
-        f"{len(done.unchanged):,} were already"
+        f"{count}{entries} sealed under key {keys.primary.id.hex()}; {len(done.unchanged):,} {was} already"
     )
     for name in done.kept_aside:
         click.echo(f"Note: {name} was kept aside by a repair, and stays under the key of its time.", err=True)
