@@ -85,6 +85,7 @@ class Hostile:
         self.sage.environ["PYTHONSAFEPATH"] = (
             "1"  # as the installed command has it; `python -m` looks here first
         )
+        self.sage.environ["SAGE_SANDBOX"] = "off"  # else a trap that springs could not leave its mark outside
         self.root = self.sage.project
         self._code()
         self._names()
