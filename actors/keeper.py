@@ -77,6 +77,8 @@ def main(
     )
     try:
         keeper.run()
+    except ConnectionError:
+        pass  # the supervisor went
     except BaseException:  # noqa: BLE001 - whoever started it reads why on stderr
         traceback.print_exc()
     finally:

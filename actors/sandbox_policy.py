@@ -153,7 +153,7 @@ class SandboxPolicy:
         """The union of all that any worker may be granted."""
         agents = [self._needs_of(name) for name in self._known_agents()]
         git = _Needs(write=tuple(_git_directories(self._project)))
-        needs = _Needs.union([*agents, self._backend_needs(), git])
+        needs = _Needs.union([*agents, self._backend_needs(), self._server_needs(), git])
         return Layout.of(self._grant("all", self._base, needs).profile)
 
     # How
@@ -263,6 +263,7 @@ class SandboxPolicy:
         trusted = [each for each in entries if store.trusts(project, each.trust_item())]
         return _Needs(
             variables=tuple(name for each in trusted for name in each.variables),
+            read=tuple(path for each in trusted for path in _named_files([each.command, *each.args])),
             rules=tuple(rule for each in trusted for rule in implicit_rules(each.url)),
         )
 
@@ -320,6 +321,18 @@ def _narrower(profile: Profile, own: Narrowing, problems: list[Problem], system:
     if own.read is None and own.write is not None:
         read = (*read, *profile.write)  # less to write is no less to read
     return replace(profile, read=tuple(dict.fromkeys(read)), write=write)
+
+
+def _named_files(words: Sequence[str]) -> Iterable[str]:
+    """What a command line that the user consented to names outside: a program with the packages that it is among."""
+    for word in words:
+        for part in word.replace(";", " ").split():
+            path = os.path.expanduser(part)
+            real = os.path.realpath(path)
+            if os.path.isabs(path) and os.path.exists(path) and not is_beneath(os.path.expanduser("~"), real):
+                head, found, _ = real.rpartition("/node_modules/")
+                yield path
+                yield head + "/node_modules" if found else real
 
 
 def _texts(said: Any) -> tuple[str, ...]:
