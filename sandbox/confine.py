@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator
 
 from sage_actors.messages.errors import SandboxSetupError
 from sage_actors.sandbox import kernel, landlock, mounts, seccomp
 from sage_actors.sandbox.profile import Limits, Profile, device_paths, is_beneath
+
+if sys.platform != "win32":
+    import resource  # now: nothing can be imported once the files are gone
 
 __all__ = ["STEPS", "TIERS", "confine"]
 
@@ -66,7 +70,7 @@ def confine(
         try:
             before(name)
             actions[name]()
-        except (OSError, ValueError) as cause:
+        except Exception as cause:  # whatever it was, nothing may go on
             raise SandboxSetupError(name, str(cause)) from cause
 
 
@@ -114,8 +118,6 @@ def _close_all_but(kept: Collection[int]) -> None:
 
 
 def _limit(limits: Limits, *, own_users: bool) -> None:
-    import resource  # not on Windows
-
     for kind, value in _rlimits(limits, own_users=own_users):
         _, hard = resource.getrlimit(kind)
         lower = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -123,8 +125,6 @@ def _limit(limits: Limits, *, own_users: bool) -> None:
 
 
 def _rlimits(limits: Limits, *, own_users: bool) -> Iterator[tuple[int, int]]:
-    import resource
-
     yield resource.RLIMIT_CORE, 0
     # Outside of an own user namespace the kernel would count all processes of this user on the machine.
     processes = limits.processes if own_users else None

@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
@@ -25,6 +26,9 @@ from sage_actors.messages.errors import SandboxSetupError
 from sage_actors.sandbox import kernel, mounts
 from sage_actors.sandbox.placeholders import Placeholder, make_placeholders, remove_placeholders
 from sage_actors.sandbox.profile import Layout
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = [
     "Entered",
@@ -140,7 +144,7 @@ def _step(name: str, before: Callable[[str], None]) -> Iterator[None]:
     try:
         before(name)
         yield
-    except OSError as cause:
+    except Exception as cause:  # whatever it was, nothing may go on
         raise SandboxSetupError(name, str(cause)) from cause
 
 
@@ -197,8 +201,6 @@ def _write(path: str, text: str) -> None:
 
 
 def _raise_loopback() -> None:
-    import fcntl  # not on Windows
-
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = struct.pack("16sH14x", b"lo", 0)
         flags = struct.unpack("16sH14x", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request))[1]

@@ -12,10 +12,14 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 from sage_actors.sandbox.profile import PLACEHOLDER_MODE, is_beneath
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = ["Placeholder", "is_placeholder", "make_placeholders", "remove_placeholders"]
 
@@ -40,8 +44,6 @@ def make_placeholders(write: Iterable[str], protected: Iterable[str]) -> list[Pl
 
 def remove_placeholders(placeholders: Iterable[Placeholder]) -> None:
     """Removes those that are still empty and the same, and that no other process holds. Never raises OSError."""
-    import fcntl  # not on Windows
-
     for path, device, inode in placeholders:
         with contextlib.suppress(OSError):
             directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -83,8 +85,6 @@ def is_placeholder(path: str) -> bool:
 
 
 def _make(path: str) -> Placeholder | None:
-    import fcntl
-
     while True:
         try:
             os.mkdir(path, 0o700)

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from sage_actors.messages.errors import SandboxSetupError
-from sage_actors.sandbox import kernel, landlock
+from sage_actors.sandbox import kernel, landlock, seccomp
+from sage_actors.sandbox.confine import confine
+from sage_actors.sandbox.namespaces import enter_pid_namespace, enter_root
 from sage_actors.sandbox.profile import Layout, Profile
 
 __all__ = ["Check", "Report", "Tier", "probe"]
@@ -75,11 +77,9 @@ def probe() -> Report:
         kernel.machine()
     except OSError as cause:
         return Report("none", (Check("platform", False, cause.strerror or str(cause)),), _gaps("none"))
-    checks = (
-        _try("namespaces", _enter_namespaces),
-        _try("landlock", _use_landlock),
-        _try("seccomp", _use_seccomp),
-    )
+    tried = {"namespaces": _enter_namespaces, "landlock": _use_landlock, "seccomp": _use_seccomp}
+    started = [(name, _start(act)) for name, act in tried.items()]  # at once: most of it is waiting
+    checks = tuple(_finish(name, *child) for name, child in started)
     passed = {each.name for each in checks if each.ok}
     tier: Tier = "none"
     if {"namespaces", "seccomp"} <= passed:
@@ -91,9 +91,6 @@ def probe() -> Report:
 
 def _enter_namespaces() -> None:
     import resource  # noqa: F401 - what `confine` needs, while its file can still be found
-
-    from sage_actors.sandbox.confine import confine
-    from sage_actors.sandbox.namespaces import enter_pid_namespace, enter_root
 
     entered = enter_root(Layout(read=("/usr",), private=("/tmp",), tmp_bytes=1 << 20), proxy_port=0)
     assert entered.listener is not None
@@ -111,14 +108,12 @@ def _use_landlock() -> None:
 
 
 def _use_seccomp() -> None:
-    from sage_actors.sandbox import seccomp
-
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     seccomp.install(seccomp.program(sockets=False, namespaces=True, own_pids=True))
 
 
-def _try(name: str, act: Callable[[], None]) -> Check:
-    """Does it in a child. What the child writes is its failed step and the error; nothing at all is success."""
+def _start(act: Callable[[], None]) -> tuple[int, int]:
+    """Does it in a child: (its pid, where it writes the failed step and the error; nothing at all is success)."""
     read, write = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -129,14 +124,18 @@ def _try(name: str, act: Callable[[], None]) -> Check:
         os.close(read)
         _report(act, write)
     os.close(write)
+    return child, read
+
+
+def _finish(name: str, child: int, read: int) -> Check:
     with open(read, "rb") as answers:
         text = answers.read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if not text and code == 0:
         return Check(name, True)
-    step, detail = json.loads(text) if text else (name, f"the process that tried it ended with {code}")
-    hint = f" - {_HINTS[step]}" if step in _HINTS else ""
-    return Check(name, False, f"{step}: {detail}{hint}" if step != name else detail + hint)
+    step, detail = json.loads(text) if text else ("", f"the process that tried it ended with {code}")
+    hint = f" - {_HINTS[step or name]}" if (step or name) in _HINTS else ""
+    return Check(name, False, (f"{step}: " if step else "") + detail + hint)
 
 
 def _report(act: Callable[[], None], write: int) -> NoReturn:

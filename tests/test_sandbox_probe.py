@@ -80,7 +80,8 @@ def test_without_landlock_the_namespaces_remain_and_the_gaps_are_told(code: int)
     needs("namespaces")
     tier, reason, gaps = probed_under(os.geteuid(), lambda: deny(code, "landlock_create_ruleset"))
     assert tier == "namespaces"
-    assert reason.startswith("landlock: ")
+    assert reason.startswith("landlock: landlock_create_ruleset: ")
+    assert "lsm=" in reason  # what it usually comes from
     assert any("no Landlock" in gap for gap in gaps)
 
 
@@ -123,6 +124,14 @@ def test_probing_works_among_threads_and_leaves_this_process_as_it_was() -> None
     finally:
         stop.set()
         thread.join()
+
+
+@linux
+def test_a_fresh_process_finds_the_same() -> None:
+    """Nothing that is needed inside the new root may be imported there."""
+    code = "from sage_actors.sandbox.probe import probe; r = probe(); print(r.tier, r.reason)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"{probe().tier} {probe().reason}\n", done.stderr
 
 
 @linux
