@@ -237,8 +237,6 @@ def _describe(operation: OperationSpec) -> str:
     )
     words = " ".join(map(str, said)) if isinstance(said, (list, tuple)) else str(said)
     text = f"{operation.type} {' '.join(words.split())}"
-    return (
-        text
-        if len(text) <= _SHOWN_CHARS
-        else f"{text[:_SHOWN_CHARS]}… ({len(text) - _SHOWN_CHARS} more characters)"
-    )
+    if len(text) > _SHOWN_CHARS:
+        text = f"{text[:_SHOWN_CHARS]}… ({len(text) - _SHOWN_CHARS} more characters)"
+    return f"{text} (not confined)" if operation.sandbox == "trusted" else text

@@ -84,6 +84,13 @@ def test_what_would_run_is_shown_and_cannot_drive_a_terminal(project: Path) -> N
     assert str(item) == "template flow: executes shell make [2J it now"
 
 
+def test_an_operation_that_would_not_be_confined_is_shown_as_such(project: Path) -> None:
+    (item,) = required_items(flow({**SHELL, "sandbox": "trusted"}), project, template(project))
+    assert item.description == "executes shell make it (not confined)"
+    (confined,) = required_items(flow(SHELL), project, template(project))
+    assert confined.digest != item.digest
+
+
 def test_what_is_not_shown_of_a_template_is_said(project: Path) -> None:
     long = {**SHELL, "command": "x" * 1000}
     (item,) = required_items(flow(long), project, template(project))
