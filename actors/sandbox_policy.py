@@ -161,7 +161,13 @@ class SandboxPolicy:
     def _project_profile(self, given: Sequence[str]) -> Profile:
         git = _git_directories(self._project)
         files = [os.path.join(_config_directory(self._environ), name) for name in _USER_FILES]
-        reads = [*system_paths(), *map(os.path.expanduser, _SKILLS), *files, *git, *given]
+        reads = [
+            *system_paths(),
+            *(os.path.realpath(os.path.expanduser(each)) for each in _SKILLS),
+            *files,
+            *git,
+            *given,
+        ]
         write = [self._project, *self.settings.write]
         own = self._own_directory([*reads, *write])
         return Profile(
@@ -240,7 +246,9 @@ class SandboxPolicy:
             self._agents[name] = _Needs(
                 variables=_texts(table.get("variables")),
                 read=(os.path.dirname(os.path.realpath(program)),) if os.path.isabs(program) else (),
-                write=tuple(absolute(each, self._project) for each in _texts(table.get("keeps"))),
+                write=tuple(
+                    os.path.realpath(absolute(each, self._project)) for each in _texts(table.get("keeps"))
+                ),
                 rules=parse_rules(table.get("hosts", []), f"agents.{name}.hosts", []),
             )
         return self._agents[name]

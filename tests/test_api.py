@@ -417,7 +417,7 @@ def test_nodes_with_a_fallback_take_it_while_the_breaker_is_open(tmp_path: Path)
 def test_an_open_breaker_stays_open_over_a_resume(tmp_path: Path) -> None:
     flow = Workflow("api")
     flow.add(ops.fail_while, id="first", gate=str(tmp_path / "gate"), endpoint="api")
-    policy = {"failures": 1, "open_s": 1.5, "successes": 1}
+    policy = {"failures": 1, "open_s": 4.0, "successes": 1}
     with make_supervisor(tmp_path, breakers={"api": policy}) as supervisor:
         assert supervisor.run(flow, run_id="r", timeout=30).status == "failed"
     (tmp_path / "gate").touch()
