@@ -17,6 +17,7 @@ from sage_actors.actors.clock import Clock
 from sage_actors.actors.operation_types import CROWDED, LANES, QUEUED
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import StorageError
+from sage_actors.messages.limits import limit_error
 from sage_actors.messages.wire import OK, Evidence, error_map
 from sage_actors.supervisor.ports import Ports
 from sage_actors.supervisor.restart_policy import RestartIntensity, RestartPolicy
@@ -569,7 +570,8 @@ class Engine:
         else:
             text = f"{run.id_of(node)}: {evidence.describe()}"
             details = {**evidence.to_dict(), **(evidence.limit or {})}
-            run.attempt_failed(node, error_map("LimitExceeded", text, details=details))
+            again = evidence.limit is None or limit_error(evidence.limit).retryable
+            run.attempt_failed(node, error_map("LimitExceeded", text, retryable=again, details=details))
 
     def ready(self, number: int) -> None:
         """A worker has started: from here on it executes."""
