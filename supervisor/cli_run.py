@@ -272,7 +272,9 @@ def _carry_out(
                 search_paths=search,
                 cache=not chosen.no_cache,
                 max_tokens=chosen.max_tokens,
-                reads=paths_named_by(_inputs_of(chosen, run_id) if inputs is None else inputs, chosen.project),
+                reads=paths_named_by(
+                    _inputs_of(chosen, run_id) if inputs is None else inputs, chosen.project
+                ),
             ) as supervisor:
                 return _show(chosen, supervisor, follower, start, spec)
         except RunLockedError as error:
