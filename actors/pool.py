@@ -289,7 +289,7 @@ class LocalPool:
             handle.heartbeat_at = time.monotonic() + (_MCP_LOAD_S if handle.kind == "mcp" else 5.0)
             self._loop.call_at(time.monotonic() + 1.0, lambda: self._check_heartbeat(handle))
 
-    def _keeper_of(self, kind: WorkerKind) -> KeeperClient:
+    def _keeper_of(self, kind: str) -> KeeperClient:
         if kind == "trusted" and self._confinement is not None:
             if self._open_keeper is None:
                 self._open_keeper = self._new_keeper(None)

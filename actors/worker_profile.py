@@ -11,7 +11,7 @@ import resource  # noqa: F401 - loaded once, in the keeper, for all who are conf
 import socket
 import sys
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NoReturn
 
 from sage_actors.actors.violations import judge_by
 from sage_actors.messages.codec import FrameReader, frame
@@ -87,7 +87,7 @@ def _receive(link: socket.socket, count: int) -> bytes:
     return data
 
 
-def _refuse(link: socket.socket, cause: BaseException) -> None:
+def _refuse(link: socket.socket, cause: BaseException) -> NoReturn:
     """Says why to whoever sent tasks, and ends."""
     print(f"the sandbox could not be set up: {cause}", file=sys.stderr, flush=True)
     error = error_map(type(cause).__name__, str(cause), retryable=False)

@@ -145,6 +145,7 @@ def run_command(
     from sage_actors.servers.catalog import SAGE_SERVERS
     from sage_actors.supervisor.cli_consent import ensure_consent
     from sage_actors.supervisor.definitions import default_run_id, resolve_inputs
+    from sage_actors.supervisor.sandboxing import unwritable_paths
     from sage_actors.supervisor.templates import find_template, load_workflow
 
     chosen = _Settings(**settings)
@@ -155,6 +156,11 @@ def run_command(
     if template is not None and template.overrides:
         warnings.append(f"{path} takes the place of the built-in template {template.name!r}")
     inputs = resolve_inputs(spec, _inputs(pairs, topic))
+    for each in unwritable_paths(inputs, chosen.project):
+        warnings.append(
+            f"{each} is outside of the project: operations cannot write there (name a place in the project, or add "
+            "it to `write` under [sandbox] of your config.toml)"
+        )
     run_id = run_id or default_run_id(spec, inputs, topic)
     for warning in warnings if not chosen.quiet else ():
         click.echo(f"Warning: {warning}", err=True)

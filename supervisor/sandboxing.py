@@ -15,7 +15,7 @@ from sage_actors.actors.user_config import UserConfig, load_user_config
 from sage_actors.messages.errors import UsageError
 from sage_actors.sandbox.profile import is_beneath
 
-__all__ = ["MODE_VARIABLE", "chosen_mode", "make_confinement", "paths_named_by"]
+__all__ = ["MODE_VARIABLE", "chosen_mode", "make_confinement", "paths_named_by", "unwritable_paths"]
 
 MODE_VARIABLE = "SAGE_SANDBOX"
 _DEFAULT = "enforce"
@@ -67,6 +67,25 @@ def chosen_mode(user: UserConfig, environ: Mapping[str, str], mode: str | None =
     if chosen not in _MODES:
         raise UsageError(f"the sandbox's mode is one of {', '.join(_MODES)}, not {chosen!r}")
     return cast("Mode", chosen)
+
+
+def unwritable_paths(inputs: Mapping[str, Any], project: Path) -> list[str]:
+    """What inputs name outside of the project and does not exist: perhaps to be written, which no operation may."""
+    root = os.path.realpath(project)
+    texts = [
+        each for each in inputs.values() if isinstance(each, str) and each.startswith(("/", "~/", "../"))
+    ]
+    found = []
+    for text in texts:
+        if len(text) < 4096 and "\0" not in text and "\n" not in text:
+            path = os.path.realpath(os.path.join(root, os.path.expanduser(text)))
+            if (
+                not os.path.exists(path)
+                and os.path.isdir(os.path.dirname(path))
+                and not is_beneath(path, root)
+            ):
+                found.append(path)
+    return found
 
 
 def paths_named_by(inputs: Mapping[str, Any], project: Path) -> list[str]:

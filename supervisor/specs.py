@@ -120,7 +120,7 @@ def _retry(value: Any) -> RetryPolicy:
 
 
 def _limits(value: Mapping[str, Any]) -> Limits:
-    said = {
+    said: dict[str, Any] = {
         name: parse_size(each) if isinstance(each, str) and name in BYTE_LIMITS else each
         for name, each in value.items()
     }

@@ -114,7 +114,8 @@ class Inside:
             for name, value in environ.items():
                 changed.setenv(name, value)
             found = _run(args)
-        said = Said(*self._capsys.readouterr())
+        captured = self._capsys.readouterr()
+        said = Said(str(captured.out), str(captured.err))
         assert found == code, f"exit {found}\n{said.stdout}\n{said.stderr}"
         return said
 

@@ -91,7 +91,7 @@ def web() -> Iterator[int]:
             self.end_headers()
             self.wfile.write(b"hello")
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *_: Any) -> None:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
