@@ -146,8 +146,7 @@ class SandboxPolicy:
     def http_rules(self, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
         """Where an `http` operation may go: the address that its definition spells out, and the policy's list."""
         url = spec.get("url")
-        literal = implicit_rules(url) if isinstance(url, str) and "${" not in url else ()
-        return (*literal, *self._rules)
+        return (*(implicit_rules(url) if isinstance(url, str) else ()), *self._rules)
 
     def layout(self) -> Layout:
         """The union of all that any worker may be granted."""

@@ -171,6 +171,7 @@ class Runs:
                 # what is kept nowhere could not be looked at, nor survive this server
                 durability="strict" if durability == "none" else durability,
                 search_paths=[self.project / ".sage" / "templates"],
+                grants_inputs=False,  # an agent fills them in
             )
             self._control = ControlServer(self.project)
         return self._supervisor

@@ -88,6 +88,8 @@ class Supervisor:
             "off"; by default what $SAGE_SANDBOX, the user's config.toml, or else "enforce" says.
         reads: paths outside of the project that operations may read. What inputs name is not among them: a program
             or an agent that fills them in must not widen what operations see.
+        grants_inputs: whether an `http` operation may call the address that an input spells out; False where others
+            than the user fill inputs in.
         max_tokens, max_cost: what each run may use, over all processes that carried it out; then it pauses.
             By default the `budget` of its definition.
 
@@ -116,6 +118,7 @@ class Supervisor:
         max_cost: float | None = None,
         sandbox: str | None = None,
         reads: Sequence[str | Path] = (),
+        grants_inputs: bool = True,
     ) -> None:
         self.project = Path(project).absolute()
         if not self.project.is_dir():
@@ -167,6 +170,7 @@ class Supervisor:
             make_cache=self._cache,
             random=random.Random().random,
             environ=self._environ,
+            grants_inputs=grants_inputs,
             secrets=load_user_config(self._environ).secrets,
         )
         proxy: Any = self._actor.proxy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -15,10 +16,18 @@ from sage_actors.actors.user_config import UserConfig, load_user_config
 from sage_actors.messages.errors import UsageError
 from sage_actors.sandbox.profile import is_beneath
 
-__all__ = ["MODE_VARIABLE", "chosen_mode", "make_confinement", "paths_named_by", "unwritable_paths"]
+__all__ = [
+    "MODE_VARIABLE",
+    "chosen_mode",
+    "make_confinement",
+    "paths_named_by",
+    "unwritable_paths",
+    "with_inputs",
+]
 
 MODE_VARIABLE = "SAGE_SANDBOX"
 _DEFAULT = "enforce"
+_INPUT = re.compile(r"\$\{\s*inputs\.([A-Za-z0-9_-]+)\s*\}")
 _MODES = ("enforce", "degrade", "off")
 
 
@@ -67,6 +76,16 @@ def chosen_mode(user: UserConfig, environ: Mapping[str, str], mode: str | None =
     if chosen not in _MODES:
         raise UsageError(f"the sandbox's mode is one of {', '.join(_MODES)}, not {chosen!r}")
     return cast("Mode", chosen)
+
+
+def with_inputs(url: Any, inputs: Mapping[str, Any]) -> Any:
+    """The URL of an `http` operation with the inputs in place that it names: whoever gives an address grants it."""
+
+    def value(match: re.Match[str]) -> str:
+        given = inputs.get(match[1])
+        return str(given) if isinstance(given, (str, int)) and "${" not in str(given) else match[0]
+
+    return _INPUT.sub(value, url) if isinstance(url, str) else url
 
 
 def unwritable_paths(inputs: Mapping[str, Any], project: Path) -> list[str]:

@@ -48,6 +48,7 @@ from sage_actors.supervisor.engine import Engine
 from sage_actors.supervisor.handle import Run, RunStatus, outcome_of
 from sage_actors.supervisor.plan import wire_spec
 from sage_actors.supervisor.run_core import RunCore
+from sage_actors.supervisor.sandboxing import with_inputs
 
 __all__ = ["AddRun", "Ask", "Stop", "StoredValues", "SupervisorActor", "read_secret", "read_value"]
 
@@ -123,6 +124,7 @@ class SupervisorActor(MailboxActor):
         random: Callable[[], float],
         environ: Mapping[str, str],
         secrets: SecretsPolicy = SecretsPolicy(),  # noqa: B008 - frozen
+        grants_inputs: bool = True,
     ) -> None:
         super().__init__()
         self._secrets = secrets
@@ -137,6 +139,8 @@ class SupervisorActor(MailboxActor):
         self._asked: dict[tuple[int, int], int] = {}  # (run, node) -> number of its request to the breaker
         self._requests = 0
         self._search_paths: list[str] = []  # of the run whose operation is being numbered
+        self._inputs: Mapping[str, Any] = {}  # of that run, as far as they may grant something
+        self._grants_inputs = grants_inputs
         self._appends: dict[int, _Pending] = {}
         self._volatile: deque[tuple[RunCore, Any]] = deque()
         self._guards: dict[int, set[tuple[str, int, int]]] = {}
@@ -514,6 +518,7 @@ class SupervisorActor(MailboxActor):
 
     def operation_number(self, run: RunCore, operation: OperationSpec) -> int:
         self._search_paths = run.search_paths
+        self._inputs = run.root.inputs if self._grants_inputs else {}
         return self.engine.operation_number(run, operation)
 
     def start_worker(self, kind: str) -> int:
@@ -526,6 +531,8 @@ class SupervisorActor(MailboxActor):
 
     def define(self, op: int, operation: OperationSpec) -> None:
         said: dict[str, Any] = {"search_paths": self._search_paths}
+        if operation.type == "http":
+            said["url"] = with_inputs(operation.config.get("url"), self._inputs)
         if operation.secret_outputs:
             said["secret_outputs"] = True
         if self._secrets != SecretsPolicy():

@@ -244,6 +244,27 @@ def test_only_approved_hosts_are_reached_by_any_program(project: Path, web: int)
 
 
 @needs_namespaces
+@pytest.mark.parametrize("grants", [True, False])
+def test_an_address_that_an_input_spells_out_is_granted_by_who_gives_it(
+    project: Path, web: int, grants: bool
+) -> None:
+    nodes = [
+        {"id": "made", "type": "python", "call": "operations_confined:value", "arguments": {"number": web}},
+        {"id": "given", "type": "http", "url": "${inputs.base}/x", "on_failure": "continue"},
+        {"id": "literal", "type": "http", "url": f"http://127.0.0.1:{web}/${{made}}"},
+        {"id": "result", "type": "http", "url": "http://127.0.0.1:${made}/", "on_failure": "continue"},
+    ]
+    flow = {"name": "flow", "inputs": {"base": {}}, "nodes": nodes}
+    (project / "flow.json").write_text(json.dumps(flow))
+    with supervise(project, grants_inputs=grants) as supervisor:
+        base = f"http://127.0.0.1:{web}"
+        run = supervisor.run(load(project / "flow.json"), run_id="r", inputs={"base": base}, timeout=60)
+    refused = {node: error["type"] for node, error in run.errors.items()}
+    assert refused == dict.fromkeys({"result"} if grants else {"given", "result"}, "SandboxViolation")
+    assert run["literal"]["body"] == "hello"
+
+
+@needs_namespaces
 def test_a_refused_host_is_a_line_of_the_nodes_log_with_what_would_grant_it(project: Path) -> None:
     (project / "flow.json").write_text(
         json.dumps(
