@@ -19,6 +19,7 @@ GROUPS = (
     "many",
     "mcp_call",
     "audit",
+    "sandbox",
     "retention",
     "sage_research",
     "sage_makespan",
@@ -113,6 +114,14 @@ BUDGETS: dict[str, Budget] = {
         "MB",
         "mcp_call.memory",
     ),
+    "sandbox-engine": Budget(
+        "the default sandbox against none, layers of 1,000, same run", 1.05, "x", "sandbox.engine"
+    ),
+    "sandbox-own": Budget(
+        "an operation in a process of its own, above a shared one", 10, "ms", "sandbox.own"
+    ),
+    "sandbox-probe": Budget("finding out what this machine can confine", 20, "ms", "sandbox.probe"),
+    "secret-scan": Budget("looking for secrets, a KB", 0.3, "ms", "sandbox.scan"),
     "audit-append": Budget("a record of the audit log, alone, CPU", 60, "us", "audit.records"),
     "retention-hit": Budget(
         "180 KB of passages cut to 8,000 bytes: questions of the Python FAQ of whose answer something is kept",
