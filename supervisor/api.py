@@ -489,6 +489,7 @@ class Supervisor:
             - self._inspected.keys()
         )
         if calls:
+            self._start_workers(())
             infos = self._answer_to(
                 lambda answer: self._actor.tell(Ask(_NOBODY, ("inspect", calls), answer)), _INSPECT_S
             )

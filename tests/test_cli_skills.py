@@ -101,7 +101,9 @@ def test_a_skill_that_changes_while_its_run_is_under_way_does_not_run(
     folder = skill(sage, "notes", "Writes notes.", script=SCRIPT)
     change = shell("change", f"echo 'touch changed' > {folder}/scripts/run.sh")
     flow = sage.flow(change, {"id": "n", "type": "skill", "skill": "notes", "needs": ["change"]})
-    failed = inside("run", flow, "--trust", code=1)
+    protected = inside("run", flow, "--trust", code=1)  # operations do not get that far
+    assert "Read-only file system" in protected.stderr or "Permission denied" in protected.stderr
+    failed = inside("run", flow, "--fresh", "--trust", code=1, environ={"SAGE_SANDBOX": "off"})
     assert "not trusted" in failed.stdout + failed.stderr
     assert not (sage.project / "changed").exists()
     inside("resume", "flow", "--trust")
