@@ -1,4 +1,4 @@
-"""What the sandbox costs: nothing a node in shared workers, milliseconds in a worker of one task; the scan for secrets."""
+"""What the sandbox costs: nothing a node in shared workers, milliseconds in a worker of one task; what a scan costs."""
 
 from __future__ import annotations
 
