@@ -47,6 +47,8 @@ __all__ = [
     "Report",
     "Request",
     "Restore",
+    "Settle",
+    "Settled",
     "Snapshot",
     "State",
     "Token",
@@ -57,7 +59,6 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-Event: TypeAlias = Command
 CallAt: TypeAlias = Callable[[float, Callable[[], None]], None]  # (monotonic deadline, callback)
 
 _SET_BACK_S = 1.0  # a wall clock that is behind by more was set; by less, it was slewed
@@ -119,11 +120,26 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Settle:
+    """Answered with a Settled, behind every event of what was told before. run: whatever the asker wants back."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """All that was told before the Settle of this run has had its effect, and its events were delivered."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Tick:
     deadline: float  # monotonic
 
 
-Message: TypeAlias = Request | Report | Forget | Withdraw | Restore | Configure | Snapshot | _Tick
+Event: TypeAlias = Command | Settled
+Message: TypeAlias = Request | Report | Forget | Withdraw | Restore | Configure | Snapshot | Settle | _Tick
 
 
 class BreakerActor(MailboxActor):
@@ -170,6 +186,9 @@ class BreakerActor(MailboxActor):
                 events = self._core.restore(endpoint, state, open_until, now)
             case Configure(endpoint, policy):
                 events = self._core.configure(endpoint, policy, now)
+            case Settle(run):
+                self._emit([Settled(run)])
+                return None
             case Snapshot():
                 events = self._core.tick(now)
                 answer = self._core.status()

@@ -147,6 +147,8 @@ class SupervisorActor(MailboxActor):
         self._next_answer = 0
         self._keeper: tuple[int, int] | None = None
         self._breaker_states: dict[str, str] = {}
+        self._callers: set[int] = set()  # runs that asked the breaker for something
+        self._ending: dict[int, RunCore] = {}  # of those, the ones that ended a moment ago
         self._handlers: dict[type, Callable[[Any], None]] = {
             pp.Results: self._results,
             Committed: self._committed,
@@ -165,6 +167,7 @@ class SupervisorActor(MailboxActor):
             br.Waiting: self._waiting,
             br.Refused: self._refused,
             br.Transition: self._transition,
+            br.Settled: self._settled,
             ca.CacheAnswered: self._cache_answered,
             AddRun: self._add_run,
             Ask: self._ask,
@@ -311,9 +314,21 @@ class SupervisorActor(MailboxActor):
         fault_point("run.ended")
         if run.volatile:
             self._volatile.append((run, ("closed",)))
+        elif run.number in self._callers and self._breaker.is_alive():
+            self._ending[run.number] = run  # what its last calls did to a breaker belongs into its journal
+            _tell(self._breaker, br.Settle(run.number))
         else:
-            self._flush()
-            self._state.tell(CloseRun(run.number, ("closed",)))
+            self._close_journal(run)
+
+    def _settled(self, message: br.Settled) -> None:
+        run = self._ending.pop(message.run, None)
+        if run is not None:
+            self._close_journal(run)
+
+    def _close_journal(self, run: RunCore) -> None:
+        self._callers.discard(run.number)
+        self._flush()
+        self._state.tell(CloseRun(run.number, ("closed",)))
 
     def _closed(self, core: RunCore) -> None:
         entry = self._entries.pop(core.number, None)
@@ -478,6 +493,7 @@ class SupervisorActor(MailboxActor):
     def request_permit(self, run: RunCore, node: int, endpoint: str) -> None:
         self._requests += 1
         self._asked[run.number, node] = self._requests
+        self._callers.add(run.number)
         self._breaker.tell(br.Request(endpoint, (run.number, node, self._requests)))
 
     def report_permit(
@@ -621,6 +637,7 @@ class SupervisorActor(MailboxActor):
     def _guard_request(self, message: pp.GuardRequest) -> None:
         token = ("guard", message.worker, message.token)
         self._guards.setdefault(message.worker, set()).add(token)
+        self._callers.add(message.run)
         self._breaker.tell(br.Request(message.endpoint, token))
 
     def _guard_ended(self, message: pp.GuardEnded) -> None:
@@ -671,7 +688,7 @@ class SupervisorActor(MailboxActor):
 
     def _transition(self, message: br.Transition) -> None:
         self._breaker_states[message.endpoint] = str(message.new)
-        for run in list(self.engine.runs.values()):
+        for run in [*self.engine.runs.values(), *self._ending.values()]:
             if run.uses_endpoint(message.endpoint):
                 run.persist_records(
                     [
