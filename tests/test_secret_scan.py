@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import random
+import shutil
+import tempfile
 import tomllib
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ from golden.make import RUNS
 from secret_samples import KINDS, sample
 
 from sage_actors.actors.journal import read_journal
-from sage_actors.actors.keys import load_keys
+from sage_actors.actors.keys import KeyRing, load_keys
 from sage_actors.messages.codec import pack, unpack
 from sage_actors.messages.errors import SecretInStateError
 from sage_actors.messages.records import NodesSucceeded, decode_records
@@ -205,11 +207,20 @@ def of_golden_runs() -> Iterator[tuple[str, Any]]:
         about = json.loads((version / "about.json").read_text())
         keys = load_keys(environ={"SAGE_STATE_KEY": about["key"]})
         for run in RUNS:
-            for _, plaintext in read_journal(version / run, keys).frames:
+            for _, plaintext in _frames(version / run, keys):
                 for record in decode_records(plaintext):
                     yield f"{version.name} {run}", {name: getattr(record, name) for name in record.__slots__}
                     if isinstance(record, NodesSucceeded):
                         yield from ((f"{run} {row[0]}", unpack(row[3])) for row in record.rows if row[3])
+
+
+def _frames(run: Path, keys: KeyRing) -> list[tuple[Any, bytes]]:
+    """Those of a run's journal; git keeps no modes, and state that others can read is refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copytree(run, Path(folder) / "run"))
+        for path in (copy, *copy.iterdir()):
+            path.chmod(0o700 if path.is_dir() else 0o600)
+        return list(read_journal(copy, keys).frames)
 
 
 def of_workflows() -> Iterator[tuple[str, Any]]:
