@@ -25,7 +25,9 @@ _GONE_WITHIN_S = 3.0
 _LISTS_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children")
 _MEASURED = re.compile("test_(cli|worker|keeper|pool|control|watch|init|op_.*)")
 
-_UNMEASURED = re.compile("test_(simulation|chaos|state_damage|sage_.*|bench.*|sandbox_.*|confinement|hostile_.*)")
+_UNMEASURED = re.compile(
+    "test_(simulation|chaos|state_damage|sage_.*|bench.*|sandbox_.*|confinement|hostile_.*)"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
