@@ -250,13 +250,18 @@ class BreakerActor(MailboxActor):
     def _close(self, reason: str) -> None:
         self._timer.stop()
         self._emit(self._core.refuse_all(reason))
-        self._emit(Refused(one.token, one.endpoint, reason) for one in self._unread_requests())
+        for message in self._unread():
+            match message:
+                case Request(endpoint, token):
+                    self._emit([Refused(token, endpoint, reason)])
+                case Settle(run):
+                    self._emit([Settled(run)])
 
-    def _unread_requests(self) -> list[Request]:
-        """Requests behind the stop. What was asked goes back into the inbox, where Pykka answers it."""
+    def _unread(self) -> list[Any]:
+        """Messages behind the stop. What was asked goes back into the inbox, where Pykka answers it."""
         envelopes = self.actor_inbox.take_all()
         self.actor_inbox.put_back([each for each in envelopes if each.reply_to is not None])
-        return [one.message for one in envelopes if isinstance(one.message, Request)]
+        return [one.message for one in envelopes]
 
 
 def _log_transition(event: Transition) -> None:

@@ -314,9 +314,12 @@ class SupervisorActor(MailboxActor):
         fault_point("run.ended")
         if run.volatile:
             self._volatile.append((run, ("closed",)))
-        elif run.number in self._callers and self._breaker.is_alive():
-            self._ending[run.number] = run  # what its last calls did to a breaker belongs into its journal
-            _tell(self._breaker, br.Settle(run.number))
+        elif run.number in self._callers:  # what its last calls did to a breaker belongs into its journal
+            self._ending[run.number] = run
+            try:
+                self._breaker.tell(br.Settle(run.number))
+            except pykka.ActorDeadError:
+                self._settled(br.Settled(run.number))
         else:
             self._close_journal(run)
 
@@ -326,7 +329,6 @@ class SupervisorActor(MailboxActor):
             self._close_journal(run)
 
     def _close_journal(self, run: RunCore) -> None:
-        self._callers.discard(run.number)
         self._flush()
         self._state.tell(CloseRun(run.number, ("closed",)))
 
@@ -335,6 +337,7 @@ class SupervisorActor(MailboxActor):
         if entry is None:
             return
         message = entry.message
+        self._callers.discard(core.number)
         for key in [key for key in self._asked if key[0] == core.number]:
             del self._asked[key]
         if core.options.cache:

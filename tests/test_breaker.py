@@ -24,6 +24,8 @@ from sage_actors.actors.breaker import (
     Report,
     Request,
     Restore,
+    Settle,
+    Settled,
     Snapshot,
     State,
     Transition,
@@ -214,6 +216,30 @@ def test_requests_behind_the_stop_are_answered_too(harness: Callable[..., Harnes
     with pytest.raises(pykka.ActorDeadError):
         asked.get(timeout=DEADLINE_S)
     assert seen[-1] == Refused("late", API, "the breaker was stopped")
+
+
+def test_a_settle_is_answered_behind_what_went_before_even_behind_the_stop() -> None:
+    """A run waits for it: without an answer its journal would never be closed."""
+    at_it, go = threading.Event(), threading.Event()
+    seen: list[Event] = []
+
+    def deliver(event: Event) -> None:
+        seen.append(event)
+        if event == Granted("first", API):
+            at_it.set()
+            assert go.wait(DEADLINE_S)
+
+    one = BreakerActor.start({}, BreakerPolicy(failures=1), FakeClock(), deliver)
+    one.tell(Request(API, "first"))
+    one.tell(Report(API, "first", ok=False))
+    one.tell(Settle(7))
+    assert at_it.wait(DEADLINE_S)
+    stopped = one.stop(block=False)
+    one.tell(Settle(8))
+    go.set()
+    stopped.get(timeout=DEADLINE_S)
+    assert [type(each) for each in seen] == [Granted, Transition, Settled, Settled]
+    assert [each.run for each in seen if isinstance(each, Settled)] == [7, 8]
 
 
 def test_a_failing_breaker_answers_everyone_who_waits(
