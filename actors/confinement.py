@@ -29,6 +29,7 @@ from sage_actors.messages.wire import Kind
 
 __all__ = ["Confinement", "Words", "resolve_tier"]
 
+_PRIVATE_TMP = "/tmp"  # inside a new root
 _SPECS = "docs/specs"  # what the shipped templates write
 _WAYS_OUT = (
     "run on a kernel with user namespaces or Landlock (5.13), or accept operations that are not confined: "
@@ -64,10 +65,7 @@ class Confinement:
         if self.active and make_proxy is not None:
             self._door = Doorman(make_proxy)
         self._lanes: dict[str, Grant] = {}
-        self._tmp = "/tmp"
-        if self.tier == "landlock":  # a worker can make nothing in the project's top directory
-            self._tmp = tempfile.mkdtemp(prefix="sage-tmp-")
-            self._make((*REOPENED, _SPECS))
+        self._tmp = _PRIVATE_TMP
 
     @property
     def active(self) -> bool:
@@ -79,8 +77,11 @@ class Confinement:
         return {"mode": self.mode, "tier": self.tier, "gaps": list(self.gaps)}
 
     def keeper_settings(self) -> dict[str, Any] | None:
-        """What the keeper needs to make the new root; None where it makes none."""
+        """What the keeper needs to make the new root; None where it makes none. Makes the folders that workers need."""
         if self.tier != "namespaces":
+            self._make((*REOPENED, _SPECS))  # a worker can make nothing in the project's top directory
+            if self._tmp == _PRIVATE_TMP:
+                self._tmp = tempfile.mkdtemp(prefix="sage-tmp-")
             return None
         self._make(REOPENED)
         return {"layout": asdict(self.policy.layout()), "proxy_port": PROXY_PORT}
@@ -129,7 +130,7 @@ class Confinement:
         """Ends the proxy, and removes the output folders that nothing was put into."""
         if self._door is not None:
             self._door.close()
-        if self.tier == "landlock":
+        if self._tmp != _PRIVATE_TMP:
             shutil.rmtree(self._tmp, ignore_errors=True)
         if self.active:
             for name in (*REOPENED, _SPECS):

@@ -99,6 +99,7 @@ class LocalPool:
         self._spare: int | None = None
         self._spare_lock = threading.Lock()
         self._placeholders: list[Any] = []
+        self._doors: set[socket.socket] = set()  # ways out of the sandbox that nobody took yet
         self._namespace: str | None = None
         self._numbers = itertools.count(1)
         self._workers: dict[int, WorkerHandle] = {}
@@ -319,7 +320,7 @@ class LocalPool:
         )
         if pair is not None:
             pair[1].close()
-            self._loop.watch(pair[0], READ, lambda _: self._knocked(pair[0]))
+            self._await_knock(pair[0])
         self._keepers += 1
         self._loop.watch(keeper.socket, READ, lambda _: self._on_keeper(keeper))
         return keeper
@@ -341,16 +342,26 @@ class LocalPool:
     def _enter_sandbox(self, keeper: KeeperClient, placeholders: list[Any]) -> None:
         self._placeholders += placeholders
         if keeper.listener is not None and self._confinement is not None:
-            listener, keeper.listener = keeper.listener, None
-            self._loop.watch(listener, READ, lambda _: self._knocked(listener))
+            self._await_knock(keeper.listener)
+            keeper.listener = None
             from sage_actors.sandbox.namespaces import user_namespace_of
 
             self._namespace = user_namespace_of(keeper.identity[0])
 
-    def _knocked(self, listener: socket.socket) -> None:
+    def _await_knock(self, door: socket.socket) -> None:
+        self._doors.add(door)
+        self._loop.watch(door, READ, lambda _: self._knocked(door))
+
+    def _knocked(self, door: socket.socket) -> None:
         assert self._confinement is not None
-        self._loop.unwatch(listener)
-        self._confinement.knocked(listener)
+        self._loop.unwatch(door)
+        self._doors.discard(door)
+        self._confinement.knocked(door)
+
+    def _close_doors(self) -> None:
+        """Behind them is nobody any more."""
+        while self._doors:
+            self._doors.pop().close()
 
     def note(self, label: str, text: str) -> None:
         """A line for the log of the node that has a worker for itself, by the label of its grant. Any thread."""
@@ -362,6 +373,7 @@ class LocalPool:
         if self._confinement is not None:
             from sage_actors.sandbox.namespaces import remove_placeholders
 
+            self._close_doors()
             remove_placeholders(self._placeholders)
             self._confinement.close()
 
@@ -531,6 +543,9 @@ class LocalPool:
             self._open_keeper = None
         else:
             self._keeper = None
+            for door in self._doors:
+                self._loop.unwatch(door)
+            self._close_doors()
         self._keeper_ready.set()  # who waits for it is answered too
         keeper.close(1.0)
         if self._namespace is not None and not is_open:

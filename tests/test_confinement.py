@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import json
 import os
@@ -517,3 +518,22 @@ def test_the_state_stays_readable_for_its_owner_alone(project: Path) -> None:
     carry_out(project, shell("shell", "cat .sage/state/r/* | wc -c"))
     directory = StateDirectory(project).run_dir("r")
     assert all(each.stat().st_mode & 0o077 == 0 for each in directory.iterdir())
+
+
+def test_supervisors_leave_no_descriptor_and_no_folder_behind(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that ran, and in the tier without a root one that never did."""
+    flow = Workflow("flow")
+    flow.add(ops.value, number=1)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with supervise(project, durability="none") as supervisor:
+            supervisor.run(flow, timeout=60)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before
+    monkeypatch.setattr("sage_actors.sandbox.probe.probe", lambda: report("landlock", "namespaces"))
+    kept = set(Path("/tmp").glob("sage-tmp-*"))
+    supervise(project).close()
+    assert set(Path("/tmp").glob("sage-tmp-*")) <= kept
+    assert not list(project.iterdir())
