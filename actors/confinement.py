@@ -16,16 +16,19 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sage_actors.actors.egress_doorman import PROXY_PORT, Doorman, Proxy
+from sage_actors.actors.egress_doorman import PROXY_PORT, Doorman, Proxy, proxy_url
 from sage_actors.actors.sandbox_policy import REOPENED, Grant, SandboxPolicy
 from sage_actors.actors.sandbox_settings import Mode
 from sage_actors.messages.codec import frame
 from sage_actors.messages.errors import SandboxUnavailable
 from sage_actors.messages.wire import Kind
+
+if TYPE_CHECKING:
+    from sage_actors.sandbox.probe import Report
 
 __all__ = ["Confinement", "Words", "resolve_tier"]
 
@@ -55,7 +58,7 @@ class Confinement:
         mode: Mode,
         project: Path,
         make_proxy: Callable[[], Proxy] | None = None,
-        report: Any | None = None,
+        report: Report | None = None,
     ) -> None:
         self.mode = mode
         self.policy = policy
@@ -84,7 +87,7 @@ class Confinement:
                 self._tmp = tempfile.mkdtemp(prefix="sage-tmp-")
             return None
         self._make(REOPENED)
-        return {"layout": asdict(self.policy.layout()), "proxy_port": PROXY_PORT}
+        return {"layout": self.policy.layout().to_dict(), "proxy_port": PROXY_PORT}
 
     def open_broker(self) -> tuple[socket.socket, socket.socket] | None:
         """(the proxy's end, the end that workers inherit), where workers can make no sockets."""
@@ -119,7 +122,7 @@ class Confinement:
         if self._door is None:
             return None
         token = self._door.grant(self.policy.http_rules(spec), label)
-        return _url(token), token
+        return proxy_url(token), token
 
     def released(self, token: str | None) -> None:
         """Whoever held this token has ended."""
@@ -143,7 +146,7 @@ class Confinement:
 
     def _words(self, grant: Grant, *, alone: bool) -> Words:
         token = None if self._door is None else self._door.grant(grant.rules, grant.label)
-        environ = grant.with_proxy(None if token is None else _url(token), tmp=self._tmp)
+        environ = grant.with_proxy(None if token is None else proxy_url(token), tmp=self._tmp)
         profile = grant.profile
         if self.tier == "landlock":  # no root of its own, so no private /tmp either
             profile = replace(profile, write=(*profile.write, self._tmp))
@@ -156,7 +159,7 @@ class Confinement:
         return Words(frame(Kind.PROFILE, said), token)
 
 
-def resolve_tier(mode: Mode, min_tier: str, report: Any | None = None) -> tuple[str, tuple[str, ...]]:
+def resolve_tier(mode: Mode, min_tier: str, report: Report | None = None) -> tuple[str, tuple[str, ...]]:
     """(tier, gaps) that hold under this mode on this machine.
 
     Raises:
@@ -173,10 +176,6 @@ def resolve_tier(mode: Mode, min_tier: str, report: Any | None = None) -> tuple[
         failed = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if not check.ok)
         raise SandboxUnavailable(f"operations cannot be confined here ({failed}): {_WAYS_OUT}")
     return report.tier, report.gaps
-
-
-def _url(token: str) -> str:
-    return f"http://sage:{token}@127.0.0.1:{PROXY_PORT}"
 
 
 def _remove_empty(folder: Path, project: Path) -> None:

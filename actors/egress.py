@@ -19,7 +19,6 @@ import hmac
 import itertools
 import logging
 import resource
-import secrets
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -31,15 +30,15 @@ from sage_actors.actors.clock import Clock, SystemClock
 from sage_actors.actors.egress_broker import serve_asks
 from sage_actors.actors.egress_connection import Connection, Grant, Timeouts
 from sage_actors.actors.egress_decisions import Decision, DecisionLog, Report
+from sage_actors.actors.egress_doorman import new_token
 from sage_actors.actors.egress_gate import Gate
 from sage_actors.actors.egress_http import Refusal, Streams
 from sage_actors.actors.egress_rules import Rule
 
-__all__ = ["USER", "Decision", "EgressProxy", "Rule", "proxy_url", "resolve_all"]
+__all__ = ["Decision", "EgressProxy", "Rule", "resolve_all"]
 
 _log = logging.getLogger(__name__)
 
-USER = "sage"
 _MAX_CONNECTIONS = 1024  # with two descriptors each
 _MAX_PER_GRANT = 256
 _MAX_WITHOUT_REQUEST = 256  # above, the oldest is dropped: whoever means it sends its request at once
@@ -48,11 +47,6 @@ _RESOLVERS = 8
 _ACCEPT_AGAIN_S = 0.1
 _JOIN_S = 5.0
 _RETRY_S = 1.0
-
-
-def proxy_url(token: str, port: int, host: str = "127.0.0.1") -> str:
-    """What goes into `HTTP_PROXY` and `HTTPS_PROXY` of the holder of this token."""
-    return f"http://{USER}:{token}@{host}:{port}"
 
 
 def resolve_all(host: str, port: int) -> list[str]:
@@ -100,7 +94,7 @@ class EgressProxy:
         self._resolvers = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="egress-resolve")
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._grants: dict[str, tuple[str, Grant]] = {}  # number -> (secret, grant)
+        self._grants: dict[str, tuple[str, Grant]] = {}  # name -> (secret, grant)
         self._max_connections = min(_MAX_CONNECTIONS, _descriptors() // 4)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._unheard: dict[
@@ -115,15 +109,15 @@ class EgressProxy:
 
     def grant(self, rules: Iterable[Rule], label: str) -> str:
         """A token that opens these rules, and no others, until it is revoked. label: of its decisions."""
-        token = f"{next(self._numbers):x}-{secrets.token_hex(24)}"
+        token = new_token()
         self.adopt(token, rules, label)
         return token
 
     def adopt(self, token: str, rules: Iterable[Rule], label: str) -> None:
-        """Opens these rules for a token that somebody else made, of the form NUMBER-SECRET."""
-        number, _, secret = token.partition("-")
+        """Opens these rules for a token that somebody else made, as `new_token` makes them."""
+        name, _, secret = token.partition("-")
         with self._lock:
-            self._grants[number] = (secret, Grant(tuple(rules), label))
+            self._grants[name] = (secret, Grant(tuple(rules), label))
 
     def revoke(self, token: str) -> None:
         """Ends a grant, and soon all connections under it. One that is not known does nothing."""
@@ -136,8 +130,8 @@ class EgressProxy:
 
     def _find(self, token: str) -> Grant | None:
         """Under the lock. Only the secret is secret: it is compared in constant time."""
-        number, _, secret = token.partition("-")
-        known, grant = self._grants.get(number, ("", None))
+        name, _, secret = token.partition("-")
+        known, grant = self._grants.get(name, ("", None))
         same = hmac.compare_digest(known.encode(), secret.encode("utf-8", "replace"))
         return grant if same and known else None
 

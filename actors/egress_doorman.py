@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import socket
 import threading
@@ -11,10 +10,20 @@ from typing import Protocol
 
 from sage_actors.actors.egress_rules import Rule
 
-__all__ = ["PROXY_PORT", "Doorman", "Proxy"]
+__all__ = ["PROXY_PORT", "Doorman", "Proxy", "new_token", "proxy_url"]
 
 PROXY_PORT = 3128
 """Of the proxy, inside the network namespace, where nothing else listens."""
+
+
+def new_token() -> str:
+    """NAME-SECRET: the first part finds a grant, the second is compared in constant time."""
+    return f"{secrets.token_hex(8)}-{secrets.token_hex(24)}"
+
+
+def proxy_url(token: str, port: int = PROXY_PORT) -> str:
+    """What goes into `HTTP_PROXY` and `HTTPS_PROXY` of the holder of this token."""
+    return f"http://sage:{token}@127.0.0.1:{port}"
 
 
 class Proxy(Protocol):
@@ -34,13 +43,12 @@ class Doorman:
         self._make = make
         self._proxy: Proxy | None = None
         self._grants: dict[str, tuple[tuple[Rule, ...], str]] = {}
-        self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._closed = False
 
     def grant(self, rules: Sequence[Rule], label: str) -> str:
         """A token that opens these rules until it is revoked. label: of its decisions in the audit log."""
-        token = f"{next(self._numbers):x}-{secrets.token_hex(24)}"
+        token = new_token()
         with self._lock:
             if self._proxy is None:
                 self._grants[token] = tuple(rules), label

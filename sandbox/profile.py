@@ -68,18 +68,12 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """Only strings, numbers, lists and dictionaries: for msgpack and JSON."""
-        record = asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in record.items()}
+        return _to_record(self)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Profile:
         """The reverse of `to_dict`. Raises ValueError or TypeError for anything that is not what it returns."""
-        if not isinstance(record, Mapping):
-            raise ValueError("a sandbox profile is a mapping")
-        known = {each.name for each in fields(cls)}
-        if unknown := set(record) - known:
-            raise ValueError(f"a sandbox profile has no field {sorted(unknown)[0]!r}")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+        values = _from_record(cls, record, "profile")
         values["limits"] = Limits(**record.get("limits", {}))
         return cls(**values)
 
@@ -102,6 +96,15 @@ class Layout:
     def __post_init__(self) -> None:
         _check_paths(self)
 
+    def to_dict(self) -> dict[str, Any]:
+        """As that of a profile."""
+        return _to_record(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Layout:
+        """The reverse of `to_dict`. Raises as that of a profile does."""
+        return cls(**_from_record(cls, record, "layout"))
+
     @classmethod
     def of(cls, *profiles: Profile, private: Iterable[str] | None = None) -> Layout:
         """The union. What one profile alone protects stays open here: `confine` closes it for that process."""
@@ -114,6 +117,20 @@ class Layout:
             private=private_paths() if private is None else tuple(private),
             tmp_bytes=max((each.limits.tmp or 0 for each in profiles), default=0) or 1 << 30,
         )
+
+
+def _to_record(value: Profile | Layout) -> dict[str, Any]:
+    record = asdict(value)
+    return {key: list(each) if isinstance(each, tuple) else each for key, each in record.items()}
+
+
+def _from_record(cls: type[Profile | Layout], record: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The arguments of `cls`, with tuples where a wire has lists."""
+    if not isinstance(record, Mapping):
+        raise ValueError(f"a sandbox {what} is a mapping")
+    if unknown := set(record) - {each.name for each in fields(cls)}:
+        raise ValueError(f"a sandbox {what} has no field {sorted(unknown)[0]!r}")
+    return {key: tuple(each) if isinstance(each, list) else each for key, each in record.items()}
 
 
 def is_beneath(path: str, root: str) -> bool:

@@ -22,8 +22,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from sage_actors.actors.egress import Decision, EgressProxy, Rule, proxy_url
+from sage_actors.actors.egress import Decision, EgressProxy, Rule
 from sage_actors.actors.egress_connection import Timeouts
+from sage_actors.actors.egress_doorman import proxy_url
 from sage_actors.actors.egress_http import Streams
 from sage_actors.actors.egress_rules import parse_rules
 
