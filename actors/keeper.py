@@ -35,6 +35,7 @@ from typing import Any
 
 from sage_actors.actors import worker
 from sage_actors.actors.keeper_wire import EXITED, FDS_PER_WORKER, FORK, READY, SIGNAL, STARTED
+from sage_actors.actors.operation_types import ON_A_LOOP
 from sage_actors.actors.watch import children_of, descendants_of
 from sage_actors.messages.codec import FrameReader, frame
 
@@ -45,7 +46,6 @@ _PR_SET_CHILD_SUBREAPER = 36
 _TICK_S = 1.0  # how often strays are looked for without a reason
 _STRAYS_S = 1.0  # a stray that SIGKILL does not end in this time hangs in the kernel: go on without it
 _FINISH_S = 30.0
-_ON_A_LOOP = ("async", "mcp")
 
 
 @dataclass(slots=True)
@@ -170,11 +170,9 @@ class Keeper:
         from sage_actors.sandbox.namespaces import enter_root
         from sage_actors.sandbox.profile import Layout
 
-        layout: Any = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in self._sandbox["layout"].items()
-        }
-        entered = enter_root(Layout(**layout), proxy_port=self._sandbox["proxy_port"])
-        return entered.listener, [list(each) for each in entered.placeholders]
+        layout = Layout.from_dict(self._sandbox["layout"])
+        entered = enter_root(layout, proxy_port=self._sandbox["proxy_port"])
+        return entered.listener, entered.placeholders
 
     def _announce(self, entered: tuple[socket.socket | None, list[Any]]) -> None:
         listener, placeholders = entered
@@ -208,7 +206,7 @@ class Keeper:
     def _fork(self, number: int, kind: str) -> None:
         fds = [self._fds.popleft() for _ in range(FDS_PER_WORKER)]
         try:
-            if kind in _ON_A_LOOP:  # loaded once, here, so that every fork has it
+            if kind in ON_A_LOOP:  # loaded once, here, so that every fork has it
                 import sage_actors.actors.async_worker
             elif kind == "own":
                 import sage_actors.actors.op_shell  # noqa: F401
@@ -296,11 +294,14 @@ class Keeper:
         )
         link = socket.socket(fileno=sock)
         if self._confined:
-            from sage_actors.actors.worker_profile import enter_early, take_profile
+            from sage_actors.actors.worker_profile import take_profile
 
-            if kind == "own" and self._sandbox is not None:
-                enter_early(link)
-            take_profile(link, keep_fds=(1, 2, sock, out_read, err_read), broker_fd=self._broker_fd)
+            take_profile(
+                link,
+                keep_fds=(1, 2, sock, out_read, err_read),
+                broker_fd=self._broker_fd,
+                early=kind == "own" and self._sandbox is not None,
+            )
         sys.exit(_entry(kind)(link, settings))
 
     def _close_all(self) -> None:
@@ -312,7 +313,7 @@ class Keeper:
 
 
 def _entry(kind: str) -> Any:
-    if kind in _ON_A_LOOP:
+    if kind in ON_A_LOOP:
         from sage_actors.actors import async_worker
 
         return async_worker.mcp_main if kind == "mcp" else async_worker.main

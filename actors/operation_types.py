@@ -25,6 +25,7 @@ from sage_actors.messages.errors import UsageError
 __all__ = [
     "CROWDED",
     "LANES",
+    "ON_A_LOOP",
     "OPERATION_TYPES",
     "QUEUED",
     "OperationType",
@@ -68,8 +69,11 @@ class OperationType:
 LANES: Final = ("blocking", "async", "mcp", "own", "trusted")
 """The kinds of workers. The engine calls them by their position here."""
 
-CROWDED: Final = frozenset({LANES.index("async"), LANES.index("mcp")})
-"""Lanes whose workers execute many tasks at once."""
+ON_A_LOOP: Final = ("async", "mcp")
+"""The kinds of workers that execute many tasks at once, on an event loop."""
+
+CROWDED: Final = frozenset(LANES.index(kind) for kind in ON_A_LOOP)
+"""Their lanes."""
 
 QUEUED: Final = frozenset({LANES.index("blocking"), LANES.index("trusted")})
 """Lanes whose workers execute one task after the other, and hold the next ones."""

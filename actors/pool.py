@@ -27,6 +27,7 @@ from sage_actors.actors import keeper_wire
 from sage_actors.actors.confinement import Confinement, Words
 from sage_actors.actors.io_loop import READ, WRITE, IoLoop
 from sage_actors.actors.keeper_client import KeeperClient
+from sage_actors.actors.operation_types import ON_A_LOOP
 from sage_actors.actors.output import UNKNOWN
 from sage_actors.actors.pool_frames import FrameHandlers
 from sage_actors.actors.pool_inspect import Inspections, killed_by_import
@@ -286,7 +287,7 @@ class LocalPool:
             return
         handle.close_child_side()
         handle.launched = True
-        if handle.kind in ("async", "mcp"):
+        if handle.kind in ON_A_LOOP:
             handle.heartbeat_at = time.monotonic() + (_MCP_LOAD_S if handle.kind == "mcp" else 5.0)
             self._loop.call_at(time.monotonic() + 1.0, lambda: self._check_heartbeat(handle))
 

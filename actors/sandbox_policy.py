@@ -17,14 +17,15 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sage_actors.actors.agent_data import built_in_tables
 from sage_actors.actors.egress_rules import Rule, covers, implicit_rules, parse_rules
 from sage_actors.actors.sandbox_settings import Narrowing, SandboxSettings, absolute, parse_narrowing
-from sage_actors.actors.user_config import UserConfig
-from sage_actors.messages.errors import DefinitionError, Problem, UsageError
+from sage_actors.actors.user_config import UserConfig, default_config_path
+from sage_actors.messages.errors import DefinitionError, KeyUnusableError, Problem, UsageError
 from sage_actors.sandbox.profile import Layout, Limits, Profile, is_beneath, system_paths
 
 __all__ = ["REOPENED", "Grant", "SandboxPolicy"]
@@ -86,23 +87,21 @@ class SandboxPolicy:
         self._reads = [*settings.read, *(absolute(each, self._project) for each in reads)]
         if main_path and os.path.isabs(main_path):
             self._reads.append(self._beside(main_path))
-        self._base = self._project_profile(self._reads)
-        self._common: Grant | None = None
 
     def add_reads(self, paths: Iterable[str]) -> None:
         """More paths that may be read; before the first worker starts."""
         self._reads += [absolute(each, self._project) for each in paths if each]
-        self._common = None
-        self._base = self._project_profile(self._reads)
+        for name in ("_base", "_plain"):
+            self.__dict__.pop(name, None)
 
     # What workers get
 
     def lane(self, kind: str) -> Grant:
         """The grant of a worker of this kind."""
-        needs = _Needs()
         if kind == "mcp":
-            needs = _Needs.union([self._backend_needs(), self._server_needs()])
-        return self._grant(kind, self._base, needs)
+            needs = _Needs.union([self._backend_needs(), self._server_needs])
+            return self._grant(kind, self._base, needs)
+        return replace(self._plain, label=kind)
 
     def task(self, spec: Mapping[str, Any], label: str) -> Grant:
         """The grant of a worker for one operation, as `wire_spec` describes it.
@@ -117,14 +116,17 @@ class SandboxPolicy:
             git = _Needs(write=tuple(_git_directories(self._project)))
             grant = self._grant(label, profile, _Needs.union([self._agent_needs(spec), git]))
         else:
-            grant = replace(self._plain(), label=label, profile=profile)
+            grant = replace(self._plain, label=label, profile=profile)
         return grant if spec.get("sandbox") is None else self._narrowed(grant, spec["sandbox"], label)
 
+    @cached_property
+    def _base(self) -> Profile:
+        return self._project_profile(self._reads)
+
+    @cached_property
     def _plain(self) -> Grant:
         """What an operation gets that needs nothing special: made once, as each that has its own worker asks."""
-        if self._common is None:
-            self._common = self._grant("own", self._base, _Needs())
-        return self._common
+        return self._grant("plain", self._base, _Needs())
 
     def problems(self, spec: Mapping[str, Any], node: str) -> list[Problem]:
         """What an operation's own `sandbox` asks for and does not get, before anything runs."""
@@ -152,7 +154,7 @@ class SandboxPolicy:
         """The union of all that any worker may be granted."""
         agents = [self._needs_of(name) for name in self._known_agents()]
         git = _Needs(write=tuple(_git_directories(self._project)))
-        needs = _Needs.union([*agents, self._backend_needs(), self._server_needs(), git])
+        needs = _Needs.union([*agents, self._backend_needs(), self._server_needs, git])
         return Layout.of(self._grant("all", self._base, needs).profile)
 
     # How
@@ -257,6 +259,7 @@ class SandboxPolicy:
 
         return self._chosen_needs(chosen_backend(self._environ, self._user))
 
+    @cached_property
     def _server_needs(self) -> _Needs:
         """What servers of `.mcp.json` name that the user consented to: variables, and the hosts of their addresses."""
         from sage_actors.actors.mcp_config import load_servers
@@ -358,11 +361,9 @@ def _existing(paths: Iterable[str]) -> tuple[str, ...]:
 
 
 def _config_directory(environ: Mapping[str, str]) -> str:
-    from sage_actors.actors.user_config import default_config_path
-
     try:
         return str(default_config_path(environ).parent)
-    except Exception:  # noqa: BLE001 - without a home there is no such directory
+    except KeyUnusableError:  # without a home there is no such directory
         return "/nonexistent"
 
 

@@ -22,25 +22,30 @@ from sage_actors.sandbox.namespaces import enter_pid_namespace
 from sage_actors.sandbox.profile import Profile
 from sage_actors.sandbox.temporary import shrink_temporary
 
-__all__ = ["enter_early", "take_profile"]
+__all__ = ["take_profile"]
 
 _LENGTH_BYTES = 4
 _MOST_BYTES = 1 << 20
 _SETUP_FAILED = 71  # EX_OSERR
 
 
-def take_profile(link: socket.socket, *, keep_fds: Collection[int], broker_fd: int = -1) -> Profile:
+def take_profile(
+    link: socket.socket, *, keep_fds: Collection[int], broker_fd: int = -1, early: bool = False
+) -> Profile:
     """Waits for PROFILE, and confines this process by it. Returns only if every step succeeded.
 
     broker_fd: where connections to the proxy are asked for, in a tier without sockets; below zero: nowhere.
+    early: enter a process namespace before the wait, as a worker of one task can before it knows which.
     """
-    said = _read_profile(link)
     try:
+        if early:
+            enter_pid_namespace()
+        said = _read_profile(link)
         os.environ.clear()
         os.environ.update(said["environ"])
         profile = Profile.from_dict(said["profile"])
         if said["alone"]:
-            if os.getpid() != 1:
+            if not early:
                 enter_pid_namespace()
             shrink_temporary(profile.limits.tmp)
         confine(profile, said["tier"], keep_fds=(*keep_fds, broker_fd))
@@ -53,14 +58,6 @@ def take_profile(link: socket.socket, *, keep_fds: Collection[int], broker_fd: i
 
         install(socket.socket(fileno=broker_fd), PROXY_PORT)
     return profile
-
-
-def enter_early(link: socket.socket) -> None:
-    """What a worker of one task can do before it knows which."""
-    try:
-        enter_pid_namespace()
-    except (SandboxSetupError, OSError) as cause:
-        _refuse(link, cause)
 
 
 def _read_profile(link: socket.socket) -> dict[str, Any]:
@@ -80,7 +77,10 @@ def _read_profile(link: socket.socket) -> dict[str, Any]:
 def _receive(link: socket.socket, count: int) -> bytes:
     data = b""
     while len(data) < count:
-        chunk = link.recv(count - len(data))
+        try:
+            chunk = link.recv(count - len(data))
+        except ConnectionError:
+            chunk = b""
         if not chunk:
             os._exit(0)  # it is not needed after all
         data += chunk

@@ -148,9 +148,11 @@ class Supervisor:
         self._policies = {**config.breakers, **_policies(breakers or {})}
         self._inspected: dict[str, dict[str, Any]] = {}
         self._gate: BreakerGate | None = None
+        user = load_user_config(self._environ)
         self._confinement = make_confinement(
             self.project,
             config.sandbox,
+            user=user,
             environ=self._environ,
             mode=sandbox,
             reads=[*map(str, reads), *self._search_paths],
@@ -171,7 +173,7 @@ class Supervisor:
             random=random.Random().random,
             environ=self._environ,
             grants_inputs=grants_inputs,
-            secrets=load_user_config(self._environ).secrets,
+            secrets=user.secrets,
         )
         proxy: Any = self._actor.proxy()
         self._pool: WorkerPool = proxy.pool.get(timeout=_ANSWER_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from sage_actors.actors.confinement import Confinement
 from sage_actors.actors.egress_doorman import Proxy
 from sage_actors.actors.sandbox_policy import SandboxPolicy
 from sage_actors.actors.sandbox_settings import Mode, SandboxSettings
-from sage_actors.actors.user_config import UserConfig, load_user_config
+from sage_actors.actors.user_config import UserConfig
 from sage_actors.messages.errors import UsageError
 from sage_actors.sandbox.profile import is_beneath
 
@@ -35,6 +35,7 @@ def make_confinement(
     project: Path,
     of_project: SandboxSettings,
     *,
+    user: UserConfig,
     environ: Mapping[str, str],
     mode: str | None = None,
     reads: Iterable[str] = (),
@@ -44,6 +45,7 @@ def make_confinement(
     """The confinement of one supervisor.
 
     Args:
+        user: the user's own settings.
         of_project: what `.sage/config.toml` says; what widens counts only with the user's consent.
         mode: what the caller says; else $SAGE_SANDBOX, the user's config.toml, and at last "enforce".
         reads: paths outside of the project that operations may read.
@@ -52,7 +54,6 @@ def make_confinement(
         SandboxUnavailable: operations are to be confined, and this machine cannot.
         UsageError, DefinitionError: something that was said is wrong.
     """
-    user = load_user_config(environ)
     chosen = chosen_mode(user, environ, mode)
     settings = user.sandbox.joined(_consented(project, of_project))
     policy = SandboxPolicy(
@@ -88,36 +89,33 @@ def with_inputs(url: Any, inputs: Mapping[str, Any]) -> Any:
     return _INPUT.sub(value, url) if isinstance(url, str) else url
 
 
+def _outside(values: Iterable[Any], project: Path) -> Iterator[tuple[str, str]]:
+    """(text, real path) of each text that could be a path, and leads out of the project."""
+    root = os.path.realpath(project)
+    for text in values:
+        if isinstance(text, str) and 0 < len(text) < 4096 and "\0" not in text:
+            path = os.path.realpath(os.path.join(root, os.path.expanduser(text)))
+            if not is_beneath(path, root):
+                yield text, path
+
+
 def unwritable_paths(inputs: Mapping[str, Any], project: Path) -> list[str]:
     """What inputs name outside of the project and does not exist: perhaps to be written, which no operation may."""
-    root = os.path.realpath(project)
-    texts = [
-        each for each in inputs.values() if isinstance(each, str) and each.startswith(("/", "~/", "../"))
+    return [
+        path
+        for text, path in _outside(inputs.values(), project)
+        if text.startswith(("/", "~/", "../")) and "\n" not in text
+        if not os.path.exists(path) and os.path.isdir(os.path.dirname(path))
     ]
-    found = []
-    for text in texts:
-        if len(text) < 4096 and "\0" not in text and "\n" not in text:
-            path = os.path.realpath(os.path.join(root, os.path.expanduser(text)))
-            if (
-                not os.path.exists(path)
-                and os.path.isdir(os.path.dirname(path))
-                and not is_beneath(path, root)
-            ):
-                found.append(path)
-    return found
 
 
 def paths_named_by(inputs: Mapping[str, Any], project: Path) -> list[str]:
     """What inputs name outside of the project, as far as it exists: who names a path may have it read."""
     root = os.path.realpath(project)
     values = [each for value in inputs.values() for each in (value if isinstance(value, list) else [value])]
-    found = []
-    for value in values:
-        if isinstance(value, str) and 0 < len(value) < 4096 and "\0" not in value:
-            path = os.path.realpath(os.path.join(root, os.path.expanduser(value)))
-            if os.path.exists(path) and not is_beneath(path, root) and not is_beneath(root, path):
-                found.append(path)
-    return found
+    return [
+        path for _, path in _outside(values, project) if os.path.exists(path) and not is_beneath(root, path)
+    ]
 
 
 def _consented(project: Path, said: SandboxSettings) -> SandboxSettings:
