@@ -19,7 +19,7 @@ from sage_actors.actors.audit_format import Head
 from sage_actors.actors.audit_search import FORGOTTEN
 from sage_actors.actors.audit_verify import Chain, verify_chain
 from sage_actors.actors.journal_format import Location
-from sage_actors.actors.journal_reader import SegmentReader, read_headers
+from sage_actors.actors.journal_reader import Image
 from sage_actors.actors.keys import KeyRing
 from sage_actors.actors.statedir import StateDirectory
 from sage_actors.messages.errors import AuditError, NoCheckpointError
@@ -186,13 +186,9 @@ def _check_counts(run: str, said: _Claims, counts: Counter[str], found: Verified
 
 def _frames(state: StateDirectory, keys: KeyRing, run: str) -> Iterator[tuple[Location, str, list[Record]]]:
     """Each frame's place, tag and records, as far as the journal is valid."""
-    directory = state.run_dir(run)
-    headers = read_headers(directory, keys)
-    ends = [*(header.previous for header in headers[1:]), None]
-    for number, end in enumerate(ends, 1):
-        reader = SegmentReader(directory, number, keys, ends_at=end)
-        for location, plaintext in reader.frames():
-            yield location, reader.tag.hex(), decode_records(plaintext)
+    image = Image(state.run_dir(run), keys)
+    for location, plaintext in image.frames:
+        yield location, image.last_tag.hex(), decode_records(plaintext)
 
 
 def _tally(records: list[Record]) -> Counter[str]:
@@ -211,12 +207,15 @@ def _check_noted(state: StateDirectory, keys: KeyRing, chain: Chain, noted: list
     def wrong() -> list[tuple[str, str]]:
         return [(run, reason) for run, head in noted if (reason := chain.differs(head))]
 
+    missing = wrong()
     for _ in range(_ATTEMPTS):
-        if not wrong():
+        if not missing:
             return
         chain = verify_chain(state, keys)
-    run, reason = wrong()[0]
-    raise AuditError(f"the audit log does not have what the journal of run {run} noted of it: {reason}")
+        missing = wrong()
+    if missing:
+        run, reason = missing[0]
+        raise AuditError(f"the audit log does not have what the journal of run {run} noted of it: {reason}")
 
 
 def _told(counts: Counter[str]) -> str:

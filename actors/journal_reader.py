@@ -201,7 +201,7 @@ class Image:
         run_uuid: 16 bytes.
         segments: how many there are; the next one to be written has this number plus one.
         frames: (location, plaintext) of every frame in order; reads as it goes, one frame in memory.
-        last: the frame that was read last; None before the first.
+        last, last_tag: the frame that was read last, and its tag; None and b"" before the first.
     """
 
     def __init__(self, directory: Path, keys: KeyRing, *, disk: Disk = DISK) -> None:
@@ -211,6 +211,7 @@ class Image:
         self.segments = len(self._headers)
         self._end: tuple[Tail, int] | None = None
         self.last: Location | None = None
+        self.last_tag = b""
         self.frames: Iterator[tuple[Location, bytes]] = self._each()
 
     @property
@@ -247,7 +248,7 @@ class Image:
         for number, ends_at in enumerate([*ends, None], 1):
             reader = SegmentReader(self._directory, number, self._keys, ends_at=ends_at)
             for location, plaintext in reader.frames():
-                self.last = location
+                self.last, self.last_tag = location, reader.tag
                 yield location, plaintext
         self._end = (reader.tail, reader.torn_bytes)  # pyright: ignore[reportPossiblyUnboundVariable]
 

@@ -292,7 +292,7 @@ def catch_up(log: AuditLog, run_id: str, transcript: Transcript, image: Image) -
             f"segment {audited[0]}: it was cut or repaired, or the machine lost power"
         ]
     if transcript.late:
-        log.append([states_entry(run_id, transcript.late, last, image.tail.tag) | {"late": True}])
+        log.append([states_entry(run_id, transcript.late, last, image.last_tag) | {"late": True}])
         log.sync()
         transcript.late = []
     return []

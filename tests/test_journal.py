@@ -816,3 +816,15 @@ def test_an_image_is_synced_file_by_file_and_once(tmp_path: Path) -> None:
     for fails_at in (1, 2, 3):
         with pytest.raises(StorageError):
             read_journal(tmp_path, KEYS, disk=FaultyDisk(fails_at, errno.EIO)).sync()
+
+
+def test_the_last_frames_tag_is_known_behind_a_segment_without_frames(tmp_path: Path) -> None:
+    """A process that was killed right after it began a segment leaves one: its own tag is no frame's."""
+    write_segment(tmp_path / "run", [b"one", b"two"])
+    whole = read_journal(tmp_path / "run", KEYS)
+    list(whole.frames)
+    write_segment(tmp_path / "run", [])
+    image = read_journal(tmp_path / "run", KEYS)
+    assert list(image.frames)[-1][0] == image.last == whole.last
+    assert image.last_tag == whole.last_tag == whole.tail.tag
+    assert image.tail.tag != image.last_tag
