@@ -33,10 +33,11 @@ from sage_actors.actors.keys import KeyRing
 from sage_actors.actors.statedir import StateDirectory
 from sage_actors.messages.errors import AuditError, StateError, StorageError
 
-__all__ = ["ROTATE_BYTES", "AuditLog", "audit_lock", "user_name"]
+__all__ = ["AuditLog", "audit_lock"]
 
 _T = TypeVar("_T")
-ROTATE_BYTES = 16 << 20
+_ROTATE_BYTES = 16 << 20
+_LOCK = ".audit.lock"
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -53,7 +54,7 @@ class AuditLog:
         *,
         actor: str = "supervisor",
         now: Callable[[], float] = time.time,
-        rotate_bytes: int = ROTATE_BYTES,
+        rotate_bytes: int = _ROTATE_BYTES,
         disk: Disk = DISK,
     ) -> None:
         """Opens the log, or begins one.
@@ -67,7 +68,7 @@ class AuditLog:
         self.path = state.root.parent / LOG_NAME
         self._keys = AuditKeys(keys)
         self._actor, self._now, self._limit, self._disk = actor, now, rotate_bytes, disk
-        self._user, self._pid = user_name(), os.getpid()
+        self._user, self._pid = _user_name(), os.getpid()
         self._mutex = threading.Lock()
         self._fd, self._inode = -1, -1
         self._valid, self._end = (
@@ -291,14 +292,13 @@ def audit_lock(state: StateDirectory) -> int:
     Raises:
         StorageError: it cannot be made.
     """
-    path = state.locks / ".audit.lock"
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        return state.open_lock(_LOCK)
     except OSError as cause:
-        raise StorageError(f"cannot lock the audit log with {path}: {cause}") from cause
+        raise StorageError(f"cannot lock the audit log with {state.locks / _LOCK}: {cause}") from cause
 
 
-def user_name() -> str:
+def _user_name() -> str:
     """The operating system's name for who runs this process."""
     import pwd
 

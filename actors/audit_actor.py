@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import pykka
 
@@ -29,7 +29,7 @@ from sage_actors.actors.mailbox import MailboxActor
 from sage_actors.messages.errors import SageError, StorageError
 from sage_actors.messages.records import AuditNoted, Record
 
-__all__ = ["Audit", "AuditActor", "Recorder", "RunAudit", "Translate", "states_entry"]
+__all__ = ["Audit", "AuditActor", "RunAudit", "Translate", "states_entry"]
 
 _log = logging.getLogger(__name__)
 _GATHER_S = 0.05
@@ -38,12 +38,6 @@ _MOST_KEPT = 10_000  # records that wait for a log that cannot be written
 
 # What a run's records say to the audit log: (records of a frame) -> changes, each with its `event`.
 Translate = Callable[[list[Record]], list[dict[str, Any]]]
-
-
-class Recorder(Protocol):
-    """Whoever records: an `Audit`, an `AuditLog`, or nobody."""
-
-    def record(self, event: str, run: str | None = None, **fields: Any) -> None: ...
 
 
 class _Event:

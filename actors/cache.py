@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import msgpack
 
-from sage_actors.actors.disk import exclusive, make_private_directory, replace_file
+from sage_actors.actors.disk import exclusive_directory, make_private_directory, replace_file
 from sage_actors.actors.keys import KeyRing, MasterKey
 
 __all__ = ["DEFAULT_TTL_S", "MAX_BYTES", "CacheCounts", "CacheEntry", "ResultCache"]
@@ -182,19 +182,15 @@ class ResultCache:
         """Add to the counts of all processes. Where that cannot be written, they are short by it."""
         with contextlib.suppress(OSError):
             make_private_directory(self.root)
-            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                with exclusive(fd):
-                    old = self.counts()
-                    new = {
-                        "hits": old.hits + hits,
-                        "misses": old.misses + misses,
-                        "stored": old.stored + stored,
-                        "tokens_saved": old.tokens_saved + tokens_saved,
-                    }
-                    replace_file(self.root / "counts.json", json.dumps(new).encode(), durable=False)
-            finally:
-                os.close(fd)
+            with exclusive_directory(self.root):
+                old = self.counts()
+                new = {
+                    "hits": old.hits + hits,
+                    "misses": old.misses + misses,
+                    "stored": old.stored + stored,
+                    "tokens_saved": old.tokens_saved + tokens_saved,
+                }
+                replace_file(self.root / "counts.json", json.dumps(new).encode(), durable=False)
 
     def counts(self) -> CacheCounts:
         """What was counted; nothing where the file is missing or holds something else."""

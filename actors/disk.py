@@ -20,6 +20,7 @@ __all__ = [
     "create_private",
     "exchange",
     "exclusive",
+    "exclusive_directory",
     "make_private_directory",
     "publish",
     "read_all",
@@ -140,6 +141,17 @@ def exclusive(fd: int, *, wait_s: float = _LOCK_WAIT_S) -> Iterator[None]:
         yield
     finally:
         fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+@contextmanager
+def exclusive_directory(path: Path) -> Iterator[None]:
+    """As `exclusive`, on a directory whose files are rewritten: two at once must not lose each other's change."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with exclusive(fd):
+            yield
+    finally:
+        os.close(fd)
 
 
 def publish(temporary: Path, path: Path, *, disk: Disk = DISK) -> None:

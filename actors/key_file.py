@@ -13,7 +13,7 @@ from sage_actors.actors.disk import (
     DISK,
     check_directory_of,
     create_private,
-    exclusive,
+    exclusive_directory,
     make_private_directory,
     publish,
     read_all,
@@ -153,15 +153,11 @@ def _lines(data: bytes) -> list[str]:
 def _change(path: Path, change: Callable[[KeyRing], KeyRing]) -> KeyRing:
     """Two changes at once must not lose each other's key: the directory is locked meanwhile."""
     try:
-        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with exclusive(fd):
-                ring = change(read_key_file(path))
-                if not ring.keys:
-                    raise KeyUnusableError(f"{path} would hold no key; rotate it first")
-                replace_file(path, _file_text(ring.keys))
-        finally:
-            os.close(fd)
+        with exclusive_directory(path.parent):
+            ring = change(read_key_file(path))
+            if not ring.keys:
+                raise KeyUnusableError(f"{path} would hold no key; rotate it first")
+            replace_file(path, _file_text(ring.keys))
     except OSError as cause:
         raise KeyUnusableError(f"cannot change the key file {path}: {cause}") from cause
     return ring

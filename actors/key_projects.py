@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sage_actors.actors.audit_files import log_files
-from sage_actors.actors.disk import exclusive, make_private_directory, replace_file
+from sage_actors.actors.disk import exclusive_directory, make_private_directory, replace_file
 from sage_actors.actors.journal_format import HEADER_BYTES
 from sage_actors.actors.key_file import default_key_path
 
@@ -31,15 +31,11 @@ def note_project(project: Path, environ: Mapping[str, str] = os.environ) -> None
         return
     try:
         make_private_directory(path.parent)
-        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with exclusive(fd):
-                lines = [*dict.fromkeys([*_read(path), line])]
-                if len(lines) > _MANY:
-                    lines = [each for each in lines if os.path.isdir(each)]
-                replace_file(path, "".join(f"{json.dumps(each)}\n" for each in lines).encode(), durable=False)
-        finally:
-            os.close(fd)
+        with exclusive_directory(path.parent):
+            lines = [*dict.fromkeys([*_read(path), line])]
+            if len(lines) > _MANY:
+                lines = [each for each in lines if os.path.isdir(each)]
+            replace_file(path, "".join(f"{json.dumps(each)}\n" for each in lines).encode(), durable=False)
     except OSError as cause:
         _log.warning("%s was not noted among the projects with state: %s", project, cause)
 

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from sage_actors.actors.disk import read_all
 from sage_actors.actors.keys import KEY_VARIABLE
-from sage_actors.actors.trust import Item, digest_of
+from sage_actors.actors.trust import Item, cut_description, digest_of
 from sage_actors.actors.trust_programs import named_programs
 from sage_actors.messages.errors import DefinitionError, Problem
 from sage_actors.sandbox.profile import PLACEHOLDER_MODE
@@ -36,7 +36,6 @@ Transport = Literal["stdio", "http", "sse"]
 
 _LIMIT_BYTES = 4 * 1024 * 1024
 _NAME_CHARS = 200
-_DESCRIPTION_CHARS = 300
 _TRANSPORTS: dict[str, Transport] = {
     "stdio": "stdio",
     "http": "http",
@@ -343,8 +342,7 @@ def _url_problem(url: str) -> str:
 def _described(transport: Transport, written: Mapping[str, Any]) -> str:
     """What starts, and which of the user's variables it gets; what is cut off is said."""
     shown = _command_as_written(written) if transport == "stdio" else str(written.get("url"))
-    if len(shown) > _DESCRIPTION_CHARS:
-        shown = f"{shown[:_DESCRIPTION_CHARS]}… ({len(shown) - _DESCRIPTION_CHARS} more characters)"
+    shown = cut_description(shown)
     names = _variables(written)
     return f"{shown}; is given your {', '.join(f'${name}' for name in names)}" if names else shown
 

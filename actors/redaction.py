@@ -13,6 +13,7 @@ So the work is done in parallel, off the supervisor's processor. The supervisor 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 from sage_actors.messages.errors import Problem, SecretInStateError
@@ -26,10 +27,10 @@ from sage_actors.messages.secret_scan import (
 )
 from sage_actors.messages.secret_values import KnownValues
 
-__all__ = ["Redactor", "add_note", "found_in_result", "parse_secrets"]
+__all__ = ["DEFAULT_POLICY", "Redactor", "add_note", "found_in_result", "parse_secrets"]
 
 _MOST_NOTES = 50  # findings of an attempt that are noted one by one
-_DEFAULT = SecretsPolicy()
+DEFAULT_POLICY = SecretsPolicy()
 _MOST_HELD = 4096  # characters of a line that is not complete
 
 Key = tuple[int, int, int]
@@ -47,7 +48,7 @@ class Redactor:
         self._known.add(secrets)
 
     def result(
-        self, packed: bytes, node_id: str, *, policy: SecretsPolicy = _DEFAULT
+        self, packed: bytes, node_id: str, *, policy: SecretsPolicy = DEFAULT_POLICY
     ) -> tuple[bytes, list[Finding]]:
         """A packed result without secrets, and what was found.
 
@@ -100,16 +101,12 @@ class Redactor:
 
 
 def _joined(rows: list[list[Any]]) -> Iterable[list[Any]]:
-    last: list[Any] | None = None
-    for row in rows:
-        if last is not None and last[:4] == row[:4] and row[3] in ("stdout", "stderr"):
-            last[4] += row[4]
-            continue
-        if last is not None:
-            yield last
-        last = list(row)
-    if last is not None:
-        yield last
+    """Neighbours of one stream as one row: a print may have made two, and a burst thousands."""
+    for head, group in groupby(rows, key=lambda row: row[:4]):
+        texts = [row[4] for row in group]
+        if head[3] in ("stdout", "stderr"):
+            texts = ["".join(texts)]
+        yield from ([*head, text] for text in texts)
 
 
 def add_note(used: dict[str, Any] | None, findings: list[Finding]) -> dict[str, Any] | None:
@@ -127,7 +124,7 @@ def parse_secrets(said: Any, problems: list[Problem]) -> SecretsPolicy:
     """The table `[secrets]` of the user's configuration; what is wrong with it is added to `problems`."""
     if not isinstance(said, dict):
         problems.append(Problem("secrets", "must be a table"))
-        return _DEFAULT
+        return DEFAULT_POLICY
     for name in said.keys() - {"on_output", "allow"}:
         problems.append(Problem(f"secrets.{name}", "unknown setting", "on_output or allow"))
     on_output = said.get("on_output", "redact")

@@ -103,6 +103,14 @@ class StateDirectory:
         except OSError as cause:
             raise StorageError(f"cannot make {self.root}: {cause}") from cause
 
+    def open_lock(self, name: str) -> int:
+        """A descriptor to `flock`, of a file of that name among the locks. Raises OSError."""
+        return os.open(self.locks / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    def archives(self) -> list[Path]:
+        """What lies in the archive, oldest name first."""
+        return sorted(self.archived.iterdir()) if self.archived.is_dir() else []
+
     def run_dir(self, run_id: str) -> Path:
         """The directory of a run, which may not exist yet.
 
@@ -245,8 +253,7 @@ class Registry:
     def _change(self, change: Callable[[dict[str, dict[str, Any]]], object]) -> None:
         try:
             self._state.create()
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(self._state.locks / ".registry.lock", flags, 0o600)
+            fd = self._state.open_lock(".registry.lock")
             try:
                 with exclusive(fd):
                     workflows = self.read()

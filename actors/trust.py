@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from sage_actors.actors.disk import (
     check_directory_of,
-    exclusive,
+    exclusive_directory,
     make_private_directory,
     read_all,
     replace_file,
@@ -38,6 +38,7 @@ __all__ = [
     "ItemKind",
     "TrustStore",
     "checks_item",
+    "cut_description",
     "default_trust_path",
     "digest_of",
     "sandbox_item",
@@ -46,6 +47,7 @@ __all__ = [
 ItemKind = Literal["mcp-server", "skill", "template", "checks", "sandbox"]
 
 _VERSION = 1
+_DESCRIPTION_CHARS = 300
 _FILE_LIMIT_BYTES = 8 * 1024 * 1024
 _MANY_PROJECTS = 1_000  # above this many, those that are gone are forgotten
 _CHECKS_LIMIT_BYTES = 4 * 1024 * 1024
@@ -122,6 +124,12 @@ def checks_item(project: Path) -> Item:
     found = {name: digest for name in _CHECK_FILES if (digest := _file_digest(project / name))}
     said = f" (as {', '.join(found)} say)" if found else ""
     return Item("checks", "checks", digest_of(found), f"runs the project's own tests and linters{said}")
+
+
+def cut_description(text: str) -> str:
+    """`text` as long as a description may be; what is cut off is said."""
+    rest = len(text) - _DESCRIPTION_CHARS
+    return text if rest <= 0 else f"{text[:_DESCRIPTION_CHARS]}… ({rest} more characters)"
 
 
 def sandbox_item(said: Mapping[str, Any]) -> Item:
@@ -239,12 +247,8 @@ class TrustStore:
         try:
             path = self._where()
             make_private_directory(path.parent)
-            fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                with exclusive(fd):  # two at once must not lose each other's
-                    self._rewrite(path, change)
-            finally:
-                os.close(fd)
+            with exclusive_directory(path.parent):
+                self._rewrite(path, change)
         except (OSError, _UnusableError) as cause:
             raise StorageError(f"{failed}: {cause}") from cause
 

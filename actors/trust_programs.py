@@ -68,8 +68,9 @@ def named_programs(
         folder = directory / piece
         if len(folders) < _MOST_FOLDERS and folder not in folders and _is_folder(folder):
             folders.append(folder)
+    candidates = dict.fromkeys(_candidates(pieces))
     for folder in folders:
-        for candidate in _candidates(pieces):
+        for candidate in candidates:
             inside.add(folder / candidate)
     for place in _search_path(env) if words and "/" not in words[0] else ():
         inside.add(directory / place / words[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sage_actors.actors.proc import (
@@ -23,24 +22,12 @@ from sage_actors.messages.limits import limit_hit
 __all__ = [
     "CpuMeter",
     "LimitWatch",
-    "TreeUsage",
     "children_of",
     "descendants_of",
     "is_alive",
     "process_started_at",
     "tree_memory",
-    "tree_usage",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class TreeUsage:
-    """memory_bytes: anonymous, shared and swapped memory. cpu_s: of the living and of those they reaped.
-    processes: how many descend from the root, which is not counted itself."""
-
-    memory_bytes: int
-    cpu_s: float
-    processes: int
 
 
 def descendants_of(pid: int, *, most: int | None = None) -> list[int]:
@@ -53,16 +40,8 @@ def descendants_of(pid: int, *, most: int | None = None) -> list[int]:
     return found
 
 
-def tree_usage(pid: int) -> TreeUsage:
-    """What `pid` and its descendants use now."""
-    below = descendants_of(pid)
-    times = (process_times(each) for each in (pid, *below))
-    cpu = sum(each.own_s + each.reaped_s for each in times if each is not None)
-    return TreeUsage(_upper_bound((pid, *below)), cpu, len(below))
-
-
 def tree_memory(pid: int) -> int:
-    """Only the memory of `tree_usage`, in bytes."""
+    """Memory of `pid` and its descendants, in bytes: anonymous, shared and swapped; shared pages count in each."""
     return _upper_bound((pid, *descendants_of(pid)))
 
 

@@ -25,7 +25,7 @@ from sage_actors.actors.context import OperationTerminated, Task
 from sage_actors.actors.limit_hits import tell_limit
 from sage_actors.actors.operation_types import Runner, RunnerSettings, create_runner
 from sage_actors.actors.output import UNKNOWN, LogBook, OutputPipes
-from sage_actors.actors.redaction import Redactor, add_note
+from sage_actors.actors.redaction import DEFAULT_POLICY, Redactor, add_note
 from sage_actors.actors.worker_link import Link
 from sage_actors.messages.codec import MAX_RESULT_BYTES, pack
 from sage_actors.messages.errors import OperationCancelled, ProtocolError, ResultError
@@ -40,7 +40,6 @@ Key = tuple[int, int, int]
 TERMINATED = 128 + signal.SIGTERM
 _ERROR_BYTES = 1024  # about
 _NOTICEABLE_S = 50e-6
-_REDACT = SecretsPolicy()
 _NO_LIMITS: Mapping[str, Any] = {}
 
 
@@ -144,7 +143,7 @@ class OperationTable:
         most = self._limits_of(op).get("result") or MAX_RESULT_BYTES
         if op in self._secret:
             return pack_result(value, task.node_id, most)
-        digest, policy = self._digests.get(op), self._policies.get(op) or _REDACT
+        digest, policy = self._digests.get(op), self._policies.get(op, DEFAULT_POLICY)
         if digest is None:
             packed = pack_result(value, task.node_id, most)
             if len(packed) <= LEAST_CHARS:

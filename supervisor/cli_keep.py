@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sage_actors.supervisor.cli_options import at_terminal, json_option, project_option, state_of
+from sage_actors.supervisor.cli_options import confirmed, json_option, project_option, state_of
 
 if TYPE_CHECKING:
     from sage_actors.actors.statedir import StateDirectory
@@ -75,7 +75,7 @@ def prune_command(age: str, yes: bool, dry_run: bool, audit_too: bool, project: 
     before = time.time() - seconds_of(age, "--older-than")
     old = [run_id for run_id in state.run_ids() if _written_at(state.root / run_id) < before]
     old = [run_id for run_id in old if not _is_live(state, run_id)]
-    archived = [path for path in _archived(state) if _written_at(path) < before]
+    archived = [path for path in state.archives() if _written_at(path) < before]
     logs = old_files(state.root.parent, before) if audit_too else []
     names = [*old, *(f"archive/{path.name}" for path in archived), *(f"../{path.name}" for path in logs)]
     if dry_run or not names:
@@ -137,10 +137,6 @@ def _audited(state: StateDirectory, event: str, run_id: str | None, **fields: ob
         click.echo(f"Warning: this will not be in the audit log: {error}", err=True)
 
 
-def _archived(state: StateDirectory) -> list[Path]:
-    return sorted(state.archived.iterdir()) if state.archived.is_dir() else []
-
-
 def _remove_archived(path: Path) -> None:
     import shutil
 
@@ -171,11 +167,7 @@ def seconds_of(age: str, option: str) -> float:
 
 
 def _may(question: str, yes: bool) -> bool:
-    if yes:
-        return True
-    if not at_terminal():
-        raise click.UsageError("There is no terminal to ask on; --yes does it without asking.")
-    if click.confirm(question, err=True):
+    if confirmed(question, yes):
         return True
     click.echo("Nothing was deleted.", err=True)
     return False

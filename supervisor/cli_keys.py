@@ -9,6 +9,7 @@ import click
 
 from sage_actors.supervisor.cli_options import (
     at_terminal,
+    confirmed,
     json_option,
     project_option,
     reading_keys,
@@ -173,7 +174,7 @@ def _drop_key(key_id: str, leave_audit: bool, yes: bool, project: Path, as_json:
         return 0
     if gone:
         click.echo(f"Not there now, and not asked: {', '.join(gone)}", err=True)
-    if not _confirmed(f"Forget key {key_id} for good? Nothing will open what it sealed.", yes):
+    if not confirmed(f"Forget key {key_id} for good? Nothing will open what it sealed.", yes):
         return 1
     left = drop_key(ring, key.id, default_key_path())
     _audit(project, left, "dropped", id=key_id.lower())
@@ -225,14 +226,6 @@ def _may_print(output: Path | None, yes: bool) -> bool:
             "This prints the key itself; whoever sees it can read all state. Add --yes, or -o FILE for a private file."
         )
     return click.confirm("Print the key itself here? Whoever sees it can read all saved state.", err=True)
-
-
-def _confirmed(question: str, yes: bool) -> bool:
-    if yes:
-        return True
-    if not at_terminal():
-        raise click.UsageError("There is no terminal to ask on; --yes does it without asking.")
-    return click.confirm(question, err=True)
 
 
 def _give_out(text: str, output: Path | None) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "at_terminal",
     "command_line",
+    "confirmed",
     "drop_stdout",
     "find_workflow",
     "json_option",
@@ -143,3 +144,12 @@ def user_name() -> str:
 def at_terminal() -> bool:
     """Whether a person can be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Whether a person says yes, or has said so by --yes. click.UsageError where nobody can be asked."""
+    if yes:
+        return True
+    if not at_terminal():
+        raise click.UsageError("There is no terminal to ask on; --yes does it without asking.")
+    return click.confirm(question, err=True)

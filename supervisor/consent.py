@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sage_actors.actors.trust import Item, TrustStore, checks_item, digest_of, sandbox_item
+from sage_actors.actors.trust import Item, TrustStore, checks_item, cut_description, digest_of, sandbox_item
 from sage_actors.messages.definition import OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import UsageError
 from sage_actors.supervisor.specs import spec_from_dict
@@ -29,7 +29,6 @@ _HARMLESS = frozenset({"mcp", "approval", "wait", "workflow"})
 _CHECK_TOOLS = frozenset({"implementation_execute", "validation_run"})
 _IMPLEMENTATION = "sage-implementation"
 _SHOWN = 20  # operations of a template that are described
-_SHOWN_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +235,5 @@ def _describe(operation: OperationSpec) -> str:
         (config[name] for name in ("call", "command", "url", "skill", "prompt") if name in config), ""
     )
     words = " ".join(map(str, said)) if isinstance(said, (list, tuple)) else str(said)
-    text = f"{operation.type} {' '.join(words.split())}"
-    if len(text) > _SHOWN_CHARS:
-        text = f"{text[:_SHOWN_CHARS]}… ({len(text) - _SHOWN_CHARS} more characters)"
+    text = cut_description(f"{operation.type} {' '.join(words.split())}")
     return f"{text} (not confined)" if operation.sandbox == "trusted" else text

@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from sage_actors.actors.audit import AuditLog
 from sage_actors.actors.audit_files import log_files
+from sage_actors.actors.audit_project import audit_project
 from sage_actors.actors.audit_search import last_position
 from sage_actors.actors.cache import ResultCache
 from sage_actors.actors.disk import exchange, exclusive, make_private_directory
 from sage_actors.actors.faults import fault_point
 from sage_actors.actors.journal import JournalWriter
-from sage_actors.actors.journal_format import Tail
+from sage_actors.actors.journal_format import Header, Tail
 from sage_actors.actors.journal_reader import Image, SegmentReader, read_headers, segment_path
 from sage_actors.actors.keys import KeyRing
 from sage_actors.actors.locks import RunLock
@@ -97,8 +97,7 @@ def _alone(state: StateDirectory) -> Iterator[None]:
     """One `reencrypt` of a project at a time; what a crash left of an earlier one goes."""
     try:
         make_private_directory(state.locks)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(state.locks / ".reencrypt.lock", flags, 0o600)
+        fd = state.open_lock(".reencrypt.lock")
     except OSError as cause:
         raise StorageError(f"cannot lock {state.root}: {cause}") from cause
     try:
@@ -114,21 +113,25 @@ def _alone(state: StateDirectory) -> Iterator[None]:
 
 
 def _each_run(state: StateDirectory) -> list[tuple[str, Path]]:
-    archived = sorted(state.archived.iterdir()) if state.archived.is_dir() else []
     return [
         *((run_id, state.run_dir(run_id)) for run_id in state.run_ids()),
-        *((f"archive/{path.name}", path) for path in archived if path.is_dir() and not path.is_symlink()),
+        *(
+            (f"archive/{path.name}", path)
+            for path in state.archives()
+            if path.is_dir() and not path.is_symlink()
+        ),
     ]
 
 
 def _reseal_run(state: StateDirectory, keys: KeyRing, name: str, directory: Path, done: Reencrypted) -> None:
     lock = None if name.startswith("archive/") else RunLock.acquire(state, name)
     try:
-        if all(header.key_id == keys.primary.id for header in read_headers(directory, keys)):
+        headers = read_headers(directory, keys)
+        if all(header.key_id == keys.primary.id for header in headers):
             done.unchanged.append(name)
             return
         with _hidden_copy(directory) as copy:
-            last = _copy_journal(directory, copy, keys)
+            last = _copy_journal(directory, copy, keys, headers)
             done.kept_aside += _keep_others(directory, copy, name)
             fault_point("reencrypt.copied")
             if lock is not None and last is not None:
@@ -161,10 +164,9 @@ def _hidden_copy(directory: Path) -> Iterator[Path]:
         shutil.rmtree(copy, ignore_errors=True)
 
 
-def _copy_journal(source: Path, target: Path, keys: KeyRing) -> _End | None:
+def _copy_journal(source: Path, target: Path, keys: KeyRing, headers: list[Header]) -> _End | None:
     """Write the journal of `source` anew in `target`, each frame where it was; its last frame, if it has any."""
     new = KeyRing(keys.keys[:1], keys.source)
-    headers = read_headers(source, keys)
     ends = [*(header.previous for header in headers[1:]), None]
     previous: Tail | None = None
     last: _End | None = None
@@ -215,12 +217,8 @@ def _record(state: StateDirectory, keys: KeyRing, run_id: str, last: _End) -> No
             f"the journal ends with frame {number} of segment {segment}, and the audit log knew frame "
             f"{audited[1]} of segment {audited[0]}: it was cut; `sage-actors audit verify` says more"
         )
-    log = AuditLog(state, keys, actor="command line")
-    try:
-        journal = {"segment": segment, "seq": number, "tag": tag}
-        log.record("run_resealed", run_id, journal=journal)
-    finally:
-        log.close()
+    with audit_project(state.project, keys=keys) as audit:
+        audit.record("run_resealed", run_id, journal={"segment": segment, "seq": number, "tag": tag})
 
 
 def _same_times(source: Path, target: Path) -> None:

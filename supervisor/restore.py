@@ -316,16 +316,16 @@ def prepare(restored: Restored, *, now: float) -> None:
 
 def _reopen_withheld(run: RunCore) -> None:
     """A secret result was in the memory of the process that ended: it is made again where somebody needs it."""
-    waiting = [
+    waiting = {
         node
         for node, state in enumerate(run.state if run.withholds else b"")
         if state == st.SUCCEEDED and not run.is_gate(node) and run.operation(node).secret_outputs
-    ]
+    }
     while needed := [node for node in waiting if _is_needed(run, node)]:
         for node in needed:
             run.state[node] = st.PENDING
             run.counts["succeeded"] -= 1
-            waiting.remove(node)
+        waiting.difference_update(needed)
 
 
 def _is_needed(run: RunCore, node: int) -> bool:

@@ -16,6 +16,7 @@ from sage_actors.messages.errors import DefinitionError, Problem
 from sage_actors.supervisor.graph import DependencyGraph, nearest
 from sage_actors.supervisor.inputs import input_problem
 from sage_actors.supervisor.literals import literal_problems
+from sage_actors.supervisor.plan import ENGINE_TYPES
 from sage_actors.supervisor.references import (
     RESERVED_IDS,
     Reference,
@@ -38,7 +39,6 @@ __all__ = [
 
 TYPES = ("python", "shell", "mcp", "http", "agent", "skill", "approval", "wait", "workflow")
 AVAILABLE_TYPES = frozenset(OPERATION_TYPES)
-_ENGINE_TYPES = frozenset(name for name, each in OPERATION_TYPES.items() if each.by_engine)
 _ID = re.compile(r"[A-Za-z0-9_-]+\Z")
 _MAX_GUESSES = 100  # a guess compares a name with all others; a file that is wrong throughout gets no more
 _ID_HINT = "ids are made of A-Z a-z 0-9 _ and -"
@@ -182,7 +182,7 @@ class _Checker:
         for is_said, name, why in (
             (node.foreach is not None, "foreach", "put it on an operation that is one node"),
             (
-                operation.type in _ENGINE_TYPES,
+                operation.type in ENGINE_TYPES,
                 operation.type,
                 "put it on an operation that a worker carries out",
             ),
@@ -295,7 +295,7 @@ class _Checker:
     def _check_data(self, node: NodeSpec, place: str) -> None:
         each = node.foreach is not None
         rules = _DATA_OF_EACH if each else _DATA
-        if node.operation.type in _ENGINE_TYPES:
+        if node.operation.type in ENGINE_TYPES:
             rules = _BY_ENGINE_OF_EACH if each else _BY_ENGINE
         self._check_value(node, node.arguments, f"{place}.arguments", rules)
         operation = node.operation
