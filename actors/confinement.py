@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_actors.actors.egress_doorman import PROXY_PORT, Doorman, Proxy, proxy_url
+from sage_actors.actors.egress_doorman import PROXY_PORT, Doorman, Proxy, broker_pair, proxy_url
 from sage_actors.actors.sandbox_policy import REOPENED, Grant, SandboxPolicy
 from sage_actors.actors.sandbox_settings import Mode
 from sage_actors.messages.codec import frame
@@ -93,7 +93,7 @@ class Confinement:
         """(the proxy's end, the end that workers inherit), where workers can make no sockets."""
         if self.tier != "landlock" or self._door is None:
             return None
-        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return broker_pair()
 
     def knocked(self, listener: socket.socket) -> None:
         """Somebody wants to go out: at the keeper's listener, inside the network namespace, or at the broker."""

@@ -153,16 +153,19 @@ class EgressProxy:
             raise RuntimeError("the egress proxy was closed")
         if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError("the socket does not listen")
-        key = next(self._numbers)
-        self._listeners[key] = self._ask(self._start(listener, self._accept))
-        return lambda: self._post(self._stop_accepting, key)
+        return self._serve_by(listener, self._accept)
 
     def serve_broker(self, broker: socket.socket) -> Callable[[], None]:
         """Hands streams out to workers that may make no sockets (see egress_broker.py). As `serve` otherwise."""
         if self._closed:
             raise RuntimeError("the egress proxy was closed")
+        return self._serve_by(broker, self._hand_out)
+
+    def _serve_by(
+        self, source: socket.socket, serve: Callable[[socket.socket], Coroutine[Any, Any, None]]
+    ) -> Callable[[], None]:
         key = next(self._numbers)
-        self._listeners[key] = self._ask(self._start(broker, self._hand_out))
+        self._listeners[key] = self._ask(self._start(source, serve))
         return lambda: self._post(self._stop_accepting, key)
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["broker_pair", "hand_over", "install", "open_stream", "serve_asks"]
+__all__ = ["hand_over", "install", "open_stream", "serve_asks"]
 
 _ASK = b"?"
 _TAKE = b"!"
@@ -35,11 +35,6 @@ _PATIENCE_S = 10.0
 _OF_ADDRESSES = frozenset(
     {"family", "proto", "flags", "local_addr", "happy_eyeballs_delay", "interleave", "all_errors"}
 )
-
-
-def broker_pair() -> tuple[socket.socket, socket.socket]:
-    """(the proxy's end, for `EgressProxy.serve_broker`; the end that workers inherit)."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def hand_over(broker: socket.socket) -> socket.socket:
@@ -157,14 +152,11 @@ def _install_blocking(broker: socket.socket, proxy_port: int) -> None:
         if not _is_proxy(host, port, proxy_port):
             return original(address, *(() if timeout is ... else (timeout, *rest)), **options)
         stream = open_stream(broker)
-        stream.settimeout(timeout if timeout is None or isinstance(timeout, (int, float)) else _default_s())
+        said = timeout is None or isinstance(timeout, (int, float))
+        stream.settimeout(timeout if said else socket.getdefaulttimeout())
         return stream
 
     socket.create_connection = create_connection
-
-
-def _default_s() -> float | None:
-    return socket.getdefaulttimeout()
 
 
 def _is_proxy(host: Any, port: Any, proxy_port: int) -> bool:

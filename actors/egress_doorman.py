@@ -10,7 +10,7 @@ from typing import Protocol
 
 from sage_actors.actors.egress_rules import Rule
 
-__all__ = ["PROXY_PORT", "Doorman", "Proxy", "new_token", "proxy_url"]
+__all__ = ["PROXY_PORT", "Doorman", "Proxy", "broker_pair", "new_token", "proxy_url"]
 
 PROXY_PORT = 3128
 """Of the proxy, inside the network namespace, where nothing else listens."""
@@ -24,6 +24,11 @@ def new_token() -> str:
 def proxy_url(token: str, port: int = PROXY_PORT) -> str:
     """What goes into `HTTP_PROXY` and `HTTPS_PROXY` of the holder of this token."""
     return f"http://sage:{token}@127.0.0.1:{port}"
+
+
+def broker_pair() -> tuple[socket.socket, socket.socket]:
+    """(the proxy's end, for `serve_broker`; the end that workers inherit): see egress_broker.py."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 class Proxy(Protocol):

@@ -372,7 +372,7 @@ class LocalPool:
 
     def _leave_sandbox(self) -> None:
         if self._confinement is not None:
-            from sage_actors.sandbox.namespaces import remove_placeholders
+            from sage_actors.sandbox.placeholders import remove_placeholders
 
             self._close_doors()
             remove_placeholders(self._placeholders)

@@ -22,11 +22,19 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.actors.agent_data import built_in_tables
-from sage_actors.actors.egress_rules import Rule, covers, implicit_rules, parse_rules
+from sage_actors.actors.egress_rules import Rule, covers, implicit_rules, operation_rules, parse_rules
 from sage_actors.actors.sandbox_settings import Narrowing, SandboxSettings, absolute, parse_narrowing
 from sage_actors.actors.user_config import UserConfig, default_config_path
 from sage_actors.messages.errors import DefinitionError, KeyUnusableError, Problem, UsageError
-from sage_actors.sandbox.profile import Layout, Limits, Profile, is_beneath, system_paths
+from sage_actors.sandbox.profile import (
+    Layout,
+    Limits,
+    Profile,
+    is_beneath,
+    is_beneath_any,
+    outermost,
+    system_paths,
+)
 
 __all__ = ["REOPENED", "Grant", "SandboxPolicy"]
 
@@ -147,8 +155,7 @@ class SandboxPolicy:
 
     def http_rules(self, spec: Mapping[str, Any]) -> tuple[Rule, ...]:
         """Where an `http` operation may go: the address that its definition spells out, and the policy's list."""
-        url = spec.get("url")
-        return (*(implicit_rules(url) if isinstance(url, str) else ()), *self._rules)
+        return operation_rules(str(spec.get("type")), spec, self._rules)
 
     def layout(self) -> Layout:
         """The union of all that any worker may be granted."""
@@ -322,7 +329,7 @@ def _narrower(profile: Profile, own: Narrowing, problems: list[Problem], system:
     wide = (*profile.read, *profile.write)
     for name, paths, within in (("read", own.read, wide), ("write", own.write, profile.write)):
         for path in paths or ():
-            if not any(is_beneath(path, each) for each in within):
+            if not is_beneath_any(path, within):
                 problems.append(
                     Problem(f"sandbox.{name}", f"{path} is not granted to the project", "only narrower")
                 )
@@ -352,12 +359,7 @@ def _texts(said: Any) -> tuple[str, ...]:
 
 def _existing(paths: Iterable[str]) -> tuple[str, ...]:
     """Those that exist, without what lies inside another of them: each costs a system call in each worker."""
-    found = sorted({path for path in paths if os.path.exists(path)})
-    kept: list[str] = []
-    for path in found:  # what is above comes before
-        if not any(is_beneath(path, each) for each in kept):
-            kept.append(path)
-    return tuple(kept)
+    return tuple(outermost(path for path in set(paths) if os.path.exists(path)))
 
 
 def _config_directory(environ: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ import errno
 import os
 
 from sage_actors.messages.errors import SandboxViolation
-from sage_actors.sandbox.profile import Profile, is_beneath
+from sage_actors.sandbox.profile import Profile, is_beneath_any
 
 __all__ = ["explain", "judge_by"]
 
@@ -32,10 +32,10 @@ def explain(error: BaseException) -> SandboxViolation | None:
     if _profile is None or not isinstance(error, OSError) or error.filename is None:
         return None
     path = os.path.abspath(os.fsdecode(error.filename)) if not isinstance(error.filename, int) else ""
-    if not path or any(is_beneath(path, each) for each in _KERNEL):
+    if not path or is_beneath_any(path, _KERNEL):
         return None
     if error.errno == errno.ENOENT:
-        shown = _is_shown(_profile, path) or any(is_beneath(path, each) for each in _PRIVATE)
+        shown = _is_shown(_profile, path) or is_beneath_any(path, _PRIVATE)
         return None if shown else _violation("read", path)
     if error.errno not in _REFUSED or _may_write(_profile, path):
         return None
@@ -44,20 +44,20 @@ def explain(error: BaseException) -> SandboxViolation | None:
 
 def _violation(kind: str, path: str) -> SandboxViolation:
     assert _profile is not None
-    if any(is_beneath(path, each) for each in _profile.protected):
+    if is_beneath_any(path, _profile.protected):
         return SandboxViolation(kind, path, "it is protected: operations never change it")
-    if any(is_beneath(path, each) for each in _profile.hidden):
+    if is_beneath_any(path, _profile.hidden):
         return SandboxViolation(kind, path, "it is hidden by [sandbox] hide")
     return SandboxViolation(kind, path, f'add {kind} = ["{path}"] under [sandbox] of your config.toml')
 
 
 def _is_shown(profile: Profile, path: str) -> bool:
-    granted = any(is_beneath(path, each) for each in (*profile.read, *profile.write))
-    return granted and not any(is_beneath(path, each) for each in profile.hidden)
+    granted = is_beneath_any(path, (*profile.read, *profile.write))
+    return granted and not is_beneath_any(path, profile.hidden)
 
 
 def _may_write(profile: Profile, path: str) -> bool:
-    if any(is_beneath(path, each) for each in profile.reopened):
+    if is_beneath_any(path, profile.reopened):
         return True
-    closed = any(is_beneath(path, each) for each in (*profile.protected, *profile.hidden))
-    return not closed and any(is_beneath(path, each) for each in profile.write)
+    closed = is_beneath_any(path, (*profile.protected, *profile.hidden))
+    return not closed and is_beneath_any(path, profile.write)

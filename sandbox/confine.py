@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Iterator
 
 from sage_actors.messages.errors import SandboxSetupError
 from sage_actors.sandbox import kernel, landlock, mounts, seccomp
-from sage_actors.sandbox.profile import Limits, Profile, device_paths, is_beneath
+from sage_actors.sandbox.placeholders import make_placeholders
+from sage_actors.sandbox.profile import Limits, Profile, device_paths, is_beneath, is_beneath_any
 
 if sys.platform != "win32":
     import resource  # now: nothing can be imported once the files are gone
@@ -90,7 +91,7 @@ def _narrow_mounts(profile: Profile) -> list[str]:
     """Takes away what the root holds and this profile does not, where Landlock cannot: in a mount namespace of
     its own, and only if there is such a thing. Returns the private directories that may be granted."""
     private, further = mounts.look(profile.read, profile.write, everywhere=not landlock.abi())
-    within = [each for each in profile.protected if _in(each, profile.write)]
+    within = [each for each in profile.protected if is_beneath_any(each, profile.write)]
     protected, hidden = mounts.open_for(within, profile.hidden)
     if not (protected or hidden or further):
         return private
@@ -104,6 +105,7 @@ def _narrow_mounts(profile: Profile) -> list[str]:
     for path in further:
         mounts.narrow(path, profile.read, profile.write)
     protected, hidden = mounts.open_for(within, profile.hidden)
+    make_placeholders(profile.write, protected)
     mounts.shield(profile.write, protected=protected, hidden=hidden, reopened=profile.reopened)
     return private
 
@@ -165,7 +167,3 @@ def _filter_calls(profile: Profile, tier: str) -> None:
         sockets=profile.network and tier == "namespaces", namespaces=tier == "namespaces", own_pids=own_pids
     )
     seccomp.install(filter_)
-
-
-def _in(path: str, roots: Collection[str]) -> bool:
-    return any(is_beneath(path, root) for root in roots)

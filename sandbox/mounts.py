@@ -19,12 +19,12 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sage_actors.sandbox import kernel
-from sage_actors.sandbox.placeholders import is_placeholder, make_placeholders
-from sage_actors.sandbox.profile import Layout, device_paths, is_beneath
+from sage_actors.sandbox.placeholders import is_placeholder
+from sage_actors.sandbox.profile import Layout, device_paths, is_beneath, is_beneath_any, outermost
 
 __all__ = [
     "Plan",
@@ -33,6 +33,7 @@ __all__ = [
     "narrow",
     "open_for",
     "plan_root",
+    "replace_private",
     "seal_root",
     "shield",
 ]
@@ -93,10 +94,10 @@ def shield(
 ) -> None:
     """Makes protected paths read-only, hidden ones empty, and reopened ones writable, in this mount namespace.
 
-    A protected symbolic link is held in place, and so is what it leads to. Raises OSError; in particular where a
+    Of what does not exist there must be placeholders. A protected symbolic link is held in place, and so is what it
+    leads to. Raises OSError; in particular where a
     reopened path is a symbolic link, which could lead anywhere.
     """
-    make_placeholders(write, protected)
     roots = [os.path.realpath(each) for each in write]
     pinned: set[str] = set()
     for path in sorted(protected, key=_depth):
@@ -119,27 +120,34 @@ def look(
     private = [path for path, source in points.items() if source == _PRIVATE]
     others = [each for each in points if points[each] != _PRIVATE and each != "/"]
     if everywhere:
-        inside = [each for each in others if not _beneath_any(each, ("/proc", "/dev"))]
+        inside = [each for each in others if not is_beneath_any(each, ("/proc", "/dev"))]
     else:
-        inside = [each for each in others if _beneath_any(each, private)]
+        inside = [each for each in others if is_beneath_any(each, private)]
     further = [each for each in inside if not _is_granted(each, read, write)]
     if further:  # mount points are real paths, grants need not be
         read, write = [*map(os.path.realpath, read)], [*map(os.path.realpath, write)]
         further = [each for each in further if not _is_granted(each, read, write)]
-    outermost = [
-        each for each in further if not any(each != other and is_beneath(each, other) for other in further)
-    ]
-    return private, outermost
+    return private, outermost(further)
 
 
 def narrow(path: str, read: Collection[str], write: Collection[str]) -> None:
     """Leaves of the mount at `path` only what is granted inside it; what may be read alone is read-only."""
-    if not _beneath_any(path, read):
+    if not is_beneath_any(path, read):
         _cover_around(path, [each for each in (*read, *write) if is_beneath(each, path)])
     kernel.set_mount_flags(path, on=kernel.ATTR_RDONLY, recursive=True)
     for each in (each for each in write if is_beneath(each, path)):
         kernel.mount(each, each, None, kernel.MS_BIND | kernel.MS_REC)
         kernel.set_mount_flags(each, off=kernel.ATTR_RDONLY)
+
+
+def replace_private(path: str, size_bytes: int) -> None:
+    """An empty private directory of that size at `path`; what is mounted beneath it is there again, as it was."""
+    inside = [
+        each for each in _mount_points() if each != path and is_beneath(each, path) and os.path.lexists(each)
+    ]
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    opened = {each: os.open(each, flags) for each in outermost(inside)}
+    _mount_around(_PRIVATE, path, opened, f"size={size_bytes},mode=700")
 
 
 def open_for(protected: Iterable[str], hidden: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -155,7 +163,7 @@ def _mount_points() -> dict[str, str]:
 
 
 def _is_granted(path: str, read: Collection[str], write: Collection[str]) -> bool:
-    return _beneath_any(path, write) or (_beneath_any(path, read) and not _is_writable(path))
+    return is_beneath_any(path, write) or (is_beneath_any(path, read) and not _is_writable(path))
 
 
 def _cover_around(path: str, kept: list[str]) -> None:
@@ -163,21 +171,25 @@ def _cover_around(path: str, kept: list[str]) -> None:
     if not os.path.isdir(path):
         return _cover(path)
     opened = {each: os.open(each, os.O_PATH | os.O_CLOEXEC) for each in kept if os.path.exists(each)}
-    kernel.mount(_COVER, path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=64k,mode=755")
-    for each, descriptor in opened.items():
-        _make_mount_point(each, is_directory=os.path.isdir(f"/proc/self/fd/{descriptor}"))
-        kernel.mount(f"/proc/self/fd/{descriptor}", each, None, kernel.MS_BIND | kernel.MS_REC)
-        os.close(descriptor)
+    _mount_around(_COVER, path, opened, "size=64k,mode=755")
+
+
+def _mount_around(source: str, path: str, opened: Mapping[str, int], data: str) -> None:
+    """A file system in memory at `path`, and in it, where it was, what each descriptor holds; they are closed."""
+    try:
+        kernel.mount(source, path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, data)
+        for each, descriptor in opened.items():
+            _make_mount_point(each, is_directory=os.path.isdir(f"/proc/self/fd/{descriptor}"))
+            kernel.mount(f"/proc/self/fd/{descriptor}", each, None, kernel.MS_BIND | kernel.MS_REC)
+    finally:
+        for descriptor in opened.values():
+            os.close(descriptor)
 
 
 def _unescaped(name: bytes) -> str:
     if b"\\" in name:
         name = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name)
     return os.fsdecode(name)
-
-
-def _beneath_any(path: str, roots: Iterable[str]) -> bool:
-    return any(is_beneath(path, root) for root in roots)
 
 
 def _admit(plan: Plan, path: str, kind: str) -> None:
@@ -296,7 +308,7 @@ def _pin(path: str, roots: Iterable[str], pinned: set[str]) -> None:
 def _protect(path: str, roots: Iterable[str], pinned: set[str]) -> None:
     links: dict[str, str] = {}
     real = _resolve(path, links)
-    for link in (each for each in links if _beneath_any(each, roots)):
+    for link in (each for each in links if is_beneath_any(each, roots)):
         _pin(link, roots, pinned)
         kernel.mount_link_onto_itself(link)
     held = real
@@ -305,7 +317,7 @@ def _protect(path: str, roots: Iterable[str], pinned: set[str]) -> None:
     # Of a missing path its placeholder is held, or the file that is in its way: git's in a linked worktree.
     if held != real and os.path.isdir(held) and not is_placeholder(held):
         return
-    if _beneath_any(held, roots):
+    if is_beneath_any(held, roots):
         _pin(held, roots, pinned)
         _bind_onto_itself(held, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
 
@@ -316,7 +328,7 @@ def _bind_onto_itself(path: str, flags: int) -> None:
 
 
 def _reopen(path: str, roots: Iterable[str]) -> None:
-    if not os.path.lexists(path) or not _beneath_any(path, roots):
+    if not os.path.lexists(path) or not is_beneath_any(path, roots):
         return
     if os.path.realpath(path) != path:
         raise OSError(errno.ELOOP, "a symbolic link cannot be made writable: put a directory there", path)

@@ -24,7 +24,7 @@ from typing import NoReturn
 
 from sage_actors.messages.errors import SandboxSetupError
 from sage_actors.sandbox import kernel, mounts
-from sage_actors.sandbox.placeholders import Placeholder, make_placeholders, remove_placeholders
+from sage_actors.sandbox.placeholders import Placeholder, make_placeholders
 from sage_actors.sandbox.profile import Layout
 
 if sys.platform != "win32":
@@ -35,7 +35,6 @@ __all__ = [
     "enter_pid_namespace",
     "enter_root",
     "kill_namespace",
-    "remove_placeholders",
     "user_namespace_of",
 ]
 

@@ -26,6 +26,8 @@ __all__ = [
     "Profile",
     "device_paths",
     "is_beneath",
+    "is_beneath_any",
+    "outermost",
     "private_paths",
     "system_paths",
 ]
@@ -138,6 +140,20 @@ def is_beneath(path: str, root: str) -> bool:
     return path == root or path.startswith(root + "/") or root == "/"
 
 
+def is_beneath_any(path: str, roots: Iterable[str]) -> bool:
+    """Whether `path` is one of `roots` or inside one, by name alone."""
+    return any(is_beneath(path, root) for root in roots)
+
+
+def outermost(paths: Iterable[str]) -> list[str]:
+    """Those of the paths that lie inside no other one, each once, sorted."""
+    kept: list[str] = []
+    for path in sorted(set(paths)):  # what is above comes before
+        if not is_beneath_any(path, kept):
+            kept.append(path)
+    return kept
+
+
 def private_paths() -> tuple[str, ...]:
     """What is a private directory in memory inside a new root: temporary files, shared memory, and the home
     directory, so that the caches of everyday tools have a place and the real home is not there."""
@@ -198,7 +214,7 @@ def _system_paths(path: str, home: str, python_path: tuple[str, ...]) -> tuple[s
     found = [
         path for path in kept if os.path.exists(path) and not any(is_beneath(each, path) for each in apart)
     ]
-    return tuple(path for path in found if not any(path != each and is_beneath(path, each) for each in found))
+    return tuple(outermost(found))
 
 
 def _python_paths(python_path: tuple[str, ...]) -> Iterator[str]:

@@ -26,9 +26,9 @@ from sage_actors.sandbox.namespaces import (
     enter_pid_namespace,
     enter_root,
     kill_namespace,
-    remove_placeholders,
     user_namespace_of,
 )
+from sage_actors.sandbox.placeholders import remove_placeholders
 from sage_actors.sandbox.profile import Layout, Profile, private_paths, system_paths
 
 pytestmark = [
