@@ -102,6 +102,8 @@ class _Asked:
     name: str
     question: CacheQuestion
     state: str
+    version: str
+    search_paths: tuple[str, ...]
 
 
 class CacheActor(MailboxActor):
@@ -127,6 +129,7 @@ class CacheActor(MailboxActor):
         self._asked: dict[tuple[int, int], _Asked] = {}
         self._state = ("", -1e9)
         self._kept = 0
+        self._first_versions: dict[tuple[str, ...], str] = {}
 
     def on_receive(self, message: AskCache | KeepResult | KeepWhole | DropQuestions) -> None:
         match message:
@@ -147,10 +150,10 @@ class CacheActor(MailboxActor):
 
         def look(cache: ResultCache) -> None:
             nonlocal found
-            name, state = self._name(cache, message)
-            found = cache.get(name, stale=message.stale)
+            asked = self._name(cache, message)
+            found = cache.get(asked.name, stale=message.stale)
             if not message.stale:
-                self._asked[message.token] = _Asked(name, message.question, state)
+                self._asked[message.token] = asked
             if found is None and not message.stale:
                 cache.count(misses=1)
             elif found is not None:
@@ -167,6 +170,8 @@ class CacheActor(MailboxActor):
             return
         if asked.question.repository and self._repository_state(fresh=True) != asked.state:
             return  # the value may be of a state that no question will name
+        if self._was_edited(asked):
+            return
         now = self._clock.now()
         entry = CacheEntry(
             asked.question.label,
@@ -194,13 +199,25 @@ class CacheActor(MailboxActor):
         if self._kept % _TRIM_EVERY == 1:
             cache.trim()
 
-    def _name(self, cache: ResultCache, message: AskCache) -> tuple[str, str]:
-        question = message.question
+    def _name(self, cache: ResultCache, message: AskCache) -> _Asked:
+        question, search_paths = message.question, tuple(message.search_paths)
         state = self._repository_state() if question.repository else ""
-        version = code_version(*question.code, project=self._project, search_paths=message.search_paths)
+        version = self._code_version(question, search_paths)
+        self._first_versions.setdefault((*question.code, *search_paths), version)
         digest = hashlib.sha256(question.material).digest()
         parts = (question.label.encode(), version.encode(), state.encode(), digest)
-        return cache.name_of(b"".join(len(part).to_bytes(4, "big") + part for part in parts)), state
+        name = cache.name_of(b"".join(len(part).to_bytes(4, "big") + part for part in parts))
+        return _Asked(name, question, state, version, search_paths)
+
+    def _code_version(self, question: CacheQuestion, search_paths: tuple[str, ...]) -> str:
+        return code_version(*question.code, project=self._project, search_paths=search_paths)
+
+    def _was_edited(self, asked: _Asked) -> bool:
+        """While it ran, or since this supervisor first asked of it: workers that live on have the code of then."""
+        code = asked.question.code
+        if code[0] == "python" and self._first_versions[*code, *asked.search_paths] != asked.version:
+            return True
+        return self._code_version(asked.question, asked.search_paths) != asked.version
 
     def _repository_state(self, *, fresh: bool = False) -> str:
         from sage_actors.servers.repository import repository_state

@@ -11,7 +11,6 @@ import os
 import queue
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from sage_actors.actors.limit_hits import tell_limit
 from sage_actors.actors.operation_types import Runner, RunnerSettings, create_runner
 from sage_actors.actors.output import UNKNOWN, LogBook, OutputPipes
 from sage_actors.actors.redaction import DEFAULT_POLICY, Redactor, add_note
+from sage_actors.actors.source_loader import search_first
 from sage_actors.actors.worker_link import Link
 from sage_actors.messages.codec import MAX_RESULT_BYTES, pack
 from sage_actors.messages.errors import OperationCancelled, ProtocolError, ResultError
@@ -78,8 +78,7 @@ def find_user_modules(settings: Settings, search_paths: Iterable[str] = ()) -> N
     `httpx`, and what this package imports for itself must never be those.
     """
     for path in reversed((*search_paths, *settings.user_paths, settings.project)):
-        if path not in sys.path:
-            sys.path.insert(0, path)
+        search_first(path)
 
 
 def pack_result(value: object, node_id: str, most: int = MAX_RESULT_BYTES) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from engine_harness import history, lines, make_supervisor
 from sage_actors.actors.cache import CacheEntry, ResultCache
 from sage_actors.actors.cache_actor import whole_material
 from sage_actors.messages.codec import pack, unpack
+from sage_actors.supervisor.definitions import load_dict
 from sage_actors.supervisor.run_core import RunCore
 from sage_actors.supervisor.workflow import Workflow
 
@@ -66,12 +69,37 @@ def test_other_arguments_another_version_and_a_supervisor_without_cache_are_miss
 def test_an_edited_source_is_a_miss(tmp_path: Path) -> None:
     (tmp_path / "steps.py").write_text("def answer():\n    return 1\n")
     spec = {"name": "flow", "nodes": [{"id": "a", "type": "python", "call": "steps:answer", "cache": True}]}
-    from sage_actors.supervisor.definitions import load_dict
-
     for run_id, expected in (("one", 1), ("two", 2)):
         with make_supervisor(tmp_path) as supervisor:
             assert supervisor.run(load_dict(spec), run_id=run_id)["a"] == expected
         (tmp_path / "steps.py").write_text("def answer():\n    return 2\n")
+
+
+def test_a_source_edited_while_a_supervisor_lives_is_kept_by_nobody(tmp_path: Path) -> None:
+    source = tmp_path / "steps.py"
+    source.write_text("def answer():\n    return 1\n")
+    spec = {"name": "flow", "nodes": [{"id": "a", "type": "python", "call": "steps:answer", "cache": True}]}
+    with make_supervisor(tmp_path) as supervisor:
+        assert supervisor.run(load_dict(spec), run_id="one")["a"] == 1
+        source.write_text("def answer():\n    return 2\n")
+        supervisor.run(load_dict(spec), run_id="two")  # by a worker that has the first source
+    with make_supervisor(tmp_path) as supervisor:
+        assert supervisor.run(load_dict(spec), run_id="three")["a"] == 2
+
+
+def test_bytecode_is_kept_of_settled_sources_alone(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    for name, age in (("package/__init__", 60), ("package/settled", 60), ("package/fresh", 0)):
+        source = tmp_path / f"{name}.py"
+        source.write_text("def answer():\n    return 1\n")
+        written = time.time() - age
+        os.utime(source, (written, written))
+    calls = ("package.settled:answer", "package.fresh:answer")
+    spec = {"nodes": [{"id": f"n{i}", "type": "python", "call": call} for i, call in enumerate(calls)]}
+    with make_supervisor(tmp_path) as supervisor:
+        assert supervisor.run(load_dict({"name": "flow", **spec})).status == "succeeded"
+    kept = {each.name.partition(".")[0] for each in (tmp_path / "package/__pycache__").iterdir()}
+    assert kept == {"__init__", "settled"}
 
 
 def test_what_failed_or_has_an_effect_once_is_not_kept(tmp_path: Path) -> None:
@@ -183,8 +211,6 @@ def test_a_budget_that_was_given_holds_over_a_resume_that_gives_none(tmp_path: P
 
 
 def test_the_budget_of_a_definition_holds_over_a_resume(tmp_path: Path) -> None:
-    from sage_actors.supervisor.definitions import load_dict
-
     call = {"type": "python", "call": "operations_engine:spend", "arguments": {"tokens": 60}}
     nodes = [{"id": "a", **call}, {"id": "b", **call, "needs": ["a"]}]
     spec = load_dict({"name": "paid", "budget": {"tokens": 60}, "nodes": nodes})
