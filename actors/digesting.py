@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sage_actors.actors.context import Task
-from sage_actors.actors.redaction import Redactor, add_note
-from sage_actors.actors.worker import pack_result
+from sage_actors.actors.operations.context import Task
+from sage_actors.actors.workers.redaction import Redactor, add_note
+from sage_actors.actors.workers.worker import pack_result
 from sage_actors.messages.codec import MAX_RESULT_BYTES, unpack
 from sage_actors.messages.digest import digest_value
 from sage_actors.messages.secret_scan import SecretsPolicy

@@ -4,14 +4,14 @@
     agent = "claude"             # or: model = "anthropic:claude-sonnet-5-5"
     timeout = "10m"              # of one draft
 
-    [sandbox]                    # what operations may touch; see sandbox_settings.py
+    [sandbox]                    # what operations may touch; see actors/confinement/settings.py
     network = ["api.example.com:443"]
 
     [secrets]
     on_output = "redact"         # or "reject": a result that holds a secret fails its node
     allow = [{ rule = "key-name", path = "*.token" }]   # what is no secret; rules: messages/secret_patterns.py
 
-    [agents.mine]                # an agent of your own, or changes to a known one; see actors/agents.toml
+    [agents.mine]                # an agent of your own, or changes to a known one; see actors/agents/agents.toml
     command = ["my-agent", "--print"]
 
 A project's `.sage/config.toml` is another file: what a repository brings cannot choose what runs with your keys.
@@ -25,10 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sage_actors.actors.keys import default_key_path
-from sage_actors.actors.redaction import parse_secrets
-from sage_actors.actors.sandbox_settings import SandboxSettings, parse_sandbox
+from sage_actors.actors.confinement.settings import SandboxSettings, parse_sandbox
+from sage_actors.actors.keys.provider import default_key_path
 from sage_actors.actors.toml_file import load_settings
+from sage_actors.actors.workers.redaction import parse_secrets
 from sage_actors.messages.errors import KeyUnusableError, Problem
 from sage_actors.messages.secret_scan import SecretsPolicy
 from sage_actors.messages.units import parse_duration

@@ -8,17 +8,17 @@ from collections.abc import Callable
 
 from bench.ground import Ground, ground, layers
 from bench.measure import Benchmark, Figure, Size, figure, run_group
-from sage_actors.actors.audit import AuditLog
-from sage_actors.actors.audit_actor import states_entry
-from sage_actors.actors.audit_verify import verify_chain
+from sage_actors.actors.audit.actor import states_entry
+from sage_actors.actors.audit.log import AuditLog
+from sage_actors.actors.audit.verify import verify_chain
 from sage_actors.actors.clock import SystemClock
-from sage_actors.actors.journal_format import Location
-from sage_actors.actors.keys import KeyRing, load_keys
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.keys.provider import KeyRing, load_keys
+from sage_actors.actors.state.directory import StateDirectory
+from sage_actors.actors.state.journal_format import Location
 from sage_actors.messages.records import NodesStarted, NodesSucceeded, Record
 from sage_actors.supervisor.audit_events import Transcript
-from sage_actors.supervisor.plan import compile_plan
-from sage_actors.supervisor.run_core import RunCore, RunOptions
+from sage_actors.supervisor.core.plan import compile_plan
+from sage_actors.supervisor.core.run_core import RunCore, RunOptions
 
 __all__ = ["BENCHMARKS"]
 

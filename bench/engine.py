@@ -21,9 +21,9 @@ from bench.ground import Ground, chain, ground, layers, parents, succeeded
 from bench.machine import sync_times
 from bench.measure import Benchmark, Figure, Meter, Size, figure, number, run_group
 from sage_actors import Supervisor, Workflow
-from sage_actors.actors.journal import read_journal
-from sage_actors.actors.journal_format import seal_header
-from sage_actors.actors.keys import load_keys
+from sage_actors.actors.keys.provider import load_keys
+from sage_actors.actors.state.journal import read_journal
+from sage_actors.actors.state.journal_format import seal_header
 
 __all__ = ["BENCHMARKS"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from sage_actors.actors.statedir import filesystem_type
+from sage_actors.actors.state.directory import filesystem_type
 
 __all__ = ["disk_directory", "facts", "sync_times"]
 

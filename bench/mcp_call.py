@@ -14,8 +14,8 @@ from typing import Any
 from bench.ground import ROOT, Ground, ground, succeeded
 from bench.measure import Benchmark, Figure, Size, figure, number, run_group
 from sage_actors import Supervisor, load
-from sage_actors.actors.mcp_config import load_servers
-from sage_actors.actors.trust import TrustStore
+from sage_actors.actors.mcp.config import load_servers
+from sage_actors.actors.trust.consents import TrustStore
 
 __all__ = ["BENCHMARKS"]
 

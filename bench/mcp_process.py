@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
-from sage_actors.actors.context import Task
-from sage_actors.actors.op_mcp import McpRunner, sessions_of
-from sage_actors.actors.operation_types import RunnerSettings
+from sage_actors.actors.operations.context import Task
+from sage_actors.actors.operations.mcp import McpRunner, sessions_of
+from sage_actors.actors.operations.types import RunnerSettings
 from sage_actors.messages.codec import pack
 from sage_actors.messages.errors import OperationError
 from sage_actors.servers.catalog import SAGE_SERVERS

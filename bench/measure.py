@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import psutil
 
 from bench.budgets import BUDGETS, Better
-from sage_actors.actors.disk import Disk
+from sage_actors.actors.state.disk import Disk
 
 __all__ = ["Benchmark", "Figure", "Meter", "Size", "figure", "run_group"]
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from bench.ground import ROOT, Ground, ground
 from bench.measure import Benchmark, run_group
-from sage_actors.actors.mcp_config import load_servers
-from sage_actors.actors.trust import TrustStore
-from sage_actors.supervisor.templates import find_template
+from sage_actors.actors.mcp.config import load_servers
+from sage_actors.actors.trust.consents import TrustStore
+from sage_actors.supervisor.templates.library import find_template
 
 __all__ = [
     "REPOSITORIES",

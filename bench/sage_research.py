@@ -129,8 +129,8 @@ def edges(nodes: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
 
     What takes a part of a result (`${write | path}`) is no edge: a path is not what was found.
     """
-    from sage_actors.supervisor.references import find_references
-    from sage_actors.supervisor.validation import resolve_name
+    from sage_actors.supervisor.definitions.references import find_references
+    from sage_actors.supervisor.definitions.validation import resolve_name
 
     found = dict.fromkeys(
         (name, resolve_name(reference.name, name.partition("/")[0]))
@@ -197,7 +197,7 @@ def _counted() -> Iterator[set[Passage]]:
 
 
 def _read_bytes(project: Path) -> int:
-    from sage_actors.servers.corpus import corpus_of
+    from sage_actors.servers.corpus.corpus import corpus_of
 
     return sum(len(_utf8(piece.passage.text)) for piece in corpus_of(project).pieces)
 

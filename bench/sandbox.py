@@ -73,7 +73,7 @@ def measure_probe(size: Size) -> list[Figure]:
 
 def measure_scan(size: Size) -> list[Figure]:
     """Results looked through for secrets: this repository's own files, as texts in a list."""
-    texts = [path.read_text(errors="replace") for path in sorted((ROOT / "actors").glob("*.py"))]
+    texts = [path.read_text(errors="replace") for path in sorted((ROOT / "actors").rglob("*.py"))]
     kilobytes = len(json.dumps(texts)) / 1000
     values = []
     for _ in range(size.pick(20, 3)):

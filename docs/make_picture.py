@@ -19,9 +19,9 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from sage_actors import Supervisor
-from sage_actors.supervisor.display import Progress
-from sage_actors.supervisor.live_display import picture
-from sage_actors.supervisor.templates import find_template, load_workflow
+from sage_actors.supervisor.cli.display import Progress
+from sage_actors.supervisor.cli.live_display import picture
+from sage_actors.supervisor.templates.library import find_template, load_workflow
 
 TOPIC = "rate limiting for the public API"
 _WIDTH = 112

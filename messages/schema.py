@@ -1,7 +1,7 @@
 """The file format of workflows, as pydantic models: what is checked first, and the source of the JSON Schema.
 
 The models check shape: fields, types, ranges. What a definition means as a whole (references, cycles, phases)
-is checked in `supervisor/definitions.py`. Strict throughout: the text "60" is not the number 60.
+is checked in `supervisor/definitions/loading.py`. Strict throughout: the text "60" is not the number 60.
 """
 
 from __future__ import annotations

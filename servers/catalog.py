@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["SAGE_SERVERS", "create_server"]
 
 SAGE_SERVERS: dict[str, str] = {
-    "sage-research": "sage_actors.servers.research",
-    "sage-patterns": "sage_actors.servers.patterns",
-    "sage-specification": "sage_actors.servers.specification",
-    "sage-planning": "sage_actors.servers.planning",
-    "sage-implementation": "sage_actors.servers.implementation",
+    "sage-research": "sage_actors.servers.research.server",
+    "sage-patterns": "sage_actors.servers.patterns.server",
+    "sage-specification": "sage_actors.servers.specification.server",
+    "sage-planning": "sage_actors.servers.planning.server",
+    "sage-implementation": "sage_actors.servers.implementation.server",
 }
 
 

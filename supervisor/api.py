@@ -17,35 +17,35 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 
-from sage_actors.actors.audit import AuditLog
-from sage_actors.actors.audit_actor import Audit
-from sage_actors.actors.breaker import BreakerActor, BreakerPolicy
-from sage_actors.actors.cache import ResultCache
-from sage_actors.actors.cache_actor import CacheActor
+from sage_actors.actors.audit.actor import Audit
+from sage_actors.actors.audit.log import AuditLog
+from sage_actors.actors.breaker.actor import BreakerActor, BreakerPolicy
+from sage_actors.actors.cache.actor import CacheActor
+from sage_actors.actors.cache.store import ResultCache
 from sage_actors.actors.clock import Clock, SystemClock
-from sage_actors.actors.egress_doorman import Proxy
-from sage_actors.actors.key_projects import note_project
-from sage_actors.actors.keys import KeyRing, load_keys
-from sage_actors.actors.pool_protocol import WorkerPool
-from sage_actors.actors.state import StateActor
-from sage_actors.actors.statedir import Registry, StateDirectory, check_run_id
+from sage_actors.actors.egress.doorman import Proxy
+from sage_actors.actors.keys.projects import note_project
+from sage_actors.actors.keys.provider import KeyRing, load_keys
+from sage_actors.actors.pool.protocol import WorkerPool
+from sage_actors.actors.state.actor import StateActor
+from sage_actors.actors.state.directory import Registry, StateDirectory, check_run_id
 from sage_actors.actors.user_config import load_user_config
 from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import ActorDeadError, DefinitionError, Problem, SageError, UsageError
 from sage_actors.messages.events import Event
 from sage_actors.supervisor.config import DURABILITIES, load_config
+from sage_actors.supervisor.core.plan import wire_spec
+from sage_actors.supervisor.core.run_core import RunOptions
+from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
+from sage_actors.supervisor.definitions.workflow import Node, Operation, Workflow, operation
 from sage_actors.supervisor.handle import Outcome, Run, RunStatus, outcome_of
-from sage_actors.supervisor.inputs import default_run_id, resolve_inputs
-from sage_actors.supervisor.opening import Accept, Opened, Opening
-from sage_actors.supervisor.plan import wire_spec
-from sage_actors.supervisor.run_core import RunOptions
+from sage_actors.supervisor.recovery.opening import Accept, Opened, Opening
 from sage_actors.supervisor.sandboxing import make_confinement
 from sage_actors.supervisor.supervisor import AddRun, Ask, Stop, SupervisorActor
-from sage_actors.supervisor.workflow import Node, Operation, Workflow, operation
 
 if TYPE_CHECKING:
-    from sage_actors.actors.egress_decisions import Decision
-    from sage_actors.actors.egress_gate import BreakerGate
+    from sage_actors.actors.egress.decisions import Decision
+    from sage_actors.actors.egress.gate import BreakerGate
 
 __all__ = ["Node", "Operation", "Outcome", "Run", "RunStatus", "Supervisor", "Workflow", "load", "operation"]
 
@@ -65,7 +65,7 @@ def load(path: str | Path) -> WorkflowSpec:
     Raises:
         DefinitionError: all that is wrong with it, each with its place and line.
     """
-    from sage_actors.supervisor.templates import load_workflow
+    from sage_actors.supervisor.templates.library import load_workflow
 
     return load_workflow(Path(path))
 
@@ -291,7 +291,7 @@ class Supervisor:
             raise UsageError("durability none keeps nothing that could be resumed")
         name = check_run_id(run_id)
         if from_node is not None:
-            from sage_actors.supervisor.forking import fork
+            from sage_actors.supervisor.recovery.forking import fork
 
             name = fork(self.state, self.keys(), name, from_node, new_run_id, clock=self._clock)
         with self._claim(name):
@@ -517,7 +517,7 @@ class Supervisor:
     def _with_info(self, operation: OperationSpec) -> OperationSpec:
         """What a worker said about the callable: async or not, and the policies of its decorator."""
         if operation.type == "workflow":
-            from sage_actors.supervisor.definitions import spec_from_dict
+            from sage_actors.supervisor.definitions.loading import spec_from_dict
 
             inner = self._informed(spec_from_dict(operation.config["definition"]))
             return replace(operation, config={**operation.config, "definition": inner.to_dict()})
@@ -529,7 +529,7 @@ class Supervisor:
         return operation if not info["is_async"] else replace(operation, is_async=True)
 
     def _local_pool(self, deliver: Callable[[Any], None]) -> WorkerPool:
-        from sage_actors.actors.pool import LocalPool
+        from sage_actors.actors.pool.pool import LocalPool
 
         return LocalPool(
             project=self.project,
@@ -547,8 +547,8 @@ class Supervisor:
 
     def _make_proxy(self) -> Proxy:
         """The way out of the sandbox, once somebody takes it."""
-        from sage_actors.actors.egress import EgressProxy
-        from sage_actors.actors.egress_gate import BreakerGate
+        from sage_actors.actors.egress.gate import BreakerGate
+        from sage_actors.actors.egress.proxy import EgressProxy
 
         self._gate = BreakerGate(self._breaker_ref.tell)
         return EgressProxy(self._on_egress, gate=self._gate)
@@ -647,7 +647,7 @@ def _policies(given: Mapping[str, BreakerPolicy | Mapping[str, Any]]) -> dict[st
 
 def _all_nodes(spec: WorkflowSpec) -> list[NodeSpec]:
     """The nodes of a definition and of the sub-workflows embedded in it."""
-    from sage_actors.supervisor.definitions import spec_from_dict
+    from sage_actors.supervisor.definitions.loading import spec_from_dict
 
     nodes = list(spec.nodes)
     for node in spec.nodes:
@@ -668,7 +668,7 @@ def _with_operations(spec: WorkflowSpec, placed: Mapping[int, OperationSpec]) ->
 
 def _with_policy(operation: OperationSpec, policy: Mapping[str, Any]) -> OperationSpec:
     """The decorator's policies, where the file says nothing else."""
-    from sage_actors.supervisor.workflow import build_operation
+    from sage_actors.supervisor.definitions.workflow import build_operation
 
     own = build_operation("python", dict(operation.config), dict(policy))
     plain = OperationSpec(type="python")

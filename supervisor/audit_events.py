@@ -28,13 +28,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from sage_actors.actors.audit import AuditLog
-from sage_actors.actors.audit_actor import states_entry
-from sage_actors.actors.audit_search import last_position
-from sage_actors.actors.journal import Image
-from sage_actors.actors.journal_format import Location
-from sage_actors.actors.keys import KeyRing
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.audit.actor import states_entry
+from sage_actors.actors.audit.log import AuditLog
+from sage_actors.actors.audit.search import last_position
+from sage_actors.actors.keys.provider import KeyRing
+from sage_actors.actors.state.directory import StateDirectory
+from sage_actors.actors.state.journal import Image
+from sage_actors.actors.state.journal_format import Location
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.records import (
     BreakerChanged,
@@ -54,7 +54,7 @@ from sage_actors.messages.records import (
     RunPaused,
     SegmentOpened,
 )
-from sage_actors.supervisor.run_core import RunCore
+from sage_actors.supervisor.core.run_core import RunCore
 
 __all__ = ["Transcript", "catch_up", "record_offline"]
 
@@ -305,7 +305,7 @@ def record_offline(log: AuditLog, state: StateDirectory, keys: KeyRing, run_id: 
         StorageError, AuditError: it could not be recorded; it is decided all the same, and recorded by whoever opens
             the run next.
     """
-    from sage_actors.supervisor.reading import read_run
+    from sage_actors.supervisor.recovery.reading import read_run
 
     transcript = Transcript(audited=last_position(state, keys, run_id))
     image, _, _ = read_run(state, keys, run_id, watch=transcript.see)

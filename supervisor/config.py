@@ -4,7 +4,7 @@ workers = 6                      # processes for blocking operations, and as man
 durability = "strict"            # strict | relaxed | none
 grace = 5.0                      # seconds between SIGTERM and SIGKILL
 
-[sandbox]                        # what operations may touch, see sandbox_settings.py; what widens needs consent
+[sandbox]                        # see actors/confinement/settings.py; what widens needs consent
 hide = [".env"]
 
 [breakers."*"]                   # the default for every endpoint
@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sage_actors.actors.breaker_policy import BreakerPolicy
-from sage_actors.actors.sandbox_settings import SandboxSettings, parse_sandbox
+from sage_actors.actors.breaker.policy import BreakerPolicy
+from sage_actors.actors.confinement.settings import SandboxSettings, parse_sandbox
 from sage_actors.actors.toml_file import load_settings
 from sage_actors.messages.errors import DefinitionError, Problem
 from sage_actors.messages.secret_scan import secret_problems

@@ -16,10 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sage_actors.actors.trust import Item, TrustStore, checks_item, cut_description, digest_of, sandbox_item
+from sage_actors.actors.trust.consents import (
+    Item,
+    TrustStore,
+    checks_item,
+    cut_description,
+    digest_of,
+    sandbox_item,
+)
 from sage_actors.messages.definition import OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import UsageError
-from sage_actors.supervisor.specs import spec_from_dict
+from sage_actors.supervisor.definitions.specs import spec_from_dict
 
 __all__ = ["Consent", "obtain_consent", "optional_items", "required_items", "template_item"]
 
@@ -92,7 +99,7 @@ def template_item(spec: WorkflowSpec, project: Path, template_path: Path | None)
 
 def _executed_files(spec: WorkflowSpec, project: Path, template_path: Path) -> dict[str, str]:
     """SHA-256 of the project's programs and modules that its commands and functions name, by path."""
-    from sage_actors.actors.trust_programs import named_modules, named_programs
+    from sage_actors.actors.trust.programs import named_modules, named_programs
 
     found: dict[str, str] = {}
     calls: list[str] = []
@@ -186,7 +193,7 @@ def _server_items(operations: Sequence[OperationSpec], project: Path) -> list[It
     names = [str(each.config.get("server")) for each in operations if each.type == "mcp"]
     if not names:
         return []
-    from sage_actors.actors.mcp_config import load_servers
+    from sage_actors.actors.mcp.config import load_servers
 
     servers = load_servers(project)
     if any("${" in name for name in names):  # which one is known only when it runs
@@ -200,8 +207,8 @@ def _skill_items(operations: Sequence[OperationSpec], project: Path) -> list[Ite
     ]
     if not executed:
         return []
-    from sage_actors.actors.op_skill import find_skill, skill_item
-    from sage_actors.servers.skills import discover_skills
+    from sage_actors.actors.operations.skill import find_skill, skill_item
+    from sage_actors.servers.skills.discovery import discover_skills
 
     if any("${" in str(config.get("skill")) for config in executed):
         skills = discover_skills(project)
@@ -220,7 +227,7 @@ def _sandbox_items(project: Path) -> list[Item]:
 
 
 def _is_of_project(path: Path, project: Path) -> bool:
-    from sage_actors.supervisor.templates import project_folder
+    from sage_actors.supervisor.templates.library import project_folder
 
     folder = project_folder(project)
     return path.parent == folder or path.parent.resolve() == folder.resolve()

@@ -26,7 +26,7 @@ from sage_actors.messages.errors import (
 from sage_actors.messages.events import Event
 
 if TYPE_CHECKING:
-    from sage_actors.supervisor.run_core import RunCore
+    from sage_actors.supervisor.core.run_core import RunCore
 
 __all__ = ["Outcome", "Run", "RunStatus"]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from sage_actors.actors.confinement import Confinement
-from sage_actors.actors.egress_doorman import Proxy
-from sage_actors.actors.sandbox_policy import SandboxPolicy
-from sage_actors.actors.sandbox_settings import Mode, SandboxSettings
+from sage_actors.actors.confinement.plan import Confinement
+from sage_actors.actors.confinement.policy import SandboxPolicy
+from sage_actors.actors.confinement.settings import Mode, SandboxSettings
+from sage_actors.actors.egress.doorman import Proxy
 from sage_actors.actors.user_config import UserConfig
 from sage_actors.messages.errors import UsageError
 from sage_actors.sandbox.profile import is_beneath
@@ -122,7 +122,7 @@ def _consented(project: Path, said: SandboxSettings) -> SandboxSettings:
     """What narrows, and what widens if the user consented to it."""
     if not said.widens:
         return said
-    from sage_actors.actors.trust import TrustStore, sandbox_item
+    from sage_actors.actors.trust.consents import TrustStore, sandbox_item
 
     if TrustStore().trusts(project, sandbox_item(said.widening())):
         return said

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_actors.messages.errors import SageError
-from sage_actors.supervisor.edges import edges_of
+from sage_actors.supervisor.definitions.edges import edges_of
 
 if TYPE_CHECKING:
     from sage_actors.messages.definition import NodeSpec
-    from sage_actors.supervisor.history import History
+    from sage_actors.supervisor.recovery.history import History
 
 __all__ = ["RunSkills", "SkillStatistics", "skills_of_project", "skills_of_run"]
 
@@ -58,9 +58,9 @@ class SkillStatistics:
 
 def skills_of_project(project: Path) -> SkillStatistics:
     """The statistics over all runs in the project's state. A run that cannot be read does not hide the others."""
-    from sage_actors.actors.keys import load_keys
-    from sage_actors.actors.statedir import StateDirectory
-    from sage_actors.supervisor.history import open_history
+    from sage_actors.actors.keys.provider import load_keys
+    from sage_actors.actors.state.directory import StateDirectory
+    from sage_actors.supervisor.recovery.history import open_history
 
     state = StateDirectory(project)
     run_ids = state.run_ids()

@@ -20,16 +20,16 @@ from typing import Any
 
 import pykka
 
-from sage_actors.actors import breaker as br
-from sage_actors.actors import cache_actor as ca
-from sage_actors.actors import pool_protocol as pp
-from sage_actors.actors.audit_actor import RunAudit
+from sage_actors.actors.audit.actor import RunAudit
+from sage_actors.actors.breaker import actor as br
+from sage_actors.actors.cache import actor as ca
 from sage_actors.actors.clock import Clock
 from sage_actors.actors.faults import fault_point
-from sage_actors.actors.journal_reader import FrameStore
-from sage_actors.actors.locks import RunLock, process_start_time
 from sage_actors.actors.mailbox import MailboxActor
-from sage_actors.actors.state import Append, CloseRun, CommitFailed, Committed, OpenRun, Writer
+from sage_actors.actors.pool import protocol as pp
+from sage_actors.actors.state.actor import Append, CloseRun, CommitFailed, Committed, OpenRun, Writer
+from sage_actors.actors.state.journal_reader import FrameStore
+from sage_actors.actors.state.locks import RunLock, process_start_time
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import ActorDeadError, SageError, StorageError, UsageError
 from sage_actors.messages.events import Event
@@ -43,11 +43,11 @@ from sage_actors.messages.records import (
 )
 from sage_actors.messages.secret_scan import SecretsPolicy, redact_text, refuse_secrets
 from sage_actors.messages.wire import Evidence, error_map
-from sage_actors.supervisor import states as st
-from sage_actors.supervisor.engine import Engine
+from sage_actors.supervisor.core import states as st
+from sage_actors.supervisor.core.engine import Engine
+from sage_actors.supervisor.core.plan import wire_spec
+from sage_actors.supervisor.core.run_core import RunCore
 from sage_actors.supervisor.handle import Run, RunStatus, outcome_of
-from sage_actors.supervisor.plan import wire_spec
-from sage_actors.supervisor.run_core import RunCore
 from sage_actors.supervisor.sandboxing import with_inputs
 
 __all__ = ["AddRun", "Ask", "Stop", "StoredValues", "SupervisorActor", "read_secret", "read_value"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sage_actors.supervisor.cli import _run
+from sage_actors.supervisor.cli.main import _run
 
 SOURCES = Path(__file__).resolve().parents[1] / "src"
 

@@ -6,20 +6,20 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from sage_actors.actors.cache_actor import CacheQuestion
+from sage_actors.actors.cache.actor import CacheQuestion
 from sage_actors.messages.codec import pack
 from sage_actors.messages.definition import OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import StorageError, UsageError
 from sage_actors.messages.events import Event
 from sage_actors.messages.records import Record, SegmentOpened, decode_records, encode_records
 from sage_actors.messages.wire import FAILED, OK, Evidence, error_map
-from sage_actors.supervisor import states as st
-from sage_actors.supervisor.admission import admission_records
-from sage_actors.supervisor.engine import Engine
-from sage_actors.supervisor.plan import compile_plan
-from sage_actors.supervisor.restore import Restored, prepare, replay
-from sage_actors.supervisor.run_core import RunCore, RunOptions
-from sage_actors.supervisor.specs import spec_from_dict
+from sage_actors.supervisor.core import states as st
+from sage_actors.supervisor.core.engine import Engine
+from sage_actors.supervisor.core.plan import compile_plan
+from sage_actors.supervisor.core.run_core import RunCore, RunOptions
+from sage_actors.supervisor.definitions.specs import spec_from_dict
+from sage_actors.supervisor.recovery.admission import admission_records
+from sage_actors.supervisor.recovery.restore import Restored, prepare, replay
 from sage_actors.testing import FakeClock
 
 Row = tuple[Any, ...]

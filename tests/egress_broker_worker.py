@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import httpx2
 
-from sage_actors.actors.egress_broker import install
+from sage_actors.actors.egress.broker import install
 from sage_actors.sandbox import kernel, seccomp
 
 _NO_NEW_PRIVS = 38

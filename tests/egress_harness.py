@@ -22,11 +22,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from sage_actors.actors.egress import Decision, EgressProxy, Rule
-from sage_actors.actors.egress_connection import Timeouts
-from sage_actors.actors.egress_doorman import proxy_url
-from sage_actors.actors.egress_http import Streams
-from sage_actors.actors.egress_rules import parse_rules
+from sage_actors.actors.egress.connection import Timeouts
+from sage_actors.actors.egress.doorman import proxy_url
+from sage_actors.actors.egress.http import Streams
+from sage_actors.actors.egress.proxy import Decision, EgressProxy, Rule
+from sage_actors.actors.egress.rules import parse_rules
 
 PUBLIC = "93.184.216.34"
 PATIENCE_S = 10.0

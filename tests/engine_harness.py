@@ -13,11 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from sage_actors.actors.keys import KeyRing, MasterKey
-from sage_actors.actors.locks import process_start_time
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.keys.provider import KeyRing, MasterKey
+from sage_actors.actors.state.directory import StateDirectory
+from sage_actors.actors.state.locks import process_start_time
 from sage_actors.supervisor.api import Supervisor
-from sage_actors.supervisor.history import History, open_history
+from sage_actors.supervisor.recovery.history import History, open_history
 
 T = TypeVar("T")
 HERE = Path(__file__).parent

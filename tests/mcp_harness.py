@@ -9,11 +9,11 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from sage_actors.actors.context import Task
-from sage_actors.actors.mcp_config import load_servers
-from sage_actors.actors.op_mcp import McpRunner, sessions_of
-from sage_actors.actors.operation_types import RunnerSettings
-from sage_actors.actors.trust import TrustStore
+from sage_actors.actors.mcp.config import load_servers
+from sage_actors.actors.operations.context import Task
+from sage_actors.actors.operations.mcp import McpRunner, sessions_of
+from sage_actors.actors.operations.types import RunnerSettings
+from sage_actors.actors.trust.consents import TrustStore
 from sage_actors.messages.codec import pack
 
 SERVERS = Path(__file__).parent / "mcp_servers"

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sage_actors.actors.context import Context
+from sage_actors.actors.operations.context import Context
 
 PLAIN = 42  # no callable
 

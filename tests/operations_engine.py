@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sage_actors.actors.context import Context
-from sage_actors.supervisor.workflow import operation
+from sage_actors.actors.operations.context import Context
+from sage_actors.supervisor.definitions.workflow import operation
 
 
 def echo(value: Any = None) -> Any:

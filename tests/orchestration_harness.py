@@ -15,7 +15,7 @@ from mcp.client.stdio import stdio_client
 from mcp.server import MCPServer
 
 from sage_actors.supervisor.consent import obtain_consent, required_items
-from sage_actors.supervisor.templates import load_workflow
+from sage_actors.supervisor.templates.library import load_workflow
 
 _Value = TypeVar("_Value")
 TOPIC = {"topic": {"type": "string"}}

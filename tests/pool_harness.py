@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from sage_actors.actors.pool import LocalPool
-from sage_actors.actors.pool_protocol import PoolEvent, Results, WorkerKind, WorkerLost, WorkerReady
+from sage_actors.actors.pool.pool import LocalPool
+from sage_actors.actors.pool.protocol import PoolEvent, Results, WorkerKind, WorkerLost, WorkerReady
 from sage_actors.messages.codec import pack, unpack
 
 E = TypeVar("E")
@@ -168,7 +168,7 @@ class PoolHarness:
 
     def output(self, key: Key, *streams: str) -> str:
         """What the attempt printed, of those events that came up to now."""
-        from sage_actors.actors.pool_protocol import Logs
+        from sage_actors.actors.pool.protocol import Logs
 
         return "".join(
             row[4]

@@ -21,9 +21,9 @@ import psutil
 import pytest
 from cli_harness import CommandLine, events, wait_until
 
-from sage_actors.actors.keys import KeyRing, load_keys
-from sage_actors.actors.statedir import StateDirectory
-from sage_actors.supervisor.history import History, open_history
+from sage_actors.actors.keys.provider import KeyRing, load_keys
+from sage_actors.actors.state.directory import StateDirectory
+from sage_actors.supervisor.recovery.history import History, open_history
 
 __all__ = [
     "DOCUMENTS",

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_actors.actors.agent_answer import AgentFailed, parse_events, read_answer
-from sage_actors.actors.agent_table import find_agent
-from sage_actors.actors.command import CommandOutput
+from sage_actors.actors.agents.answer import AgentFailed, parse_events, read_answer
+from sage_actors.actors.agents.table import find_agent
+from sage_actors.actors.operations.command import CommandOutput
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 

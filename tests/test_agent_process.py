@@ -13,9 +13,9 @@ import pytest
 from agent_harness import AGENTS, agent_environ, wait_until_gone
 from pool_harness import pid_exists, wait_until
 
-from sage_actors.actors.agent_answer import AgentFailed
-from sage_actors.actors.agent_process import AgentRequest, run_agent
-from sage_actors.actors.agent_table import agent_of_command, find_agent
+from sage_actors.actors.agents.answer import AgentFailed
+from sage_actors.actors.agents.process import AgentRequest, run_agent
+from sage_actors.actors.agents.table import agent_of_command, find_agent
 from sage_actors.messages.errors import OperationCancelled, TimeoutExceeded, UsageError
 
 SCHEMA = {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from agent_harness import AGENTS, agents_on_path
 
-from sage_actors.actors.agent_table import (
+from sage_actors.actors.agents.table import (
     agent_of_command,
     built_in_agents,
     executable_problem,

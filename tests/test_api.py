@@ -15,7 +15,7 @@ import pytest
 from engine_harness import HERE, KEYS, journal_bytes, lines, make_supervisor, states, wait_until
 
 import sage_actors
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.state.directory import StateDirectory
 from sage_actors.messages.errors import (
     DefinitionError,
     KeyUnusableError,
@@ -29,8 +29,8 @@ from sage_actors.messages.errors import (
     UsageError,
 )
 from sage_actors.supervisor.api import Supervisor, load
-from sage_actors.supervisor.definitions import load_dict
-from sage_actors.supervisor.workflow import Workflow
+from sage_actors.supervisor.definitions.loading import load_dict
+from sage_actors.supervisor.definitions.workflow import Workflow
 
 pytestmark = pytest.mark.requirement("ORCH-011")
 

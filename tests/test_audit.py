@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from sage_actors.actors import faults
-from sage_actors.actors.audit import AuditLog
-from sage_actors.actors.audit_files import LOG_NAME, log_files, read_tail, rotated_files
-from sage_actors.actors.audit_format import AuditKeys, Head, canonical, parse_line, seal_line
-from sage_actors.actors.audit_project import audit_project
-from sage_actors.actors.audit_verify import Chain, verify_chain
-from sage_actors.actors.disk import Disk
-from sage_actors.actors.keys import KeyRing, MasterKey, format_key
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.audit.files import LOG_NAME, log_files, read_tail, rotated_files
+from sage_actors.actors.audit.format import AuditKeys, Head, canonical, parse_line, seal_line
+from sage_actors.actors.audit.log import AuditLog
+from sage_actors.actors.audit.project import audit_project
+from sage_actors.actors.audit.verify import Chain, verify_chain
+from sage_actors.actors.keys.provider import KeyRing, MasterKey, format_key
+from sage_actors.actors.state.directory import StateDirectory
+from sage_actors.actors.state.disk import Disk
 from sage_actors.messages.errors import AuditError, KeyUnusableError, StateError, StorageError
 
 pytestmark = [pytest.mark.requirement("ORCH-016"), pytest.mark.requirement("ORCH-023")]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from core_harness import Core
 
-from sage_actors.actors.journal_format import Location
+from sage_actors.actors.state.journal_format import Location
 from sage_actors.messages.records import (
     BreakerChanged,
     DecisionTaken,
@@ -25,7 +25,7 @@ from sage_actors.messages.records import (
     SegmentOpened,
 )
 from sage_actors.supervisor.audit_events import Transcript
-from sage_actors.supervisor.run_core import RunCore
+from sage_actors.supervisor.core.run_core import RunCore
 
 pytestmark = [pytest.mark.requirement("ORCH-016"), pytest.mark.requirement("ORCH-023")]
 

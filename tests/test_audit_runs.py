@@ -15,18 +15,19 @@ import operations_engine as ops
 import pytest
 from engine_harness import KEYS, Script, history, journal_bytes, lines, make_supervisor, wait_until
 
-from sage_actors.actors import audit_check, faults
-from sage_actors.actors.audit import AuditLog
-from sage_actors.actors.audit_check import Verified, verify_audit
-from sage_actors.actors.audit_format import Head
-from sage_actors.actors.audit_verify import verify_chain
-from sage_actors.actors.journal_format import HEADER_BYTES
-from sage_actors.actors.journal_reader import segment_path
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors import faults
+from sage_actors.actors.audit import check as audit_check
+from sage_actors.actors.audit.check import Verified, verify_audit
+from sage_actors.actors.audit.format import Head
+from sage_actors.actors.audit.log import AuditLog
+from sage_actors.actors.audit.verify import verify_chain
+from sage_actors.actors.state.directory import StateDirectory
+from sage_actors.actors.state.journal_format import HEADER_BYTES
+from sage_actors.actors.state.journal_reader import segment_path
 from sage_actors.messages.errors import AuditError, StorageError
 from sage_actors.messages.records import AuditNoted, decode_records
-from sage_actors.supervisor.acting import act_on_run
-from sage_actors.supervisor.workflow import Workflow
+from sage_actors.supervisor.definitions.workflow import Workflow
+from sage_actors.supervisor.recovery.acting import act_on_run
 
 pytestmark = [pytest.mark.requirement("ORCH-016"), pytest.mark.requirement("ORCH-023")]
 
@@ -211,7 +212,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 def _cut_journal(project: Path, frames: int) -> None:
     """Cut whole frames off the end: the journal itself cannot know that."""
-    from sage_actors.actors.journal import read_journal
+    from sage_actors.actors.state.journal import read_journal
 
     state = StateDirectory(project)
     offsets = [location.offset for location, _ in read_journal(state.run_dir("r"), KEYS).frames]
@@ -261,7 +262,7 @@ def test_a_head_that_is_found_in_the_last_look_at_a_growing_log_is_enough(
         chains.append(replace(whole, macs=[]) if len(chains) < 2 else whole)
         return chains[-1]
 
-    monkeypatch.setattr("sage_actors.actors.audit_check.verify_chain", look)
+    monkeypatch.setattr("sage_actors.actors.audit.check.verify_chain", look)
     noted = [("r", Head(whole.first, whole.macs[0].hex()))]
     audit_check._check_noted(state, KEYS, look(), noted)
     assert len(chains) == 3
@@ -307,7 +308,7 @@ def test_a_journal_that_lost_its_end_before_a_resume_is_told_of(copied: Path) ->
 
 
 def test_the_journal_notes_where_the_log_was(copied: Path) -> None:
-    from sage_actors.actors.journal import read_journal
+    from sage_actors.actors.state.journal import read_journal
 
     image = read_journal(StateDirectory(copied).run_dir("other"), KEYS)
     noted = [

@@ -13,8 +13,8 @@ import pytest
 from agent_harness import agent_environ, agents_on_path, checkout_state, make_repository, wait_until_gone
 from llm_stub import ModelStub
 
-from sage_actors.actors.agent_answer import AgentFailed
-from sage_actors.actors.backends import load_backend
+from sage_actors.actors.agents.answer import AgentFailed
+from sage_actors.actors.agents.backends import load_backend
 from sage_actors.actors.user_config import default_config_path
 from sage_actors.messages.backend import Backend
 from sage_actors.messages.errors import DefinitionError, TimeoutExceeded, UsageError

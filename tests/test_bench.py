@@ -22,7 +22,7 @@ from bench.measure import Figure, Meter, Size, figure, run_group
 from bench.report import missing, render, summary
 
 from sage_actors import Outcome, Workflow
-from sage_actors.actors.disk import DISK
+from sage_actors.actors.state.disk import DISK
 
 ROOT = Path(__file__).resolve().parent.parent
 

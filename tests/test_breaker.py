@@ -11,7 +11,7 @@ from typing import Any, cast
 import pykka
 import pytest
 
-from sage_actors.actors.breaker import (
+from sage_actors.actors.breaker.actor import (
     BreakerActor,
     BreakerPolicy,
     Configure,
@@ -171,7 +171,7 @@ def test_a_clock_set_forward_does_not_lengthen_the_wait(harness: Callable[..., H
 
 def test_transitions_are_logged(harness: Callable[..., Harness], caplog: pytest.LogCaptureFixture) -> None:
     one = harness(default=BreakerPolicy(successes=1))
-    with caplog.at_level(logging.INFO, logger="sage_actors.actors.breaker"):
+    with caplog.at_level(logging.INFO, logger="sage_actors.actors.breaker.actor"):
         one.open()
         one.advance(60.0)
         one.tell(Request(API, "probe"), Report(API, "probe", ok=True))

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sage_actors.actors.breaker_core import (
+from sage_actors.actors.breaker.core import (
     BreakerCore,
     BreakerPolicy,
     Command,

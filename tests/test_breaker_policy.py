@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sage_actors.actors.breaker_policy import BreakerPolicy
+from sage_actors.actors.breaker.policy import BreakerPolicy
 from sage_actors.messages.errors import DefinitionError
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_actors.actors.cache import CacheCounts, CacheEntry, ResultCache
-from sage_actors.actors.keys import KeyRing, MasterKey
+from sage_actors.actors.cache.store import CacheCounts, CacheEntry, ResultCache
+from sage_actors.actors.keys.provider import KeyRing, MasterKey
 
 KEYS = KeyRing((MasterKey(bytes(range(32))),), "environment")
 OTHER = KeyRing((MasterKey(bytes(range(1, 33))),), "environment")

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from sage_actors.actors.cache import ResultCache
-from sage_actors.actors.cache_actor import (
+from sage_actors.actors.cache.actor import (
     AskCache,
     CacheActor,
     CacheAnswered,
@@ -19,8 +18,9 @@ from sage_actors.actors.cache_actor import (
     DropQuestions,
     KeepResult,
 )
-from sage_actors.actors.code_version import code_version
-from sage_actors.actors.keys import KeyRing, MasterKey
+from sage_actors.actors.cache.code_version import code_version
+from sage_actors.actors.cache.store import ResultCache
+from sage_actors.actors.keys.provider import KeyRing, MasterKey
 from sage_actors.testing import FakeClock
 
 KEYS = KeyRing((MasterKey(bytes(range(32))),), "environment")

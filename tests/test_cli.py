@@ -17,7 +17,7 @@ import pytest
 from cli_harness import CommandLine, Inside, events, noted, on_terminal, shell, wait_until
 from click.testing import CliRunner
 
-from sage_actors.supervisor.cli import cli
+from sage_actors.supervisor.cli.main import cli
 
 HEAVY = ("pydantic", "rich", "msgpack", "pykka", "cryptography", "psutil", "httpx", "jmespath", "yaml")
 COMMANDS = [
@@ -59,7 +59,7 @@ def inside(sage: CommandLine, capsys: pytest.CaptureFixture[str], monkeypatch: p
 
 def test_help_loads_nothing_heavy_and_costs_little(sage: CommandLine) -> None:
     code = (
-        "import sys\nfrom sage_actors.supervisor.cli import main\n"
+        "import sys\nfrom sage_actors.supervisor.cli.main import main\n"
         "try: main(['--help'])\nfinally: print(sorted(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run(

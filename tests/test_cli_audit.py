@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from cli_harness import CommandLine, Inside, shell
 
-from sage_actors.actors.audit import AuditLog
-from sage_actors.actors.audit_files import rotated_files
-from sage_actors.actors.keys import load_keys
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.audit.files import rotated_files
+from sage_actors.actors.audit.log import AuditLog
+from sage_actors.actors.keys.provider import load_keys
+from sage_actors.actors.state.directory import StateDirectory
 
 pytestmark = [pytest.mark.requirement("ORCH-016"), pytest.mark.requirement("ORCH-023")]
 

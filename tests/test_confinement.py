@@ -18,8 +18,8 @@ import psutil
 import pytest
 from engine_harness import HERE, KEYS, wait_until
 
-from sage_actors.actors.confinement import resolve_tier
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.confinement.plan import resolve_tier
+from sage_actors.actors.state.directory import StateDirectory
 from sage_actors.messages.errors import DefinitionError, SandboxUnavailable, UsageError
 from sage_actors.sandbox.probe import Check, Report, probe
 from sage_actors.supervisor.api import Outcome, Supervisor, Workflow, load

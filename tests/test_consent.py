@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from sage_actors.actors.trust import Item, TrustStore
+from sage_actors.actors.trust.consents import Item, TrustStore
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import DefinitionError, StorageError, UsageError
 from sage_actors.supervisor.consent import obtain_consent, optional_items, required_items
-from sage_actors.supervisor.definitions import load_dict
+from sage_actors.supervisor.definitions.loading import load_dict
 
 RESEARCH = {"id": "look", "type": "mcp", "server": "sage-research", "tool": "best_practices"}
 SHELL = {"id": "make", "type": "shell", "command": "make it"}

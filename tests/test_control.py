@@ -17,10 +17,10 @@ import pytest
 
 from sage_actors.messages.errors import UsageError
 from sage_actors.messages.events import Event
-from sage_actors.supervisor import control
-from sage_actors.supervisor.control import ControlServer
-from sage_actors.supervisor.control_client import ControlClient
-from sage_actors.supervisor.control_socket import NoControlError, socket_paths
+from sage_actors.supervisor.control import server as control
+from sage_actors.supervisor.control.client import ControlClient
+from sage_actors.supervisor.control.server import ControlServer
+from sage_actors.supervisor.control.socket import NoControlError, socket_paths
 
 
 class Told:

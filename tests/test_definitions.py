@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sage_actors.messages.definition import InputSpec, RetryPolicy, WorkflowSpec
 from sage_actors.messages.errors import CycleError, DefinitionError, Problem
-from sage_actors.supervisor.definitions import (
+from sage_actors.supervisor.definitions.loading import (
     AVAILABLE_TYPES,
     default_run_id,
     edges_of,
@@ -22,8 +22,8 @@ from sage_actors.supervisor.definitions import (
     spec_from_dict,
     validate_spec,
 )
-from sage_actors.supervisor.source import parse_json, parse_yaml
-from sage_actors.supervisor.validation import TYPES
+from sage_actors.supervisor.definitions.source import parse_json, parse_yaml
+from sage_actors.supervisor.definitions.validation import TYPES
 
 FILES = Path(__file__).parent / "definitions"
 PY = {"type": "python", "call": "m:f"}

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from sage_actors.messages.definition import NodeSpec, OperationSpec, PhaseSpec, WorkflowSpec
 from sage_actors.messages.events import Event
-from sage_actors.supervisor.display import Progress, duration, line_of, one_line, printable, results_text
+from sage_actors.supervisor.cli.display import Progress, duration, line_of, one_line, printable, results_text
+from sage_actors.supervisor.cli.live_display import picture
 from sage_actors.supervisor.json_text import abbreviate, to_json, to_line
-from sage_actors.supervisor.live_display import picture
 
 
 def event(name: str, node: str | None = None, at: float = 1000.0, **data: Any) -> Event:

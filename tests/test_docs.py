@@ -21,16 +21,18 @@ import yaml
 from pydantic import BaseModel
 
 import sage_actors
-from sage_actors.actors import agent_answer, mcp_errors, model_backend, worktree
-from sage_actors.actors.agent_table import built_in_agents
-from sage_actors.actors.breaker_policy import BreakerPolicy
+from sage_actors.actors.agents import answer as agent_answer
+from sage_actors.actors.agents import model_backend, worktree
+from sage_actors.actors.agents.table import built_in_agents
+from sage_actors.actors.breaker.policy import BreakerPolicy
+from sage_actors.actors.mcp import errors as mcp_errors
 from sage_actors.messages import errors, schema
 from sage_actors.messages.errors import SageError
 from sage_actors.messages.events import Event
-from sage_actors.supervisor.cli import cli
-from sage_actors.supervisor.definitions import load_dict
-from sage_actors.supervisor.source import parse_yaml
-from sage_actors.supervisor.validation import AVAILABLE_TYPES
+from sage_actors.supervisor.cli.main import cli
+from sage_actors.supervisor.definitions.loading import load_dict
+from sage_actors.supervisor.definitions.source import parse_yaml
+from sage_actors.supervisor.definitions.validation import AVAILABLE_TYPES
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
@@ -183,7 +185,7 @@ def test_every_command_that_a_page_shows_exists() -> None:
 
 def test_every_variable_that_is_read_is_described() -> None:
     """But for those that only tests set, and what a skill's script gets."""
-    sources = [each for part in ("actors", "supervisor", "servers") for each in (ROOT / part).glob("*.py")]
+    sources = [each for part in ("actors", "supervisor", "servers") for each in (ROOT / part).rglob("*.py")]
     read_there = set(re.findall(r"\bSAGE_[A-Z_]+", "".join(each.read_text("utf-8") for each in sources)))
     said = set(re.findall(r"\bSAGE_[A-Z_]+", section("docs/command-line.md", "Environment variables")))
     given = set(re.findall(r"\bSAGE_[A-Z_]+", section("docs/workflows.md", "skill")))
@@ -344,7 +346,7 @@ def test_every_tool_of_the_sage_servers_is_described_beside_its_server(tmp_path:
 
 
 def test_every_tool_of_the_orchestration_server_is_described_with_its_arguments(tmp_path: Path) -> None:
-    from sage_actors.servers.orchestration import create_orchestration_server
+    from sage_actors.servers.orchestration.server import create_orchestration_server
 
     said = {row[0].strip("`"): row[1] for row in rows(section("docs/agents.md", "Tools")) if len(row) == 3}
     said.pop("tool")
@@ -356,7 +358,7 @@ def test_every_tool_of_the_orchestration_server_is_described_with_its_arguments(
 
 def test_every_code_of_the_orchestration_server_is_described() -> None:
     text = section("docs/agents.md", "Errors") + read("docs/troubleshooting.md")
-    for source in (ROOT / "servers").glob("orchestration*.py"):
+    for source in (ROOT / "servers/orchestration").glob("*.py"):
         for code in re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', source.read_text(encoding="utf-8")):
             assert f"`{code}`" in text, code
 

@@ -13,8 +13,8 @@ from cli_harness import CommandLine
 
 from sage_actors.sandbox import probe as probe_module
 from sage_actors.sandbox.probe import Report, probe
-from sage_actors.supervisor import doctor
-from sage_actors.supervisor.doctor import Check, table
+from sage_actors.supervisor.setup import doctor
+from sage_actors.supervisor.setup.doctor import Check, table
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from sage_actors.sandbox.probe import Report, probe
-from sage_actors.supervisor.doctor_security import Promise, measure, promise_table
+from sage_actors.supervisor.setup.doctor_security import Promise, measure, promise_table
 
 pytestmark = pytest.mark.requirement("ORCH-023")
 

@@ -10,8 +10,8 @@ import pytest
 from engine_harness import Script, history, lines, make_supervisor, states, wait_until
 
 from sage_actors.messages.errors import ChangedDefinitionError, UsageError
+from sage_actors.supervisor.definitions.workflow import Workflow
 from sage_actors.supervisor.handle import Run
-from sage_actors.supervisor.workflow import Workflow
 
 pytestmark = [pytest.mark.requirement("ORCH-015"), pytest.mark.requirement("ORCH-017")]
 

@@ -32,8 +32,8 @@ from egress_harness import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sage_actors.actors.egress import Decision, EgressProxy
-from sage_actors.actors.egress_connection import Timeouts
+from sage_actors.actors.egress.connection import Timeouts
+from sage_actors.actors.egress.proxy import Decision, EgressProxy
 from sage_actors.testing import FakeClock
 
 pytestmark = pytest.mark.requirement("ORCH-023")

@@ -25,9 +25,9 @@ from egress_harness import (
     world,
 )
 
-from sage_actors.actors.egress_broker import open_stream
-from sage_actors.actors.egress_connection import Timeouts
-from sage_actors.actors.egress_doorman import broker_pair
+from sage_actors.actors.egress.broker import open_stream
+from sage_actors.actors.egress.connection import Timeouts
+from sage_actors.actors.egress.doorman import broker_pair
 
 pytestmark = [pytest.mark.requirement("ORCH-023")]
 

@@ -13,8 +13,8 @@ from llm_stub import ModelStub
 from mcp_harness import McpProject, with_sessions
 from test_mcp_connect import serving
 
-from sage_actors.actors.egress_client import explain_chain
-from sage_actors.actors.model_backend import ModelBackend
+from sage_actors.actors.agents.model_backend import ModelBackend
+from sage_actors.actors.egress.client import explain_chain
 from sage_actors.messages.errors import BreakerOpenError, OperationError, SandboxViolation
 
 pytestmark = pytest.mark.requirement("ORCH-023")

@@ -11,7 +11,7 @@ import pykka
 import pytest
 from egress_harness import Origin, status, world
 
-from sage_actors.actors.breaker import (
+from sage_actors.actors.breaker.actor import (
     BreakerActor,
     BreakerPolicy,
     EndpointStatus,
@@ -21,7 +21,7 @@ from sage_actors.actors.breaker import (
     Snapshot,
 )
 from sage_actors.actors.clock import SystemClock
-from sage_actors.actors.egress_gate import BreakerGate
+from sage_actors.actors.egress.gate import BreakerGate
 
 pytestmark = pytest.mark.requirement("ORCH-023")
 

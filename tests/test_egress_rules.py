@@ -9,7 +9,7 @@ from egress_harness import PUBLIC, rules
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_actors.actors.egress_rules import (
+from sage_actors.actors.egress.rules import (
     Rule,
     address_problem,
     canonical_host,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_actors.actors.egress_tls import MAX_HELLO_BYTES, ClientHello, NotTls, read_hello
+from sage_actors.actors.egress.tls import MAX_HELLO_BYTES, ClientHello, NotTls, read_hello
 
 pytestmark = pytest.mark.requirement("ORCH-023")
 

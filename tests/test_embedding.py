@@ -16,8 +16,8 @@ from engine_harness import HERE, KEYS, Script, history, is_alive, lines, make_su
 from sage_actors.messages.errors import ActorDeadError, SageError
 from sage_actors.messages.events import Event
 from sage_actors.supervisor.api import Supervisor
+from sage_actors.supervisor.definitions.workflow import Workflow
 from sage_actors.supervisor.handle import Run
-from sage_actors.supervisor.workflow import Workflow
 
 pytestmark = pytest.mark.requirement("ORCH-011")
 

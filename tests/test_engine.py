@@ -13,9 +13,9 @@ from core_harness import Core, flow, node
 
 from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
 from sage_actors.messages.wire import OK, Evidence
-from sage_actors.supervisor.engine import Engine
-from sage_actors.supervisor.plan import compile_plan
-from sage_actors.supervisor.run_core import RunCore, RunOptions
+from sage_actors.supervisor.core.engine import Engine
+from sage_actors.supervisor.core.plan import compile_plan
+from sage_actors.supervisor.core.run_core import RunCore, RunOptions
 from sage_actors.testing import FakeClock
 
 pytestmark = pytest.mark.requirement("ORCH-011")

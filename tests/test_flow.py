@@ -21,9 +21,9 @@ from engine_harness import (
 
 from sage_actors.messages.errors import UsageError
 from sage_actors.messages.events import Event
-from sage_actors.supervisor.definitions import load_dict
+from sage_actors.supervisor.definitions.loading import load_dict
+from sage_actors.supervisor.definitions.workflow import Workflow
 from sage_actors.supervisor.handle import Outcome, Run
-from sage_actors.supervisor.workflow import Workflow
 
 pytestmark = pytest.mark.requirement("ORCH-011")
 

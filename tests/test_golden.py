@@ -11,7 +11,7 @@ import pytest
 from golden.make import HERE, RUNS, readable
 
 from sage_actors import Supervisor, WrongKeyError, load
-from sage_actors.actors.keys import format_key, load_keys
+from sage_actors.actors.keys.provider import format_key, load_keys
 
 FORMATS = sorted(path.parent for path in HERE.glob("*/about.json"))
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage_actors.messages.errors import CycleError, DefinitionError
-from sage_actors.supervisor.graph import (
+from sage_actors.supervisor.core.graph import (
     DependencyGraph,
     build_rows,
     kahn_levels,

@@ -10,12 +10,12 @@ import operations_engine as ops
 import pytest
 from engine_harness import KEYS, Script, history, lines, make_supervisor, states, wait_until
 
-from sage_actors.actors.keys import KeyRing, MasterKey
-from sage_actors.actors.locks import RunLock
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.keys.provider import KeyRing, MasterKey
+from sage_actors.actors.state.directory import StateDirectory
+from sage_actors.actors.state.locks import RunLock
 from sage_actors.messages.errors import NoCheckpointError, RunLockedError, UsageError, WrongKeyError
-from sage_actors.supervisor.history import act_on_run, open_history
-from sage_actors.supervisor.workflow import Node, Workflow
+from sage_actors.supervisor.definitions.workflow import Node, Workflow
+from sage_actors.supervisor.recovery.history import act_on_run, open_history
 
 pytestmark = pytest.mark.requirement("ORCH-015")
 

@@ -12,10 +12,10 @@ import yaml
 from cli_harness import CommandLine
 
 from sage_actors.messages.errors import SageError, UsageError
-from sage_actors.servers.skills import discover_skills
-from sage_actors.supervisor.mcp_json import merge_server
-from sage_actors.supervisor.setup_project import apply_changes, plan_changes
-from sage_actors.supervisor.setup_texts import command_text, server_entry, skill_text
+from sage_actors.servers.skills.discovery import discover_skills
+from sage_actors.supervisor.setup.mcp_json import merge_server
+from sage_actors.supervisor.setup.project import apply_changes, plan_changes
+from sage_actors.supervisor.setup.texts import command_text, server_entry, skill_text
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = ".claude/commands/sage.workflow.md"

@@ -16,9 +16,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_actors.actors import faults, journal_format
-from sage_actors.actors.disk import Disk
-from sage_actors.actors.journal import (
+from sage_actors.actors import faults
+from sage_actors.actors.keys.provider import KeyRing, MasterKey
+from sage_actors.actors.state import journal_format
+from sage_actors.actors.state.disk import Disk
+from sage_actors.actors.state.journal import (
     MAX_PLAINTEXT_BYTES,
     FrameStore,
     Image,
@@ -28,9 +30,8 @@ from sage_actors.actors.journal import (
     read_journal,
     repair,
 )
-from sage_actors.actors.journal_format import FRAME_HEAD_BYTES, HEADER_BYTES, TAG_BYTES, SegmentCipher
-from sage_actors.actors.journal_reader import segment_path
-from sage_actors.actors.keys import KeyRing, MasterKey
+from sage_actors.actors.state.journal_format import FRAME_HEAD_BYTES, HEADER_BYTES, TAG_BYTES, SegmentCipher
+from sage_actors.actors.state.journal_reader import segment_path
 from sage_actors.messages.errors import (
     LimitExceeded,
     NoCheckpointError,
@@ -685,8 +686,8 @@ def test_a_failed_birth_leaves_no_temporary_name(tmp_path: Path, point: str) -> 
 CRASHING = """
 import sys
 from pathlib import Path
-from sage_actors.actors.journal import JournalWriter, read_journal
-from sage_actors.actors.keys import KeyRing, MasterKey
+from sage_actors.actors.state.journal import JournalWriter, read_journal
+from sage_actors.actors.keys.provider import KeyRing, MasterKey
 keys = KeyRing((MasterKey(bytes(range(32))),), "environment")
 previous = None
 for segment in range(2):
@@ -722,8 +723,8 @@ def test_a_kill_at_any_named_point_loses_nothing_acknowledged(tmp_path: Path, po
 FILLING = """
 import sys
 from pathlib import Path
-from sage_actors.actors.journal import JournalWriter
-from sage_actors.actors.keys import KeyRing, MasterKey
+from sage_actors.actors.state.journal import JournalWriter
+from sage_actors.actors.keys.provider import KeyRing, MasterKey
 from sage_actors.messages.errors import StorageError
 keys = KeyRing((MasterKey(bytes(range(32))),), "environment")
 writer = JournalWriter.create(Path(sys.argv[1]), keys, run_uuid=b"run-uuid-16bytes", previous=None)

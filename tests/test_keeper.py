@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from pool_harness import HERE, PoolHarness, pid_exists, read_pid, wait_until
 
-from sage_actors.actors.pool_protocol import KeeperStarted, WorkerReady
-from sage_actors.actors.watch import is_alive
+from sage_actors.actors.pool.protocol import KeeperStarted, WorkerReady
+from sage_actors.actors.pool.watch import is_alive
 from sage_actors.messages.errors import ActorDeadError
 
 FAMILY = ("child", "session", "daemon", "worker")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from test_journal import KEYS, OTHER, write_segment
 
-from sage_actors.actors import key_projects
-from sage_actors.actors.audit import AuditLog
-from sage_actors.actors.key_projects import known_projects, note_project, uses_of_key
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.audit.log import AuditLog
+from sage_actors.actors.keys import projects as key_projects
+from sage_actors.actors.keys.projects import known_projects, note_project, uses_of_key
+from sage_actors.actors.state.directory import StateDirectory
 
 pytestmark = pytest.mark.requirement("ORCH-016")
 

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from sage_actors.actors import keys
-from sage_actors.actors.key_variable import keys_taken_from
-from sage_actors.actors.keys import (
+from sage_actors.actors.keys import provider as keys
+from sage_actors.actors.keys.provider import (
     KeyRing,
     MasterKey,
     create_key_file,
@@ -28,6 +27,7 @@ from sage_actors.actors.keys import (
     rotate_key_file,
     rotate_keys,
 )
+from sage_actors.actors.keys.variable import keys_taken_from
 from sage_actors.messages.errors import KeyUnusableError
 
 pytestmark = pytest.mark.requirement("ORCH-016")

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from sage_actors.actors.attempt_error import describe_error
-from sage_actors.actors.limit_hits import hit_of_error, hit_of_exit
-from sage_actors.actors.op_shell import CommandFailed
+from sage_actors.actors.operations.attempt_error import describe_error
+from sage_actors.actors.operations.shell import CommandFailed
+from sage_actors.actors.workers.limit_hits import hit_of_error, hit_of_exit
 from sage_actors.messages.limits import LIMIT_NAMES, describe_limit
 from sage_actors.messages.wire import error_map
 

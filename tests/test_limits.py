@@ -18,12 +18,12 @@ import pytest
 from pool_harness import PoolHarness
 
 from sage_actors import DefinitionError, Supervisor
-from sage_actors.actors.proc import process_times
-from sage_actors.actors.watch import CpuMeter, LimitWatch, children_of, descendants_of
+from sage_actors.actors.pool.proc import process_times
+from sage_actors.actors.pool.watch import CpuMeter, LimitWatch, children_of, descendants_of
 from sage_actors.messages.codec import MAX_RESULT_BYTES
 from sage_actors.messages.definition import Limits
 from sage_actors.sandbox.probe import probe
-from sage_actors.supervisor.definitions import load_dict
+from sage_actors.supervisor.definitions.loading import load_dict
 
 pytestmark = pytest.mark.requirement("ORCH-023")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from sage_actors.actors.locks import RunLock, holder, process_start_time
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.state.directory import StateDirectory
+from sage_actors.actors.state.locks import RunLock, holder, process_start_time
 from sage_actors.messages.errors import RunLockedError, StateError, UsageError
 
 pytestmark = pytest.mark.requirement("ORCH-015")
@@ -25,8 +25,8 @@ SRC = str(Path(__file__).parents[1] / "src")
 HOLD = """
 import sys
 from pathlib import Path
-from sage_actors.actors.locks import RunLock
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.state.locks import RunLock
+from sage_actors.actors.state.directory import StateDirectory
 lock = RunLock.acquire(StateDirectory(Path(sys.argv[1])), "run")
 for keeper in sys.argv[2:]:
     lock.set_keeper(*map(int, keeper.split(":")))
@@ -149,8 +149,8 @@ def test_a_forked_copy_cannot_release_its_parents_lock(state: StateDirectory) ->
 RACE = """
 import sys
 from pathlib import Path
-from sage_actors.actors.locks import RunLock, holder
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.state.locks import RunLock, holder
+from sage_actors.actors.state.directory import StateDirectory
 from sage_actors.messages.errors import RunLockedError
 state, got, inside = StateDirectory(Path(sys.argv[1])), 0, Path(sys.argv[1]) / "inside"
 for _ in range(int(sys.argv[2])):

@@ -9,9 +9,9 @@ import operations_engine as ops
 import pytest
 from engine_harness import Script, history, lines, make_supervisor, states, wait_until
 
-from sage_actors.actors.statedir import Registry, StateDirectory
+from sage_actors.actors.state.directory import Registry, StateDirectory
 from sage_actors.messages.errors import RunLockedError
-from sage_actors.supervisor.workflow import Workflow
+from sage_actors.supervisor.definitions.workflow import Workflow
 
 pytestmark = pytest.mark.requirement("ORCH-021")
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_actors.actors.mcp_config import ServerEntry, expand, load_servers
+from sage_actors.actors.mcp.config import ServerEntry, expand, load_servers
 from sage_actors.messages.errors import DefinitionError
 
 
@@ -182,7 +182,7 @@ def test_a_bad_server_does_not_keep_others_from_being_used(tmp_path: Path) -> No
     st.lists(inner) | st.dictionaries(st.sampled_from(["type", "command", "args", "env", "url", "x"]), inner)
 )))  # fmt: skip
 def test_whatever_an_entry_holds_it_is_read_or_refused(raw: Any) -> None:
-    from sage_actors.actors.mcp_config import _entry
+    from sage_actors.actors.mcp.config import _entry
 
     entry = _entry("server", json.loads(json.dumps(raw)), Path("/project"), {})
     assert entry.problems or entry.command or entry.url

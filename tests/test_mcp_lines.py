@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_actors.actors.mcp_lines import LineSplitter, LongLine
+from sage_actors.actors.mcp.lines import LineSplitter, LongLine
 
 
 def cut(data: bytes, size: int) -> list[bytes]:

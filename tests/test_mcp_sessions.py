@@ -15,8 +15,8 @@ import psutil
 import pytest
 from mcp_harness import RAW, McpProject, eventually, with_sessions
 
-from sage_actors.actors.mcp_backoff import Backoff
-from sage_actors.actors.op_mcp import sessions_of
+from sage_actors.actors.mcp.backoff import Backoff
+from sage_actors.actors.operations.mcp import sessions_of
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from llm_stub import INPUT_TOKENS, OUTPUT_TOKENS, ModelStub
 
-from sage_actors.actors.model_backend import ModelBackend, ModelFailed
+from sage_actors.actors.agents.model_backend import ModelBackend, ModelFailed
 from sage_actors.messages.backend import Completion
 from sage_actors.messages.errors import UsageError
 
@@ -158,7 +158,8 @@ def test_without_the_client_the_error_says_what_to_install(monkeypatch: pytest.M
 
 def test_the_module_imports_no_client() -> None:
     code = (
-        "import sys, sage_actors.actors.backends, sage_actors.actors.model_backend, sage_actors.actors.op_agent\n"
+        "import sys, sage_actors.actors.agents.backends, sage_actors.actors.agents.model_backend\n"
+        "import sage_actors.actors.operations.agent\n"
         "loaded = {'pydantic_ai', 'openai', 'anthropic', 'httpx', 'jsonschema', 'mcp'} & sys.modules.keys()\n"
         "assert not loaded, loaded"
     )

@@ -14,8 +14,8 @@ from agent_harness import agents_on_path, checkout_state, git, make_repository, 
 from llm_stub import INPUT_TOKENS, ModelStub
 from pool_harness import PoolHarness, pid_exists, wait_until
 
-from sage_actors.actors.operation_types import worker_kind
-from sage_actors.actors.trust import TrustStore, checks_item
+from sage_actors.actors.operations.types import worker_kind
+from sage_actors.actors.trust.consents import TrustStore, checks_item
 from sage_actors.actors.user_config import default_config_path
 from sage_actors.messages.schema import AgentOperation
 

@@ -12,13 +12,13 @@ import pytest
 from egress_harness import PUBLIC, Origin, World, certificate, client_context, server_context, world
 from mcp_harness import Recorder
 
-from sage_actors.actors import op_http
-from sage_actors.actors.attempt_error import describe_error
-from sage_actors.actors.context import Task
-from sage_actors.actors.egress_client import EgressFailed
-from sage_actors.actors.egress_rules import operation_rules
-from sage_actors.actors.op_http import HttpRunner, RequestFailed
-from sage_actors.actors.operation_types import RunnerSettings
+from sage_actors.actors.egress.client import EgressFailed
+from sage_actors.actors.egress.rules import operation_rules
+from sage_actors.actors.operations import http as op_http
+from sage_actors.actors.operations.attempt_error import describe_error
+from sage_actors.actors.operations.context import Task
+from sage_actors.actors.operations.http import HttpRunner, RequestFailed
+from sage_actors.actors.operations.types import RunnerSettings
 from sage_actors.messages.codec import pack
 from sage_actors.messages.errors import BreakerOpenError, SandboxViolation
 

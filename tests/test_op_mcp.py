@@ -21,7 +21,7 @@ from mcp_servers import modern
 from pool_harness import PoolHarness, pid_exists, wait_until
 
 from sage_actors import Supervisor, load
-from sage_actors.actors.mcp_results import tokens_of, usage_of, value_of
+from sage_actors.actors.mcp.results import tokens_of, usage_of, value_of
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.servers import catalog
 from sage_actors.servers.settings import ServerSettings
@@ -42,7 +42,7 @@ def built_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[ServerSett
         made.append(settings)
         return modern.create(settings.project)
 
-    monkeypatch.setattr("sage_actors.actors.mcp_connect.create_server", create)
+    monkeypatch.setattr("sage_actors.actors.mcp.connect.create_server", create)
     return made
 
 

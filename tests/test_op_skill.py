@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pool_harness import PoolHarness, pid_exists, read_pid, wait_until
 
-from sage_actors.actors.context import Task
-from sage_actors.actors.op_shell import CommandFailed
-from sage_actors.actors.op_skill import SkillRunner, choose_script, find_skill, skill_item
-from sage_actors.actors.operation_types import RunnerSettings
-from sage_actors.actors.trust import TrustStore
+from sage_actors.actors.operations.context import Task
+from sage_actors.actors.operations.shell import CommandFailed
+from sage_actors.actors.operations.skill import SkillRunner, choose_script, find_skill, skill_item
+from sage_actors.actors.operations.types import RunnerSettings
+from sage_actors.actors.trust.consents import TrustStore
 from sage_actors.messages.codec import pack
 from sage_actors.messages.errors import UsageError
 

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 
-from sage_actors.actors.operation_types import OPERATION_TYPES, RunnerSettings, create_runner, worker_kind
+from sage_actors.actors.operations.types import OPERATION_TYPES, RunnerSettings, create_runner, worker_kind
 from sage_actors.messages.errors import UsageError
 
 SETTINGS = RunnerSettings(project=".")

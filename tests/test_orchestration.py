@@ -22,8 +22,8 @@ from orchestration_harness import (
     write_template,
 )
 
-from sage_actors.servers.orchestration import INSTRUCTIONS, Orchestration, create_orchestration_server
-from sage_actors.supervisor.control_client import ControlClient
+from sage_actors.servers.orchestration.server import INSTRUCTIONS, Orchestration, create_orchestration_server
+from sage_actors.supervisor.control.client import ControlClient
 
 TWO_PHASES = phases(
     [operation("one", "echo once >> ran-one; echo hello"), operation("two", "true")],

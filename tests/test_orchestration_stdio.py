@@ -27,8 +27,8 @@ from orchestration_harness import (
     write_template,
 )
 
-from sage_actors.servers.orchestration import Orchestration, create_orchestration_server
-from sage_actors.servers.orchestration_view import Runbook
+from sage_actors.servers.orchestration.server import Orchestration, create_orchestration_server
+from sage_actors.servers.orchestration.view import Runbook
 
 STUBBORN = "trap '' TERM INT HUP; echo once >> ran-one; while :; do sleep 0.1; done"
 _HELLO = {

@@ -33,20 +33,21 @@ def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
     expected = {
-        f"sage_actors/{folder}/{each.name}" for folder in FOLDERS for each in (ROOT / folder).glob("*.py")
+        f"sage_actors/{each.relative_to(ROOT)}"
+        for folder in FOLDERS
+        for each in (ROOT / folder).rglob("*.py")
     }
     expected |= {f"sage_actors/{each.name}" for each in (ROOT / "src" / "sage_actors").glob("*.py")}
     expected |= {f"sage_actors/templates/{each.name}" for each in (ROOT / "templates").glob("*.json")}
-    assert expected | {"sage_actors/py.typed", "sage_actors/actors/agents.toml"} <= packed
+    assert expected | {"sage_actors/py.typed", "sage_actors/actors/agents/agents.toml"} <= packed
 
 
-def test_the_folders_are_flat_and_no_bare_name_is_loaded() -> None:
+def test_every_folder_is_a_package_that_says_what_it_is_and_no_bare_name_is_loaded() -> None:
     for folder in FOLDERS:
-        assert not [
-            each for each in (ROOT / folder).iterdir() if each.is_dir() and each.name != "__pycache__"
-        ]
+        for each in (ROOT / folder).rglob("*.py"):
+            assert (each.parent / "__init__.py").read_text(encoding="utf-8").startswith('"""'), each
     code = (
-        "import sys, sage_actors.supervisor.cli, sage_actors.supervisor.api, sage_actors.actors.pool;"
+        "import sys, sage_actors.supervisor.cli.main, sage_actors.supervisor.api, sage_actors.actors.pool.pool;"
         f"assert not set({FOLDERS!r}) & sys.modules.keys()"
     )
     run_python(code, cwd=ROOT / "tests")
@@ -63,10 +64,13 @@ def test_every_public_name_can_be_had_and_nothing_else() -> None:
     ("statement", "heavy"),
     [
         (
-            "import sage_actors.supervisor.cli",
+            "import sage_actors.supervisor.cli.main",
             ("pydantic", "rich", "msgpack", "pykka", "cryptography", "httpx"),
         ),
-        ("import sage_actors.actors.worker", ("pydantic", "rich", "pykka", "cryptography", "httpx", "click")),
+        (
+            "import sage_actors.actors.workers.worker",
+            ("pydantic", "rich", "pykka", "cryptography", "httpx", "click"),
+        ),
         ("from sage_actors import operation", ("pydantic", "rich", "pykka", "cryptography", "httpx")),
     ],
 )
@@ -83,8 +87,8 @@ def test_layers_import_in_one_direction() -> None:
         "actors": {"messages", "sandbox", "servers", "actors"},
     }
     for folder, names in allowed.items():
-        for path in (ROOT / folder).glob("*.py"):
-            if path.name.startswith(("orchestration", "skills_extension")):  # they serve the public API
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.parent.name == "orchestration":  # it serves the public API
                 continue
             for line in path.read_text().splitlines():
                 if line.lstrip().startswith(("from sage_actors.", "import sage_actors.")):

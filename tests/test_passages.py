@@ -137,7 +137,7 @@ def test_a_passage_holds_at_least_a_character() -> None:
 
 @pytest.mark.parametrize("kind", ["documentation", "code"])
 def test_the_files_of_this_repository_come_back_whole(kind: str) -> None:
-    for path in [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "messages").glob("*.py"))]:
+    for path in [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "messages").rglob("*.py"))]:
         text = path.read_text()
         passages = split_passages(text, path.name, kind=kind)
         assert_lines_lead_back(text, passages)

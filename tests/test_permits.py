@@ -8,8 +8,8 @@ import operations_engine as ops
 import pytest
 
 from sage_actors import Supervisor, Workflow
-from sage_actors.supervisor.permits import AHEAD, PermitLine
-from sage_actors.supervisor.ready_queue import ReadyQueue
+from sage_actors.supervisor.core.permits import AHEAD, PermitLine
+from sage_actors.supervisor.core.ready_queue import ReadyQueue
 
 
 def test_only_so_many_ask_and_the_others_follow_in_order() -> None:

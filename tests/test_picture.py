@@ -13,8 +13,8 @@ from rich.console import Console
 
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import CycleError
-from sage_actors.supervisor.picture import describe_batches, graph_as_json, render
-from sage_actors.supervisor.specs import spec_from_dict
+from sage_actors.supervisor.cli.picture import describe_batches, graph_as_json, render
+from sage_actors.supervisor.definitions.specs import spec_from_dict
 
 PY = {"type": "python", "call": "m:f"}
 

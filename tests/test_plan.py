@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from core_harness import flow, node
 
-from sage_actors.supervisor.plan import compile_plan, fingerprint, wire_spec
+from sage_actors.supervisor.core.plan import compile_plan, fingerprint, wire_spec
 
 
 def only(**more: Any) -> bytes:

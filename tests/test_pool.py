@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pool_harness import PoolHarness, open_fds, pid_exists, wait_until
 
-from sage_actors.actors.pool import LocalPool
-from sage_actors.actors.pool_frames import FrameHandlers
-from sage_actors.actors.pool_protocol import Results, WorkerLost, WorkerPool, WorkerReady
-from sage_actors.actors.pool_worker import WorkerHandle
+from sage_actors.actors.pool.frames import FrameHandlers
+from sage_actors.actors.pool.pool import LocalPool
+from sage_actors.actors.pool.pool_worker import WorkerHandle
+from sage_actors.actors.pool.protocol import Results, WorkerLost, WorkerPool, WorkerReady
 from sage_actors.messages.codec import frame, pack
 from sage_actors.messages.errors import ProtocolError, UsageError
 from sage_actors.messages.wire import Kind

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from secret_samples import Draw, sample
 
-from sage_actors.actors.journal_format import Location
-from sage_actors.actors.redaction import Redactor, add_note, parse_secrets
-from sage_actors.actors.state import Append, CommitFailed, Committed, OpenRun, StateActor
+from sage_actors.actors.state.actor import Append, CommitFailed, Committed, OpenRun, StateActor
+from sage_actors.actors.state.journal_format import Location
 from sage_actors.actors.user_config import load_user_config
+from sage_actors.actors.workers.redaction import Redactor, add_note, parse_secrets
 from sage_actors.messages.codec import pack, unpack
 from sage_actors.messages.errors import DefinitionError, Problem, ResultError, SecretInStateError
 from sage_actors.messages.records import LogLines, NodeFailed, NodesStarted, NodesSucceeded, Record

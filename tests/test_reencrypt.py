@@ -13,16 +13,16 @@ import pytest
 
 from sage_actors import Supervisor, Workflow, WrongKeyError
 from sage_actors.actors import faults
-from sage_actors.actors.audit_check import verify_audit
-from sage_actors.actors.cache import CacheEntry, ResultCache
-from sage_actors.actors.journal import JournalWriter, read_journal
-from sage_actors.actors.journal_reader import segment_path
-from sage_actors.actors.keys import KeyRing, MasterKey, format_keys
-from sage_actors.actors.locks import RunLock
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.audit.check import verify_audit
+from sage_actors.actors.cache.store import CacheEntry, ResultCache
+from sage_actors.actors.keys.provider import KeyRing, MasterKey, format_keys
+from sage_actors.actors.state.directory import StateDirectory
+from sage_actors.actors.state.journal import JournalWriter, read_journal
+from sage_actors.actors.state.journal_reader import segment_path
+from sage_actors.actors.state.locks import RunLock
 from sage_actors.messages.errors import StorageError
-from sage_actors.supervisor.history import open_history
-from sage_actors.supervisor.reencrypt import reencrypt
+from sage_actors.supervisor.recovery.history import open_history
+from sage_actors.supervisor.recovery.reencrypt import reencrypt
 
 pytestmark = pytest.mark.requirement("ORCH-016")
 
@@ -161,9 +161,9 @@ _KILLED = """
 import sys
 from pathlib import Path
 from sage_actors.actors import faults
-from sage_actors.actors.keys import load_keys
-from sage_actors.actors.statedir import StateDirectory
-from sage_actors.supervisor.reencrypt import reencrypt
+from sage_actors.actors.keys.provider import load_keys
+from sage_actors.actors.state.directory import StateDirectory
+from sage_actors.supervisor.recovery.reencrypt import reencrypt
 faults.arm(sys.argv[2])
 reencrypt(StateDirectory(Path(sys.argv[1])), load_keys())
 """

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_actors.messages.errors import DefinitionError, ExpressionError
-from sage_actors.supervisor.references import (
+from sage_actors.supervisor.definitions.references import (
     Reference,
     Template,
     escape,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sage_actors.actors.worktree import attempt_worktree
+from sage_actors.actors.agents.worktree import attempt_worktree
 from sage_actors.messages.errors import UsageError
-from sage_actors.servers.repository import Repository
-from sage_actors.servers.repository_own import foreign_git
+from sage_actors.servers.corpus.repository import Repository
+from sage_actors.servers.corpus.repository_own import foreign_git
 
 pytestmark = pytest.mark.requirement("ORCH-023")
 SECRET = "the private project is late"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from sage_actors.messages.errors import StorageError, UsageError
-from sage_actors.servers import research_store
-from sage_actors.servers.research_store import ResearchStore
+from sage_actors.servers.research import store as research_store
+from sage_actors.servers.research.store import ResearchStore
 
 DAY_MS = 24 * 3600 * 1000
 UPSTREAM = {
@@ -166,7 +166,7 @@ def test_twenty_readers_at_once_add_twenty(store: ResearchStore, tmp_path: Path)
 def test_hits_and_misses_of_all_processes_are_counted(store: ResearchStore, tmp_path: Path) -> None:
     store.put("x", "y")
     code = (
-        "import sys; from pathlib import Path; from sage_actors.servers.research_store import ResearchStore;"
+        "import sys; from pathlib import Path; from sage_actors.servers.research.store import ResearchStore;"
         "s = ResearchStore(Path(sys.argv[1])); s.get('x'); s.get('x'); s.get('nothing')"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}

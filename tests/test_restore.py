@@ -22,9 +22,14 @@ from sage_actors.messages.records import (
     encode_records,
 )
 from sage_actors.messages.wire import error_map
-from sage_actors.supervisor import admission
-from sage_actors.supervisor.admission import Assembly, admission_records, definition_from, pack_definition
-from sage_actors.supervisor.run_core import RunCore
+from sage_actors.supervisor.core.run_core import RunCore
+from sage_actors.supervisor.recovery import admission
+from sage_actors.supervisor.recovery.admission import (
+    Assembly,
+    admission_records,
+    definition_from,
+    pack_definition,
+)
 
 pytestmark = pytest.mark.requirement("ORCH-011")
 

@@ -19,11 +19,11 @@ from engine_harness import (
     wait_until,
 )
 
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.state.directory import StateDirectory
 from sage_actors.messages.errors import ChangedDefinitionError, NoCheckpointError, UsageError
 from sage_actors.supervisor.api import Supervisor, load
+from sage_actors.supervisor.definitions.workflow import Workflow
 from sage_actors.supervisor.handle import Outcome
-from sage_actors.supervisor.workflow import Workflow
 
 pytestmark = pytest.mark.requirement("ORCH-017")
 

@@ -18,9 +18,9 @@ from sage_harness import FEATURE, SageProject, SageRun, documents, false_citatio
 from sage_repositories import make_python_client
 
 from sage_actors import Supervisor, load
-from sage_actors.servers.checks import Check
-from sage_actors.servers.spec_tests import narrowed
-from sage_actors.supervisor.templates import find_template
+from sage_actors.servers.implementation.checks import Check
+from sage_actors.servers.specification.tests import narrowed
+from sage_actors.supervisor.templates.library import find_template
 
 pytestmark = [pytest.mark.slow, pytest.mark.requirement("ORCH-021"), pytest.mark.requirement("ORCH-023")]
 

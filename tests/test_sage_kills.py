@@ -19,7 +19,7 @@ from sage_repositories import make_python_client, python_client
 
 from sage_actors import Supervisor
 from sage_actors.servers.catalog import SAGE_SERVERS
-from sage_actors.supervisor.templates import find_template, load_workflow
+from sage_actors.supervisor.templates.library import find_template, load_workflow
 
 pytestmark = [
     pytest.mark.slow,

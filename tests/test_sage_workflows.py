@@ -32,7 +32,7 @@ from sage_repositories import REPOSITORIES, go_router, python_client, typescript
 from sage_actors import Supervisor, load
 from sage_actors.actors.clock import SystemClock
 from sage_actors.servers.catalog import SAGE_SERVERS
-from sage_actors.supervisor.templates import find_template, load_workflow
+from sage_actors.supervisor.templates.library import find_template, load_workflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.requirement("ORCH-021")]
 

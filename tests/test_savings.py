@@ -12,12 +12,12 @@ import pytest
 from core_harness import Core
 from engine_harness import history, lines, make_supervisor
 
-from sage_actors.actors.cache import CacheEntry, ResultCache
-from sage_actors.actors.cache_actor import whole_material
+from sage_actors.actors.cache.actor import whole_material
+from sage_actors.actors.cache.store import CacheEntry, ResultCache
 from sage_actors.messages.codec import pack, unpack
-from sage_actors.supervisor.definitions import load_dict
-from sage_actors.supervisor.run_core import RunCore
-from sage_actors.supervisor.workflow import Workflow
+from sage_actors.supervisor.core.run_core import RunCore
+from sage_actors.supervisor.definitions.loading import load_dict
+from sage_actors.supervisor.definitions.workflow import Workflow
 
 PY = {"type": "python", "call": "m:f"}
 

@@ -11,9 +11,9 @@ import pytest
 from sage_actors.messages.definition import OperationSpec, RetryPolicy
 from sage_actors.messages.schema import OPERATIONS, PythonOperation, RetryDefinition, WorkflowDefinition
 from sage_actors.messages.units import parse_duration, parse_size
-from sage_actors.supervisor.definitions import json_schema, load_dict
-from sage_actors.supervisor.specs import spec_from_dict
-from sage_actors.supervisor.validation import TYPES
+from sage_actors.supervisor.definitions.loading import json_schema, load_dict
+from sage_actors.supervisor.definitions.specs import spec_from_dict
+from sage_actors.supervisor.definitions.validation import TYPES
 
 
 def maps_in(value: Any) -> Iterator[dict[str, Any]]:

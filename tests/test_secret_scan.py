@@ -20,8 +20,8 @@ from golden.make import HERE as GOLDEN
 from golden.make import RUNS
 from secret_samples import KINDS, sample
 
-from sage_actors.actors.journal import read_journal
-from sage_actors.actors.keys import KeyRing, load_keys
+from sage_actors.actors.keys.provider import KeyRing, load_keys
+from sage_actors.actors.state.journal import read_journal
 from sage_actors.messages.codec import pack, unpack
 from sage_actors.messages.errors import SecretInStateError
 from sage_actors.messages.records import NodesSucceeded, decode_records

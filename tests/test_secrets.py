@@ -16,7 +16,7 @@ from secret_samples import Draw, sample
 
 from sage_actors import Workflow
 from sage_actors.messages.errors import DefinitionError, SecretInStateError
-from sage_actors.supervisor.definitions import load_dict
+from sage_actors.supervisor.definitions.loading import load_dict
 
 pytestmark = pytest.mark.requirement("ORCH-016")
 TOKEN = Draw(41).word(32)

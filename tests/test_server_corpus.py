@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from sage_actors.servers import corpus as corpus_module
-from sage_actors.servers.corpus import Corpus, corpus_of
-from sage_actors.servers.corpus_code import code_pieces, definitions, note_pieces
-from sage_actors.servers.corpus_files import classify, decoded
-from sage_actors.servers.corpus_packages import declared_packages, packages
-from sage_actors.servers.relevance import Query, stems
-from sage_actors.servers.repository import Repository
+from sage_actors.servers.corpus import corpus as corpus_module
+from sage_actors.servers.corpus.code import code_pieces, definitions, note_pieces
+from sage_actors.servers.corpus.corpus import Corpus, corpus_of
+from sage_actors.servers.corpus.files import classify, decoded
+from sage_actors.servers.corpus.packages import declared_packages, packages
+from sage_actors.servers.corpus.relevance import Query, stems
+from sage_actors.servers.corpus.repository import Repository
 
 Files = Callable[..., Path]
 

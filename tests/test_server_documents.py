@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sage_actors.messages.errors import StorageError, UsageError
-from sage_actors.servers.documents import MAX_DOCUMENT_BYTES, read_document, write_document
+from sage_actors.servers.documents.documents import MAX_DOCUMENT_BYTES, read_document, write_document
 
 SPEC = "docs/specs/one/spec.md"
 

@@ -13,8 +13,8 @@ from test_server_planning import specify
 from test_server_specification import TOPIC, Drafter
 
 from sage_actors.messages.errors import OperationError
-from sage_actors.servers.implementation import create_server
-from sage_actors.servers.planning import generate_plan
+from sage_actors.servers.implementation.server import create_server
+from sage_actors.servers.planning.server import generate_plan
 from sage_actors.servers.settings import ServerSettings
 
 

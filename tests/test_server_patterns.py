@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from mcp import Client
 from mcp_types import CallToolResult
 
-from sage_actors.servers.patterns import create_server
-from sage_actors.servers.patterns_extract import extract
-from sage_actors.servers.patterns_facts import is_test_path, name_style
-from sage_actors.servers.patterns_model import Pattern, PatternSet, lower_bound
-from sage_actors.servers.patterns_scan import MAX_FILE_BYTES, OutsideProjectError, Sources, contained
-from sage_actors.servers.patterns_summary import percent
+from sage_actors.servers.patterns.extract import extract
+from sage_actors.servers.patterns.facts import is_test_path, name_style
+from sage_actors.servers.patterns.model import Pattern, PatternSet, lower_bound
+from sage_actors.servers.patterns.scan import MAX_FILE_BYTES, OutsideProjectError, Sources, contained
+from sage_actors.servers.patterns.server import create_server
+from sage_actors.servers.patterns.summary import percent
 from sage_actors.servers.settings import ServerSettings
 
 pytestmark = pytest.mark.requirement("ORCH-018")

@@ -19,11 +19,11 @@ from spec_projects import (
 )
 from test_server_specification import TOPIC, TRACEBACK, Drafter
 
-from sage_actors.servers.plan_tasks import check_order
-from sage_actors.servers.planning import create_server
+from sage_actors.servers.planning.server import create_server
+from sage_actors.servers.planning.tasks import check_order
 from sage_actors.servers.settings import ServerSettings
-from sage_actors.servers.spec_models import Task
-from sage_actors.servers.specification import create_specification
+from sage_actors.servers.specification.models import Task
+from sage_actors.servers.specification.server import create_specification
 
 
 def specify(project: Path, topic: str = TOPIC, kind: Any = "feature") -> dict[str, Any]:

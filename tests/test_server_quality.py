@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from mcp import Client
 
-from sage_actors.servers.patterns import create_server
-from sage_actors.servers.patterns_scan import Sources
-from sage_actors.servers.quality import QualityResult, measure_quality
+from sage_actors.servers.patterns.scan import Sources
+from sage_actors.servers.patterns.server import create_server
+from sage_actors.servers.quality.quality import QualityResult, measure_quality
 from sage_actors.servers.settings import ServerSettings
 
 pytestmark = pytest.mark.requirement("ORCH-018")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_actors.servers.repository import Repository, repository_state, shown_name
+from sage_actors.servers.corpus.repository import Repository, repository_state, shown_name
 
 GIT = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main")
 
@@ -268,7 +268,7 @@ def test_where_git_is_missing_the_folder_is_walked(root: Path, monkeypatch: pyte
 
 def test_the_state_is_had_without_mcp_and_pydantic() -> None:
     code = (
-        "import sys; from sage_actors.servers.repository import repository_state;"
+        "import sys; from sage_actors.servers.corpus.repository import repository_state;"
         "print(sorted({'mcp', 'pydantic'} & set(sys.modules)))"
     )
     source = str(Path(__file__).parents[1] / "src")

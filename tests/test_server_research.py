@@ -18,8 +18,8 @@ from sage_actors.messages.backend import Backend, Completion, TokenUsage
 from sage_actors.messages.errors import OperationError
 from sage_actors.messages.findings import ResearchResult
 from sage_actors.servers.catalog import create_server
-from sage_actors.servers.error_text import parse_error
 from sage_actors.servers.settings import ServerSettings
+from sage_actors.servers.specification.error_text import parse_error
 
 pytestmark = pytest.mark.requirement("ORCH-004")
 

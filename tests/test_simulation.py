@@ -38,8 +38,8 @@ from simulation.ledger import Violation
 from simulation.replay import shrink, undisturbed
 from simulation.world import Settings, World
 
-from sage_actors.supervisor.definitions import load_dict
-from sage_actors.supervisor.run_core import RunCore
+from sage_actors.supervisor.core.run_core import RunCore
+from sage_actors.supervisor.definitions.loading import load_dict
 
 WORLDS = int(os.environ.get("SAGE_SIM_RUNS", "800")) // 2
 FIRST = int(os.environ.get("SAGE_SIM_SEED", "0"))

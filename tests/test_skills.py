@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sage_actors.servers import skills_needs
-from sage_actors.servers.skills import Skill, discover_skills, find_skills
-from sage_actors.servers.skills_needs import KnowledgeNeed, check_knowledge, check_tools
-from sage_actors.servers.skills_search import skills_search
+from sage_actors.servers.skills import needs as skills_needs
+from sage_actors.servers.skills.discovery import Skill, discover_skills, find_skills
+from sage_actors.servers.skills.needs import KnowledgeNeed, check_knowledge, check_tools
+from sage_actors.servers.skills.search import skills_search
 
 UPSTREAM = """---
 name: Flaky test triage
@@ -248,7 +248,7 @@ def test_an_empty_project_has_no_skills_and_no_warnings(project: Path, home: Pat
 
 def test_discovery_loads_neither_pydantic_nor_mcp() -> None:
     code = (
-        "import sys, sage_actors.servers.skills;"
+        "import sys, sage_actors.servers.skills.discovery;"
         "loaded = {'mcp', 'pydantic', 'sqlite3', 'msgpack'} & sys.modules.keys(); assert not loaded, loaded"
     )
     sources = Path(__file__).resolve().parents[1] / "src"

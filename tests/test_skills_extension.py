@@ -14,12 +14,12 @@ from mcp.server import MCPServer
 from mcp.types import Request, RequestParams, Result
 from pydantic import ConfigDict
 
-from sage_actors.actors.op_skill import skill_item
-from sage_actors.actors.trust import TrustStore
-from sage_actors.servers.orchestration_skills import served_skills
-from sage_actors.servers.skills import discover_skills
-from sage_actors.servers.skills_extension import Skills
-from sage_actors.supervisor.setup_texts import skill_text
+from sage_actors.actors.operations.skill import skill_item
+from sage_actors.actors.trust.consents import TrustStore
+from sage_actors.servers.orchestration.skills import served_skills
+from sage_actors.servers.orchestration.skills_extension import Skills
+from sage_actors.servers.skills.discovery import discover_skills
+from sage_actors.supervisor.setup.texts import skill_text
 
 
 class _Any(Result):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sage_actors.supervisor.definitions import load_dict
+from sage_actors.supervisor.definitions.loading import load_dict
 from sage_actors.supervisor.skills_usage import RunSkills, skills_of_project, skills_of_run
 
 SEARCH = {"id": "look", "type": "mcp", "server": "sage-research", "tool": "skills_search"}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_actors.servers.slugs import MAX_SLUG, check_slug, headline, slug_of
+from sage_actors.servers.documents.slugs import MAX_SLUG, check_slug, headline, slug_of
 
 
 def test_a_plain_topic_becomes_its_words() -> None:

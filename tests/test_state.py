@@ -14,11 +14,17 @@ from typing import Any
 import pykka
 import pytest
 
-from sage_actors.actors import state as state_module
-from sage_actors.actors.disk import Disk
-from sage_actors.actors.journal import MAX_PLAINTEXT_BYTES, FrameStore, JournalWriter, Location, read_journal
-from sage_actors.actors.keys import KeyRing, MasterKey
-from sage_actors.actors.state import Append, CloseRun, CommitFailed, Committed, OpenRun, StateActor
+from sage_actors.actors.keys.provider import KeyRing, MasterKey
+from sage_actors.actors.state import actor as state_module
+from sage_actors.actors.state.actor import Append, CloseRun, CommitFailed, Committed, OpenRun, StateActor
+from sage_actors.actors.state.disk import Disk
+from sage_actors.actors.state.journal import (
+    MAX_PLAINTEXT_BYTES,
+    FrameStore,
+    JournalWriter,
+    Location,
+    read_journal,
+)
 from sage_actors.messages.errors import LimitExceeded, SageError, StorageError, UsageError
 from sage_actors.messages.records import (
     NodesStarted,

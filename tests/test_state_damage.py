@@ -16,20 +16,20 @@ from golden.make import HERE as STEPS
 from sage_actors import SageError, StateCorruptedError, Supervisor, WrongKeyError
 from sage_actors.actors import faults
 from sage_actors.actors.clock import SystemClock
-from sage_actors.actors.journal import read_journal
-from sage_actors.actors.journal_format import HEADER_BYTES
-from sage_actors.actors.journal_reader import FrameStore, segment_path
-from sage_actors.actors.keys import KeyRing, format_key, load_keys
-from sage_actors.actors.locks import holder
+from sage_actors.actors.keys.provider import KeyRing, format_key, load_keys
+from sage_actors.actors.state.journal import read_journal
+from sage_actors.actors.state.journal_format import HEADER_BYTES
+from sage_actors.actors.state.journal_reader import FrameStore, segment_path
+from sage_actors.actors.state.locks import holder
 from sage_actors.messages.codec import unpack
 from sage_actors.messages.errors import StorageError
-from sage_actors.supervisor import states as st
-from sage_actors.supervisor.acting import act_on_run
-from sage_actors.supervisor.definitions import load_dict
+from sage_actors.supervisor.core import states as st
+from sage_actors.supervisor.core.plan import compile_plan
+from sage_actors.supervisor.core.run_core import RunCore, RunOptions
+from sage_actors.supervisor.definitions.loading import load_dict
 from sage_actors.supervisor.handle import Outcome
-from sage_actors.supervisor.plan import compile_plan
-from sage_actors.supervisor.restore import prepare, replay
-from sage_actors.supervisor.run_core import RunCore, RunOptions
+from sage_actors.supervisor.recovery.acting import act_on_run
+from sage_actors.supervisor.recovery.restore import prepare, replay
 from sage_actors.supervisor.supervisor import StoredValues
 
 KEYS = load_keys(environ={"SAGE_STATE_KEY": format_key(bytes(range(32)))})
@@ -365,7 +365,7 @@ def test_a_full_disk_costs_no_publication_twice(supervisor: Supervisor) -> None:
 def test_a_repair_that_leaves_nothing_keeps_the_evidence_and_says_so(tmp_path: Path) -> None:
     """Damage in the admission: there is no run left, and nothing may be thrown away for that."""
     from sage_actors import StateCorruptedError, Supervisor, Workflow
-    from sage_actors.actors.statedir import StateDirectory
+    from sage_actors.actors.state.directory import StateDirectory
 
     flow = Workflow("tiny")
     flow.add("wait", id="pause", seconds=0)

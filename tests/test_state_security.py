@@ -20,12 +20,12 @@ from pool_harness import wait_until
 from test_journal import KEYS, RecordingAESGCM, cut, plaintexts, write_segment
 
 from sage_actors import Supervisor, Workflow
-from sage_actors.actors import journal_format
-from sage_actors.actors.journal_reader import segment_path
-from sage_actors.actors.key_file import create_key_file, read_key_file
-from sage_actors.actors.keys import format_key, load_keys
-from sage_actors.actors.statedir import StateDirectory
-from sage_actors.actors.watch import descendants_of
+from sage_actors.actors.keys.key_file import create_key_file, read_key_file
+from sage_actors.actors.keys.provider import format_key, load_keys
+from sage_actors.actors.pool.watch import descendants_of
+from sage_actors.actors.state import journal_format
+from sage_actors.actors.state.directory import StateDirectory
+from sage_actors.actors.state.journal_reader import segment_path
 from sage_actors.messages.errors import KeyUnusableError, SageError, StateError
 
 pytestmark = pytest.mark.requirement("ORCH-016")
@@ -305,8 +305,8 @@ def test_a_crash_of_a_process_that_has_the_key_leaves_it_nowhere(tmp_path: Path)
     """An unhandled error prints its traceback, with the local variables of every frame, and aborts."""
     code = (
         "import os, sys, traceback\n"
-        "from sage_actors.actors.journal import JournalWriter\n"
-        "from sage_actors.actors.keys import load_keys\n"
+        "from sage_actors.actors.state.journal import JournalWriter\n"
+        "from sage_actors.actors.keys.provider import load_keys\n"
         "from pathlib import Path\n"
         "keys = load_keys()\n"
         "try:\n"

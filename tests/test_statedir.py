@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from sage_actors.actors import statedir
-from sage_actors.actors.journal import JournalWriter
-from sage_actors.actors.keys import KeyRing, MasterKey
-from sage_actors.actors.statedir import Registry, StateDirectory, check_run_id
+from sage_actors.actors.keys.provider import KeyRing, MasterKey
+from sage_actors.actors.state import directory as statedir
+from sage_actors.actors.state.directory import Registry, StateDirectory, check_run_id
+from sage_actors.actors.state.journal import JournalWriter
 from sage_actors.messages.errors import NoCheckpointError, StateError, StorageError, UsageError
 
 pytestmark = pytest.mark.requirement("ORCH-015")
@@ -262,7 +262,7 @@ def test_ended_runs_do_not_pile_up_and_running_ones_stay(state: StateDirectory) 
 NOTE = """
 import sys
 from pathlib import Path
-from sage_actors.actors.statedir import Registry, StateDirectory
+from sage_actors.actors.state.directory import Registry, StateDirectory
 registry = Registry(StateDirectory(Path(sys.argv[1])))
 for number in range(20):
     registry.note_started(f"{sys.argv[2]}-{number}", "feature", 1)

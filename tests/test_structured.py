@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sage_actors.actors.structured import check_schema, extract_json, is_strict, schema_problem
+from sage_actors.actors.agents.structured import check_schema, extract_json, is_strict, schema_problem
 from sage_actors.messages.errors import UsageError
 
 

@@ -17,7 +17,7 @@ from orchestration_harness import Talk, in_process, lines, operation, over_stdio
 from pydantic import ConfigDict
 from pydantic.alias_generators import to_camel
 
-from sage_actors.servers.orchestration import Orchestration, create_orchestration_server
+from sage_actors.servers.orchestration.server import Orchestration, create_orchestration_server
 
 _TERMINAL = ("completed", "failed", "cancelled")
 QUICK = phases([operation("one", "echo once >> ran-one; sleep 0.3; echo done")])

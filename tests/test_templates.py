@@ -16,8 +16,8 @@ from sage_actors.messages.definition import NodeSpec, WorkflowSpec
 from sage_actors.messages.errors import DefinitionError, StorageError, UsageError
 from sage_actors.servers.catalog import SAGE_SERVERS
 from sage_actors.supervisor.consent import required_items
-from sage_actors.supervisor.definitions import edges_of, load_dict
-from sage_actors.supervisor.templates import (
+from sage_actors.supervisor.definitions.loading import edges_of, load_dict
+from sage_actors.supervisor.templates.library import (
     add_template,
     check_template,
     find_template,
@@ -25,8 +25,8 @@ from sage_actors.supervisor.templates import (
     load_workflow,
     project_folder,
 )
-from sage_actors.supervisor.templates_tools import named_tool
-from sage_actors.supervisor.templates_upstream import from_upstream, is_upstream
+from sage_actors.supervisor.templates.tools import named_tool
+from sage_actors.supervisor.templates.upstream import from_upstream, is_upstream
 
 PHASES = {
     "feature": ["research", "specification", "planning", "implementation"],

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sage_actors.actors import trust
-from sage_actors.actors.trust import (
+from sage_actors.actors.trust import consents as trust
+from sage_actors.actors.trust.consents import (
     Item,
     TrustStore,
     checks_item,
@@ -19,7 +19,7 @@ from sage_actors.actors.trust import (
     sandbox_item,
 )
 from sage_actors.messages.errors import StorageError
-from sage_actors.servers import checks
+from sage_actors.servers.implementation import checks
 
 ITEM = Item("skill", "release", digest_of({"run.sh": "echo"}), "runs scripts/run.sh")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sage_actors.actors.trust_programs import named_modules, named_programs
+from sage_actors.actors.trust.programs import named_modules, named_programs
 
 pytestmark = pytest.mark.requirement("ORCH-023")
 

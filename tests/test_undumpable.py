@@ -18,8 +18,8 @@ pytestmark = [
 _NOBODY = 1000
 _HOLDS_A_KEY = """
 import ctypes, os, resource, sys
-from sage_actors.actors.key_ring import MasterKey, format_key
-from sage_actors.actors.keys import load_keys
+from sage_actors.actors.keys.ring import MasterKey, format_key
+from sage_actors.actors.keys.provider import load_keys
 if os.getuid() == 0:
     os.setresgid({uid}, {uid}, {uid}); os.setresuid({uid}, {uid}, {uid})
     ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)   # a change of user closes it, too

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from sage_actors.actors import violations
-from sage_actors.actors.attempt_error import describe_error
+from sage_actors.actors.confinement import violations
+from sage_actors.actors.operations.attempt_error import describe_error
 from sage_actors.sandbox.profile import Profile
 
 pytestmark = pytest.mark.requirement("ORCH-023")

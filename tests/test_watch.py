@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pool_harness import PoolHarness, wait_until
 
-from sage_actors.actors.watch import (
+from sage_actors.actors.pool.watch import (
     LimitWatch,
     children_of,
     descendants_of,

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from pool_harness import PoolHarness, pid_exists, wait_until
 
-from sage_actors.actors.op_http import retry_after_s
-from sage_actors.actors.pool_protocol import (
+from sage_actors.actors.operations.http import retry_after_s
+from sage_actors.actors.pool.protocol import (
     GivenBack,
     GuardEnded,
     GuardRequest,

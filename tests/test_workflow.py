@@ -13,9 +13,9 @@ from engine_harness import lines, make_supervisor
 
 from sage_actors.messages.definition import InputSpec, RetryPolicy
 from sage_actors.messages.errors import CycleError, DefinitionError
-from sage_actors.supervisor.definitions import load_dict
-from sage_actors.supervisor.plan import compile_plan
-from sage_actors.supervisor.workflow import Workflow, operation
+from sage_actors.supervisor.core.plan import compile_plan
+from sage_actors.supervisor.definitions.loading import load_dict
+from sage_actors.supervisor.definitions.workflow import Workflow, operation
 
 pytestmark = pytest.mark.requirement("ORCH-003")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from agent_harness import checkout_state, git, make_repository
 
-from sage_actors.actors.worktree import Changes, GitError, Worktree, attempt_worktree, safe_parts
+from sage_actors.actors.agents.worktree import Changes, GitError, Worktree, attempt_worktree, safe_parts
 from sage_actors.messages.errors import StorageError, UsageError
 
 
@@ -257,7 +257,7 @@ def test_two_names_stay_two_names() -> None:
 _ATTEMPT = """
 import sys
 from pathlib import Path
-from sage_actors.actors.worktree import attempt_worktree
+from sage_actors.actors.agents.worktree import attempt_worktree
 print("go", flush=True)
 with attempt_worktree(Path(sys.argv[1]), "run-1", "phase/n") as worktree:
     (worktree.directory / "app.py").write_text("half\\n")

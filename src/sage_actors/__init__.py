@@ -5,8 +5,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sage_actors.actors.breaker_policy import BreakerPolicy
-    from sage_actors.actors.context import Context
+    from sage_actors.actors.breaker.policy import BreakerPolicy
+    from sage_actors.actors.operations.context import Context
     from sage_actors.messages.definition import InputSpec, Limits, RetryPolicy
     from sage_actors.messages.errors import (
         BreakerOpenError,
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     )
     from sage_actors.messages.events import Event
     from sage_actors.supervisor.api import Supervisor, load
+    from sage_actors.supervisor.definitions.workflow import Node, Workflow, operation
     from sage_actors.supervisor.handle import Outcome, Run, RunStatus
-    from sage_actors.supervisor.workflow import Node, Workflow, operation
 else:
     in_worker = False  # set by worker processes, which never need a Supervisor
     _HOME = {
-        "BreakerPolicy": "actors.breaker_policy",
-        "Context": "actors.context",
+        "BreakerPolicy": "actors.breaker.policy",
+        "Context": "actors.operations.context",
         "InputSpec": "messages.definition",
         "Limits": "messages.definition",
         "RetryPolicy": "messages.definition",
@@ -51,9 +51,9 @@ else:
         "Outcome": "supervisor.handle",
         "Run": "supervisor.handle",
         "RunStatus": "supervisor.handle",
-        "Node": "supervisor.workflow",
-        "Workflow": "supervisor.workflow",
-        "operation": "supervisor.workflow",
+        "Node": "supervisor.definitions.workflow",
+        "Workflow": "supervisor.definitions.workflow",
+        "operation": "supervisor.definitions.workflow",
     }
 
     def __getattr__(name):

@@ -7,6 +7,6 @@ if __name__ == "__main__":
     # Python puts the working directory first: a project with a json.py of its own would be imported from.
     if not sys.flags.safe_path and Path(sys.path[0]) != Path(__file__).parents[1]:
         del sys.path[0]
-    from sage_actors.supervisor.cli import main
+    from sage_actors.supervisor.cli.main import main
 
     main()

@@ -30,18 +30,18 @@ from typing import Any
 import sage_actors
 from chaos.nursery import Nursery
 from chaos.program import EFFECTS, GENERATION, SABOTAGE, SIDE_LOG, build
-from sage_actors.actors.audit_check import verify_audit
+from sage_actors.actors.audit.check import verify_audit
 from sage_actors.actors.clock import SystemClock
-from sage_actors.actors.journal import read_journal
-from sage_actors.actors.keys import load_keys
-from sage_actors.actors.locks import holder
-from sage_actors.actors.statedir import StateDirectory
+from sage_actors.actors.keys.provider import load_keys
+from sage_actors.actors.state.directory import StateDirectory
+from sage_actors.actors.state.journal import read_journal
+from sage_actors.actors.state.locks import holder
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import SageError
 from sage_actors.messages.records import NodeLost, NodesSucceeded, Record
-from sage_actors.supervisor.plan import compile_plan
-from sage_actors.supervisor.restore import replay
-from sage_actors.supervisor.run_core import RunCore, RunOptions
+from sage_actors.supervisor.core.plan import compile_plan
+from sage_actors.supervisor.core.run_core import RunCore, RunOptions
+from sage_actors.supervisor.recovery.restore import replay
 
 __all__ = ["WORKER_POINTS", "Campaign", "Report", "fault_points"]
 
@@ -62,7 +62,7 @@ def fault_points() -> list[str]:
     pattern = re.compile(r'fault_point\("([a-z_.]+)"\)')
     package = Path(sage_actors.__file__).parent
     folders = [package / name for name in ("actors", "supervisor")]
-    sources = [path for folder in folders for path in folder.glob("*.py")]
+    sources = [path for folder in folders for path in folder.rglob("*.py")]
     found = {name for path in sources for name in pattern.findall(path.read_text())}
     return sorted(name for name in found if not name.startswith(_ELSEWHERE))
 

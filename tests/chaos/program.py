@@ -30,7 +30,10 @@ PAID = {"paid": 42}
 DAEMON_S = 120
 SERVE = "--serve"
 _REQUEST_BYTES = 65_536
-_USED = ("actors.keeper_client", "actors.pool", "actors.watch", "supervisor.api", "supervisor.opening")
+_USED = (
+    *("actors.pool.keeper_client", "actors.pool.pool", "actors.pool.watch"),
+    *("supervisor.api", "supervisor.recovery.opening"),
+)
 
 
 def seed(context: Any) -> list[int]:

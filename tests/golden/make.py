@@ -53,7 +53,7 @@ def readable(value: Any) -> Any:
 
 
 def make(target: Path) -> None:
-    from sage_actors.actors.keys import format_key
+    from sage_actors.actors.keys.provider import format_key
 
     target.mkdir(mode=0o700)
     key = format_key(os.urandom(32))

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from sage_actors.messages.definition import OperationSpec, WorkflowSpec
-from sage_actors.supervisor.specs import spec_from_dict
+from sage_actors.supervisor.definitions.specs import spec_from_dict
 
 ALWAYS = 1_000_000
 PATIENT = 100  # crashes that an operation survives when its definition does not say how many

@@ -8,9 +8,9 @@ from typing import Any
 from sage_actors.messages.codec import unpack
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.records import NodeFailed, NodeLost, NodesSucceeded
-from sage_actors.supervisor import states as st
-from sage_actors.supervisor.plan import Plan
-from sage_actors.supervisor.run_core import RunCore
+from sage_actors.supervisor.core import states as st
+from sage_actors.supervisor.core.plan import Plan
+from sage_actors.supervisor.core.run_core import RunCore
 from simulation.journal import Journal
 from simulation.oracle import Oracle
 

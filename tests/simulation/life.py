@@ -8,22 +8,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sage_actors.actors.breaker_core import BreakerCore, Granted, State, Transition, Waiting
-from sage_actors.actors.cache import CacheEntry
-from sage_actors.actors.operation_types import LANES
+from sage_actors.actors.breaker.core import BreakerCore, Granted, State, Transition, Waiting
+from sage_actors.actors.cache.store import CacheEntry
+from sage_actors.actors.operations.types import LANES
 from sage_actors.messages.codec import unpack
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import UsageError
 from sage_actors.messages.events import Event
 from sage_actors.messages.records import BreakerChanged, Record, SegmentOpened
 from sage_actors.messages.wire import Evidence
-from sage_actors.supervisor import states as st
-from sage_actors.supervisor.acting import _Decision
-from sage_actors.supervisor.admission import admission_records
-from sage_actors.supervisor.engine import Engine
-from sage_actors.supervisor.plan import Plan, compile_plan
-from sage_actors.supervisor.restore import DECIDED_OFFLINE, Restored, prepare, replay
-from sage_actors.supervisor.run_core import RunCore, RunOptions
+from sage_actors.supervisor.core import states as st
+from sage_actors.supervisor.core.engine import Engine
+from sage_actors.supervisor.core.plan import Plan, compile_plan
+from sage_actors.supervisor.core.run_core import RunCore, RunOptions
+from sage_actors.supervisor.recovery.acting import _Decision
+from sage_actors.supervisor.recovery.admission import admission_records
+from sage_actors.supervisor.recovery.restore import DECIDED_OFFLINE, Restored, prepare, replay
 from simulation.definitions import PATIENT, Fate, approval_of, fate_of
 from simulation.journal import Disk
 from simulation.ledger import Script, Violation, check_journal, check_restored, ensure, note_end

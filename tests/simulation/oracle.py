@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
-from sage_actors.supervisor.references import Reference, find_references, parse_template, truthy
-from sage_actors.supervisor.specs import spec_from_dict
+from sage_actors.supervisor.definitions.references import Reference, find_references, parse_template, truthy
+from sage_actors.supervisor.definitions.specs import spec_from_dict
 from simulation.definitions import ERROR_NAMES, approval_of, fate_of, value_of
 
 _BY_POLICY = {"fail": "failed", "continue": "tolerated", "skip": "dropped"}

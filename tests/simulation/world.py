@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from sage_actors.actors.breaker_core import BreakerPolicy
+from sage_actors.actors.breaker.core import BreakerPolicy
 from sage_actors.messages.wire import OK, Evidence
 from sage_actors.testing import FakeClock
 from simulation.definitions import PATIENT, approval_of, random_spec

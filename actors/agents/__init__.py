@@ -1,0 +1,1 @@
+"""Coding agents and models as backends: one prompt and a schema in, an object and its usage out."""

@@ -1,0 +1,1 @@
+"""Which sandbox an operation gets: the policy, the settings, the profile of a worker, what was refused."""

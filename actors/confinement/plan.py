@@ -1,0 +1,188 @@
+"""Confinement as the pool needs it: what the keeper is told, and what each worker is told first.
+
+    pool: keeper_settings()  -> the keeper makes the new root, and hands the proxy's listener over: knocked(socket)
+          first_words(kind)  -> a PROFILE frame, before all else; the worker is confined before it reads on
+          task_words(spec)   -> the same for a worker of one task
+          released(token)       once that worker is gone, its right to use the proxy goes too
+
+Without a sandbox (mode "off", or "degrade" where there is none) nothing of this happens, and `active` is false.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sage_actors.actors.confinement.policy import REOPENED, Grant, SandboxPolicy
+from sage_actors.actors.confinement.settings import Mode
+from sage_actors.actors.egress.doorman import PROXY_PORT, Doorman, Proxy, broker_pair, proxy_url
+from sage_actors.messages.codec import frame
+from sage_actors.messages.errors import SandboxUnavailable
+from sage_actors.messages.wire import Kind
+
+if TYPE_CHECKING:
+    from sage_actors.sandbox.probe import Report
+
+__all__ = ["Confinement", "Words", "resolve_tier"]
+
+_PRIVATE_TMP = "/tmp"  # inside a new root
+_SPECS = "docs/specs"  # what the shipped templates write
+_WAYS_OUT = (
+    "run on a kernel with user namespaces or Landlock (5.13), or accept operations that are not confined: "
+    '`mode = "degrade"` or "off" under [sandbox] in your config.toml, or SAGE_SANDBOX=degrade'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a worker is told first. token: its right to use the proxy, None without one."""
+
+    data: bytes
+    token: str | None
+
+
+class Confinement:
+    """See the module's text. `tier`: "namespaces", "landlock" or "none"; `gaps`: what it does not promise."""
+
+    def __init__(
+        self,
+        policy: SandboxPolicy,
+        *,
+        mode: Mode,
+        project: Path,
+        make_proxy: Callable[[], Proxy] | None = None,
+        report: Report | None = None,
+    ) -> None:
+        self.mode = mode
+        self.policy = policy
+        self._project = Path(os.path.realpath(project))
+        self.tier, self.gaps = resolve_tier(mode, policy.settings.min_tier, report)
+        self._door: Doorman | None = None
+        if self.active and make_proxy is not None:
+            self._door = Doorman(make_proxy)
+        self._lanes: dict[str, Grant] = {}
+        self._tmp = _PRIVATE_TMP
+
+    @property
+    def active(self) -> bool:
+        """Whether workers are confined at all."""
+        return self.tier != "none"
+
+    def describe(self) -> dict[str, Any]:
+        """For events, the audit log and results: {mode, tier, gaps}."""
+        return {"mode": self.mode, "tier": self.tier, "gaps": list(self.gaps)}
+
+    def keeper_settings(self) -> dict[str, Any] | None:
+        """What the keeper needs to make the new root; None where it makes none. Makes the folders that workers need."""
+        if self.tier != "namespaces":
+            self._make((*REOPENED, _SPECS))  # a worker can make nothing in the project's top directory
+            if self._tmp == _PRIVATE_TMP:
+                self._tmp = tempfile.mkdtemp(prefix="sage-tmp-")
+            return None
+        self._make(REOPENED)
+        return {"layout": self.policy.layout().to_dict(), "proxy_port": PROXY_PORT}
+
+    def open_broker(self) -> tuple[socket.socket, socket.socket] | None:
+        """(the proxy's end, the end that workers inherit), where workers can make no sockets."""
+        if self.tier != "landlock" or self._door is None:
+            return None
+        return broker_pair()
+
+    def knocked(self, listener: socket.socket) -> None:
+        """Somebody wants to go out: at the keeper's listener, inside the network namespace, or at the broker."""
+        if self._door is None:
+            listener.close()
+        else:
+            self._door.knocked(listener)
+
+    def first_words(self, kind: str) -> Words:
+        """For a worker that is to execute many tasks."""
+        grant = self._lanes.get(kind)
+        if grant is None:
+            grant = self._lanes[kind] = self.policy.lane(kind)
+        return self._words(grant, alone=kind == "mcp")
+
+    def task_words(self, spec: Mapping[str, Any], label: str) -> Words:
+        """For a worker of one task.
+
+        Raises:
+            UsageError: the operation's own `sandbox` is wider than the project's policy.
+        """
+        return self._words(self.policy.task(spec, label), alone=True)
+
+    def http_proxy(self, spec: Mapping[str, Any], label: str) -> tuple[str, str] | None:
+        """(url of the proxy, token) for one `http` operation; None where no proxy is."""
+        if self._door is None:
+            return None
+        token = self._door.grant(self.policy.http_rules(spec), label)
+        return proxy_url(token), token
+
+    def released(self, token: str | None) -> None:
+        """Whoever held this token has ended."""
+        if token is not None and self._door is not None:
+            self._door.revoke(token)
+
+    def close(self) -> None:
+        """Ends the proxy, and removes the output folders that nothing was put into."""
+        if self._door is not None:
+            self._door.close()
+        if self._tmp != _PRIVATE_TMP:
+            shutil.rmtree(self._tmp, ignore_errors=True)
+        if self.active:
+            for name in (*REOPENED, _SPECS):
+                _remove_empty(self._project / name, self._project)
+
+    def _make(self, folders: Iterable[str]) -> None:
+        for name in folders:
+            with contextlib.suppress(OSError):
+                (self._project / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def _words(self, grant: Grant, *, alone: bool) -> Words:
+        token = None if self._door is None else self._door.grant(grant.rules, grant.label)
+        environ = grant.with_proxy(None if token is None else proxy_url(token), tmp=self._tmp)
+        profile = grant.profile
+        if self.tier == "landlock":  # no root of its own, so no private /tmp either
+            profile = replace(profile, write=(*profile.write, self._tmp))
+        said = {
+            "tier": self.tier,
+            "profile": profile.to_dict(),
+            "environ": environ,
+            "alone": alone and self.tier == "namespaces",
+        }
+        return Words(frame(Kind.PROFILE, said), token)
+
+
+def resolve_tier(mode: Mode, min_tier: str, report: Report | None = None) -> tuple[str, tuple[str, ...]]:
+    """(tier, gaps) that hold under this mode on this machine.
+
+    Raises:
+        SandboxUnavailable: `enforce`, and the machine cannot; names the check that failed and the ways out.
+    """
+    if mode == "off":
+        return "none", ("operations are not confined: the sandbox is switched off",)
+    if report is None:
+        from sage_actors.sandbox.probe import probe
+
+        report = probe()
+    enough = report.tier == "namespaces" or (report.tier == "landlock" and min_tier == "landlock")
+    if not enough and mode == "enforce":
+        failed = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if not check.ok)
+        raise SandboxUnavailable(f"operations cannot be confined here ({failed}): {_WAYS_OUT}")
+    return report.tier, report.gaps
+
+
+def _remove_empty(folder: Path, project: Path) -> None:
+    """The folder and those above it, as far as nothing is in them."""
+    while folder not in (project, folder.parent):
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent

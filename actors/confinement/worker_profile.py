@@ -1,0 +1,101 @@
+"""How a worker is confined: by the first frame that it is sent, before any thread and anything of an operation exists.
+
+A worker of one task waits here, forked in advance, until it is told for what. Whatever step fails, the tasks that
+follow are answered with that failure, and nothing of them is executed.
+"""
+
+from __future__ import annotations
+
+import os
+import resource  # noqa: F401 - loaded once, in the keeper, for all who are confined
+import socket
+import sys
+from collections.abc import Collection
+from typing import Any, NoReturn
+
+from sage_actors.actors.confinement.violations import judge_by
+from sage_actors.messages.codec import FrameReader, frame
+from sage_actors.messages.errors import SandboxSetupError
+from sage_actors.messages.wire import FAILED, Kind, error_map
+from sage_actors.sandbox.confine import confine
+from sage_actors.sandbox.namespaces import enter_pid_namespace
+from sage_actors.sandbox.profile import Profile
+from sage_actors.sandbox.temporary import shrink_temporary
+
+__all__ = ["take_profile"]
+
+_LENGTH_BYTES = 4
+_MOST_BYTES = 1 << 20
+_SETUP_FAILED = 71  # EX_OSERR
+
+
+def take_profile(
+    link: socket.socket, *, keep_fds: Collection[int], broker_fd: int = -1, early: bool = False
+) -> Profile:
+    """Waits for PROFILE, and confines this process by it. Returns only if every step succeeded.
+
+    broker_fd: where connections to the proxy are asked for, in a tier without sockets; below zero: nowhere.
+    early: enter a process namespace before the wait, as a worker of one task can before it knows which.
+    """
+    try:
+        if early:
+            enter_pid_namespace()
+        said = _read_profile(link)
+        os.environ.clear()
+        os.environ.update(said["environ"])
+        profile = Profile.from_dict(said["profile"])
+        if said["alone"]:
+            if not early:
+                enter_pid_namespace()
+            shrink_temporary(profile.limits.tmp)
+        confine(profile, said["tier"], keep_fds=(*keep_fds, broker_fd))
+    except (SandboxSetupError, OSError, ValueError) as cause:
+        _refuse(link, cause)
+    judge_by(profile)
+    if broker_fd >= 0 and profile.network:
+        from sage_actors.actors.egress.broker import install
+        from sage_actors.actors.egress.doorman import PROXY_PORT
+
+        install(socket.socket(fileno=broker_fd), PROXY_PORT)
+    return profile
+
+
+def _read_profile(link: socket.socket) -> dict[str, Any]:
+    """Reads that frame and no byte more: what follows is for the worker's own thread."""
+    head = _receive(link, _LENGTH_BYTES)
+    length = int.from_bytes(head, "big")
+    if length > _MOST_BYTES:
+        os._exit(_SETUP_FAILED)
+    for kind, payload in FrameReader().feed(head + _receive(link, length)):
+        if kind == Kind.PROFILE:
+            return dict(payload)
+        if kind == Kind.STOP:
+            os._exit(0)  # it was not needed
+    os._exit(_SETUP_FAILED)
+
+
+def _receive(link: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        try:
+            chunk = link.recv(count - len(data))
+        except ConnectionError:
+            chunk = b""
+        if not chunk:
+            os._exit(0)  # it is not needed after all
+        data += chunk
+    return data
+
+
+def _refuse(link: socket.socket, cause: BaseException) -> NoReturn:
+    """Says why to whoever sent tasks, and ends."""
+    print(f"the sandbox could not be set up: {cause}", file=sys.stderr, flush=True)
+    error = error_map(type(cause).__name__, str(cause), retryable=False)
+    reader = FrameReader()
+    link.sendall(frame(Kind.READY, [os.getpid(), "refused"]))
+    while data := link.recv(1 << 16):
+        for kind, payload in reader.feed(data):
+            if kind == Kind.TASKS:
+                rows = [[*row[:3], FAILED, 0, error, None] for row in payload]
+                link.sendall(frame(Kind.RESULTS, rows))
+    os._exit(_SETUP_FAILED)

@@ -1,0 +1,95 @@
+"""An exception of an operation as the error map that crosses the border and is journaled."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from sage_actors.actors.confinement.violations import explain
+from sage_actors.actors.workers.output import safe_text
+from sage_actors.messages.codec import pack
+from sage_actors.messages.errors import ResultError
+from sage_actors.messages.wire import error_map
+
+__all__ = ["describe_error"]
+
+_MESSAGE_CHARS = 10_000
+_TRACEBACK_CHARS = 20_000
+_OWN = __name__.rpartition(".")[0] + "."
+
+
+def describe_error(error: BaseException, clean: Callable[[str], str] = str) -> dict[str, Any]:
+    """`error` with the traceback of the user's frames only. `clean` sees a text before it is cut: half a secret
+    would not be known for one.
+
+    An attribute `retryable` (bool), `retry_after` (seconds) or `details` (a map) on the exception is heeded. What the
+    sandbox refused is told as a SandboxViolation, with its cause in the traceback.
+    """
+    violation = explain(error)
+    if violation is not None:
+        violation.__cause__ = error
+        error = violation.with_traceback(error.__traceback__)
+    return error_map(
+        type(error).__name__,
+        _message(error, clean),
+        traceback=_traceback(error, clean),
+        retryable=_retryable(error),
+        retry_after=_retry_after(error),
+        details=_details(error),
+    )
+
+
+def _message(error: BaseException, clean: Callable[[str], str]) -> str:
+    try:
+        text = str(error)
+    except Exception as second:  # noqa: BLE001 - user code: its __str__ may do anything
+        text = f"(its text cannot be made: {type(second).__name__})"
+    if isinstance(error, SystemExit):
+        text = f"the operation called sys.exit({error.code!r})"
+    if len(text) > _MESSAGE_CHARS:
+        text = clean(text[: 2 * _MESSAGE_CHARS])[:_MESSAGE_CHARS]
+    return safe_text(text)
+
+
+def _traceback(error: BaseException, clean: Callable[[str], str]) -> str:
+    trace = error.__traceback__
+    while trace is not None and _is_own(trace):
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    try:
+        text = "".join(traceback.format_exception(type(error), error, trace))
+    except Exception:  # noqa: BLE001 - as above
+        return ""
+    if len(text) > _TRACEBACK_CHARS:
+        text = "[cut]\n" + clean(text[-2 * _TRACEBACK_CHARS :])[-_TRACEBACK_CHARS:]
+    return safe_text(text)
+
+
+def _is_own(trace: TracebackType) -> bool:
+    return str(trace.tb_frame.f_globals.get("__name__", "")).startswith(_OWN)
+
+
+def _retryable(error: BaseException) -> bool:
+    if isinstance(error, ImportError):
+        return False
+    said = getattr(error, "retryable", None)
+    return said if isinstance(said, bool) else True
+
+
+def _retry_after(error: BaseException) -> float | None:
+    said = getattr(error, "retry_after", None)
+    return float(said) if isinstance(said, (int, float)) and 0 <= said < 1e9 else None
+
+
+def _details(error: BaseException) -> dict[str, Any] | None:
+    said = getattr(error, "details", None)
+    if not isinstance(said, dict):
+        return None
+    try:
+        pack(said)
+    except ResultError:
+        return None
+    return said

@@ -1,0 +1,66 @@
+"""Operations of type `shell`: a command, as a list or as a string for /bin/sh.
+
+config: command, cwd (relative to the project), env (added to the worker's), stdin (text), check (default
+true: a non-zero exit code is a failure). The result is {exit_code, stdout, stderr}; an exit code below zero
+is a signal.
+The command has a process group of its own; it ends with the operation when that is cut short. What a command
+left running in the background when it ended by itself lives on until its worker ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from sage_actors.actors.operations.command import CAPTURE_CAP_BYTES, run_command
+from sage_actors.actors.operations.context import Task
+from sage_actors.actors.operations.types import RunnerSettings
+from sage_actors.messages.codec import unpack
+from sage_actors.messages.errors import OperationError, UsageError
+
+__all__ = ["CAPTURE_CAP_BYTES", "CommandFailed", "ShellRunner"]
+
+_STDERR_LINES = 20
+
+
+class CommandFailed(OperationError):
+    """The command ended with a non-zero exit code. `details`: exit_code and the end of stderr."""
+
+    def __init__(self, exit_code: int, stderr: str) -> None:
+        lines = stderr.strip().splitlines()[-_STDERR_LINES:]
+        how = f"exit code {exit_code}" if exit_code >= 0 else f"signal {-exit_code}"
+        super().__init__(f"the command ended with {how}" + (f": {lines[-1]}" if lines else ""))
+        self.details = {"exit_code": exit_code, "stderr": "\n".join(lines)}
+
+
+class ShellRunner:
+    """Runs the command, logs its lines as they come, captures the end of each stream."""
+
+    is_async = False
+
+    def __init__(self, spec: Mapping[str, Any], settings: RunnerSettings) -> None:
+        self._project = settings.project
+
+    def run(self, task: Task) -> dict[str, Any]:
+        config = unpack(task.packed).get("config", {})
+        environ = {str(name): str(value) for name, value in (config.get("env") or {}).items()}
+        output = run_command(
+            _arguments(config.get("command")),
+            cwd=os.path.join(self._project, config.get("cwd") or ""),
+            env=os.environ | environ,
+            stdin=config.get("stdin") or "",
+            on_text=lambda text, stream: task.services.log(task.key, text, stream),
+        )
+        if output.exit_code != 0 and config.get("check", True):
+            raise CommandFailed(output.exit_code, output.stderr)
+        return {"exit_code": output.exit_code, "stdout": output.stdout, "stderr": output.stderr}
+
+
+def _arguments(command: Any) -> list[str]:
+    if isinstance(command, str):
+        return ["/bin/sh", "-c", command]
+    if isinstance(command, list) and command:
+        return [each if isinstance(each, str) else json.dumps(each) for each in command]
+    raise UsageError("`command` must be a list of words, or a string for the shell")

@@ -1,0 +1,668 @@
+"""The local worker pool: worker processes of this machine, served by one I/O thread on selectors.
+
+    any thread: submit, give_back, ...  -- non-blocking send --> worker sockets
+                start_worker, kill, ... -- post(command) ------> I/O thread
+    I/O thread: worker sockets, the keeper's channel, timers, commands  -- deliver(event) --> supervisor
+
+The end of a worker is what the keeper reports, after it killed what that worker had left: first whatever the
+socket still holds is delivered, then WorkerLost. Nothing is polled but limits and peak memory, and those only
+while they matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sage_actors.actors.confinement.plan import Confinement, Words
+from sage_actors.actors.operations.types import ON_A_LOOP
+from sage_actors.actors.pool import keeper_wire
+from sage_actors.actors.pool.frames import FrameHandlers
+from sage_actors.actors.pool.inspection import Inspections, killed_by_import
+from sage_actors.actors.pool.io_loop import READ, WRITE, IoLoop
+from sage_actors.actors.pool.keeper_client import KeeperClient
+from sage_actors.actors.pool.pool_worker import WorkerHandle
+from sage_actors.actors.pool.protocol import (
+    Inspected,
+    KeeperStarted,
+    Key,
+    Logs,
+    PoolEvent,
+    PoolStatistics,
+    Results,
+    WorkerKind,
+    WorkerLost,
+    WorkerReady,
+)
+from sage_actors.actors.pool.watch import LimitWatch, tree_memory
+from sage_actors.actors.workers.output import UNKNOWN
+from sage_actors.messages.codec import frame
+from sage_actors.messages.errors import ActorDeadError, ProtocolError, UsageError
+from sage_actors.messages.wire import FAILED, Evidence, Kind, TaskRow, error_map
+
+__all__ = ["LocalPool"]
+
+_READS_A_TURN = 8
+_LIMIT_POLL_S = 0.05
+_SAMPLE_S = 0.25
+_EOF_GRACE_S = 1.0
+_ORPHAN_S = 1.0
+_KEEPER_START_S = 30.0
+_INSPECT_S = 60.0
+_LAST_S = 5.0
+_MCP_LOAD_S = 60.0  # a second of imports on an idle machine
+
+
+class LocalPool:
+    """See WorkerPool for the methods.
+
+    project: where workers run. deliver: takes events, in the I/O thread; must not block. environ: of workers
+    (the state key is always taken out). main_path: the script that `__main__:name` refers to, or a dotted
+    module name. sys_path: of workers, this process's by default. user_paths: searched before it, the project
+    too, by a worker that is to call something there. grace_s: between SIGTERM and SIGKILL.
+    heartbeat_s: an async worker whose event loop gives no sign of life for so long is replaced.
+    confinement: what workers may touch; None confines nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: Path,
+        deliver: Callable[[PoolEvent], None],
+        environ: Mapping[str, str] | None = None,
+        main_path: str | None = None,
+        sys_path: Sequence[str] | None = None,
+        user_paths: Sequence[str] = (),
+        grace_s: float = 5.0,
+        heartbeat_s: float = 10.0,
+        confinement: Confinement | None = None,
+    ) -> None:
+        self._project = project.resolve()
+        self._deliver_to = deliver
+        self._environ = environ
+        self._main_path = main_path
+        self._sys_path = [os.path.abspath(each) for each in (sys.path if sys_path is None else sys_path)]
+        self._user_paths = tuple(user_paths)
+        self._grace_s = grace_s
+        self._heartbeat_s = heartbeat_s
+        self._confinement = confinement if confinement is not None and confinement.active else None
+        self._specs: dict[int, dict[str, Any]] = {}
+        self._http_tokens: dict[int, str] = {}
+        self._spare: int | None = None
+        self._spare_lock = threading.Lock()
+        self._placeholders: list[Any] = []
+        self._doors: set[socket.socket] = set()  # ways out of the sandbox that nobody took yet
+        self._namespace: str | None = None
+        self._numbers = itertools.count(1)
+        self._workers: dict[int, WorkerHandle] = {}
+        self._operations: dict[int, bytes] = {}
+        self._limits: dict[int, dict[str, Any]] = {}
+        self._inspections = Inspections()
+        self._keeper: KeeperClient | None = None
+        self._open_keeper: KeeperClient | None = None  # of workers that are not confined, if there are any
+        self._keeper_ready = threading.Event()
+        self._closing = False
+        self._closed = False
+        self._empty = threading.Event()
+        self._sampling = False
+        self._started = self._lost = self._keepers = 0
+        self._past_sent = self._past_received = 0
+        self._loop = IoLoop("sage-pool-io")
+        self._frames = FrameHandlers(
+            deliver=self._deliver,
+            on_ready=self._on_ready,
+            on_executing=self._watch_limits,
+            on_inspected=self._on_inspected,
+        )
+
+    # From any thread
+
+    @property
+    def keeper_identity(self) -> tuple[int, float] | None:
+        keeper = self._keeper
+        return None if keeper is None else keeper.identity
+
+    def start(self) -> None:
+        """Starts the keeper and waits until it serves.
+
+        Raises:
+            ActorDeadError: it did not start; its own words are on stderr.
+        """
+        self._start_keeper()
+        self._loop.start()
+        if not self._keeper_ready.wait(_KEEPER_START_S) or self._keeper is None:
+            self.close(0.0)
+            raise ActorDeadError("the keeper process did not start; what it printed on stderr says why")
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        if self._closed or self._keepers == 0:
+            return
+        if self._loop.is_current():
+            raise UsageError("a pool cannot be closed from its own I/O thread")
+        self._closing = True
+        self._loop.post(self._close_all)
+        if not self._empty.wait(timeout_s):
+            for number in list(self._workers):
+                self.kill(number, "stopped", grace_s=0.0)
+            self._empty.wait(_LAST_S)
+        self._closed = True
+        self._loop.stop()
+        for handle in list(self._workers.values()):
+            handle.close()
+        self._workers.clear()
+        for keeper in (self._keeper, self._open_keeper):
+            if keeper is not None:
+                keeper.close(_LAST_S)
+        self._leave_sandbox()
+
+    def start_worker(self, kind: WorkerKind) -> int:
+        if kind != "own" or self._confinement is None:
+            return self._new_worker(kind)
+        with self._spare_lock:  # who needs one such worker will need another: the next is forked ahead
+            number, self._spare = self._spare, None
+            if number is None or number not in self._workers:
+                number = self._new_worker(kind)
+            if not self._closing:
+                self._spare = self._new_worker(kind)
+        return number
+
+    def define(self, op: int, spec: dict[str, Any]) -> None:
+        if spec.get("limits"):
+            self._limits[op] = spec["limits"]
+        if self._confinement is not None:
+            self._specs[op] = spec
+            spec = self._with_proxy(op, spec)
+        self._operations[op] = frame(Kind.OPERATIONS, [[op, spec]])
+
+    def forget(self, ops: Sequence[int]) -> None:
+        for op in ops:
+            self._operations.pop(op, None)
+            self._limits.pop(op, None)
+            self._specs.pop(op, None)
+            if self._confinement is not None:
+                self._confinement.released(self._http_tokens.pop(op, None))
+        for worker in list(self._workers.values()):
+            known = [op for op in ops if op in worker.known_ops]
+            if known:
+                worker.known_ops.difference_update(known)
+                self._send(worker, frame(Kind.OPERATIONS, [[op, None] for op in known]))
+
+    def submit(self, worker: int, rows: Sequence[TaskRow]) -> None:
+        """See WorkerPool.
+
+        Raises:
+            UsageError: a row names an operation that was not defined.
+        """
+        handle = self._workers.get(worker)
+        if handle is None or not rows:
+            return
+        known = handle.known_ops
+        ops = {row[3] for row in rows}
+        new = ops - known
+        if not new.issubset(self._operations.keys()):
+            raise UsageError(f"operation {min(new - self._operations.keys())} was not defined")
+        if self._limits and not ops.isdisjoint(self._limits):
+            for row in rows:
+                if row[3] in self._limits:
+                    handle.limits[row[0], row[1], row[2]] = self._limits[row[3]]
+        if self._confinement is not None and handle.kind in ("own", "trusted"):
+            rows = [row for row in rows if self._may_run(handle, row)]
+            if not rows:
+                return
+        definitions = [self._operations[op] for op in new]
+        known |= new
+        self._want_if(handle, handle.send(*definitions, frame(Kind.TASKS, rows), tasks=len(rows)))
+        if not self._sampling:
+            self._sampling = True
+            self._loop.call_at(time.monotonic() + _SAMPLE_S, self._sample)
+
+    def give_back(self, worker: int) -> None:
+        self._send_to(worker, frame(Kind.GIVE_BACK, None))
+
+    def cancel(self, worker: int, keys: Sequence[Key]) -> None:
+        self._send_to(worker, frame(Kind.CANCEL, list(keys)))
+
+    def retire(self, worker: int) -> None:
+        handle = self._workers.get(worker)
+        if handle is not None:
+            handle.ending = handle.ending or "stopped"
+            self._send(handle, frame(Kind.STOP, None))
+
+    def permit(self, worker: int, token: int, granted: bool, error: dict[str, Any] | None = None) -> None:
+        self._send_to(worker, frame(Kind.PERMIT, [token, granted, error]))
+
+    def kill(self, worker: int, reason: str, *, grace_s: float | None = None) -> None:
+        grace = self._grace_s if grace_s is None else grace_s
+        self._loop.post(lambda: self._kill(worker, reason, grace))
+
+    def call_at(self, when_monotonic: float, callback: Callable[[], None]) -> None:
+        self._loop.call_at(when_monotonic, callback)
+
+    def statistics(self) -> PoolStatistics:
+        workers = list(self._workers.values())
+        return PoolStatistics(
+            workers=len(workers),
+            pids=tuple(each.pid for each in workers if each.pid is not None and each.told),
+            started=self._started,
+            lost=self._lost,
+            keepers_started=self._keepers,
+            bytes_sent=self._past_sent + sum(each.bytes_sent for each in workers),
+            bytes_received=self._past_received + sum(each.bytes_received for each in workers),
+        )
+
+    # Starting workers
+
+    def _new_worker(self, kind: WorkerKind, inspecting: tuple[int, list[str]] | None = None) -> int:
+        number = next(self._numbers)
+        self._started += 1
+        try:
+            handle = WorkerHandle(number, kind)
+        except OSError as cause:  # no descriptors left: the same as a worker that died at once
+            evidence = Evidence(exitcode=None, last_lines=(f"the worker could not be started: {cause}",))
+            self._loop.post(lambda: self._deliver(WorkerLost(number, evidence)))
+            return number
+        handle.inspecting = inspecting
+        if self._confinement is not None and kind not in ("own", "trusted"):
+            self._tell_profile(handle, self._confinement.first_words(kind))
+        self._workers[number] = handle
+        self._loop.post(lambda: self._launch(handle))
+        return number
+
+    def _launch(self, handle: WorkerHandle) -> None:
+        self._loop.watch(handle.socket, READ, lambda mask: self._on_worker(handle, mask))
+        try:
+            handle.keeper = self._keeper_of(handle.kind)
+            handle.keeper.fork(handle.number, handle.kind, handle.child_fds())
+        except OSError as cause:
+            self._finish(handle, None, f"the worker could not be started: {cause}")
+            return
+        handle.close_child_side()
+        handle.launched = True
+        if handle.kind in ON_A_LOOP:
+            handle.heartbeat_at = time.monotonic() + (_MCP_LOAD_S if handle.kind == "mcp" else 5.0)
+            self._loop.call_at(time.monotonic() + 1.0, lambda: self._check_heartbeat(handle))
+
+    def _keeper_of(self, kind: str) -> KeeperClient:
+        if kind == "trusted" and self._confinement is not None:
+            if self._open_keeper is None:
+                self._open_keeper = self._new_keeper(None)
+            return self._open_keeper
+        if self._keeper is None:
+            self._start_keeper()
+        assert self._keeper is not None
+        return self._keeper
+
+    def _start_keeper(self) -> None:
+        self._keeper = self._new_keeper(self._confinement)
+
+    def _new_keeper(self, confinement: Confinement | None) -> KeeperClient:
+        environ = self._environ
+        if confinement is not None:  # what is in its first environment, every worker could read
+            environ = confinement.policy.lane("blocking").environ
+        pair = None if confinement is None else confinement.open_broker()
+        keeper = KeeperClient(
+            project=self._project,
+            main_path=self._main_path,
+            sys_path=self._sys_path,
+            user_paths=self._user_paths,
+            environ=environ,
+            sandbox=None if confinement is None else confinement.keeper_settings(),
+            confined=confinement is not None,
+            broker=None if pair is None else pair[1],
+        )
+        if pair is not None:
+            pair[1].close()
+            self._await_knock(pair[0])
+        self._keepers += 1
+        self._loop.watch(keeper.socket, READ, lambda _: self._on_keeper(keeper))
+        return keeper
+
+    def _on_ready(self, handle: WorkerHandle) -> None:
+        handle.ready = True
+        self._tell_ready(handle)
+
+    def _tell_ready(self, handle: WorkerHandle) -> None:
+        if handle.told or not handle.ready or handle.pid is None:
+            return
+        handle.told = True
+        handle.heartbeat_at = time.monotonic()
+        if handle.inspecting is None:
+            self._deliver(WorkerReady(handle.number, handle.pid))
+
+    # The sandbox
+
+    def _enter_sandbox(self, keeper: KeeperClient, placeholders: list[Any]) -> None:
+        self._placeholders += placeholders
+        if keeper.listener is not None and self._confinement is not None:
+            self._await_knock(keeper.listener)
+            keeper.listener = None
+            from sage_actors.sandbox.namespaces import user_namespace_of
+
+            self._namespace = user_namespace_of(keeper.identity[0])
+
+    def _await_knock(self, door: socket.socket) -> None:
+        self._doors.add(door)
+        self._loop.watch(door, READ, lambda _: self._knocked(door))
+
+    def _knocked(self, door: socket.socket) -> None:
+        assert self._confinement is not None
+        self._loop.unwatch(door)
+        self._doors.discard(door)
+        self._confinement.knocked(door)
+
+    def _close_doors(self) -> None:
+        """Behind them is nobody any more."""
+        while self._doors:
+            self._doors.pop().close()
+
+    def note(self, label: str, text: str) -> None:
+        """A line for the log of the node that has a worker for itself, by the label of its grant. Any thread."""
+        for handle in list(self._workers.values()):
+            if handle.label == label and handle.alone is not None:
+                self._loop.post(lambda h=handle: self._deliver(Logs(h.number, [[*h.alone, "stderr", text]])))  # type: ignore[misc]
+
+    def _leave_sandbox(self) -> None:
+        if self._confinement is not None:
+            from sage_actors.sandbox.placeholders import remove_placeholders
+
+            self._close_doors()
+            remove_placeholders(self._placeholders)
+            self._confinement.close()
+
+    def _tell_profile(self, handle: WorkerHandle, words: Words) -> None:
+        handle.token = words.token
+        self._want_if(handle, handle.send(words.data))
+
+    def _may_run(self, handle: WorkerHandle, row: TaskRow) -> bool:
+        """Tells a worker of one task what it may touch. False: the operation asks for more than the policy grants."""
+        assert self._confinement is not None
+        if handle.kind == "trusted":
+            problems = self._confinement.policy.problems(self._specs[row[3]], row[4])
+            if problems:
+                self._refuse(handle, row, str(problems[0]))
+            return not problems
+        handle.label, handle.alone = f"{row[5].partition(':')[0]}/{row[4]}", (row[0], row[1], row[2])
+        try:
+            words = self._confinement.task_words(self._specs[row[3]], handle.label)
+        except UsageError as error:
+            self._refuse(handle, row, str(error))
+            return False
+        self._tell_profile(handle, words)
+        return True
+
+    def _refuse(self, handle: WorkerHandle, row: TaskRow, why: str) -> None:
+        failed = [*row[:3], FAILED, 0, error_map("SandboxViolation", why, retryable=False), None]
+        self._loop.post(lambda: self._deliver(Results(handle.number, [failed])))
+
+    def _with_proxy(self, op: int, spec: dict[str, Any]) -> dict[str, Any]:
+        """An `http` operation goes through the proxy, by a right of its own."""
+        assert self._confinement is not None
+        granted = (
+            self._confinement.http_proxy(spec, f"operation {op}") if spec.get("type") == "http" else None
+        )
+        if granted is None:
+            return spec
+        self._http_tokens[op] = granted[1]
+        return {**spec, "egress": {"proxy": granted[0]}}
+
+    # Worker sockets
+
+    def _send_to(self, worker: int, data: bytes) -> None:
+        handle = self._workers.get(worker)
+        if handle is not None:
+            self._send(handle, data)
+
+    def _send(self, handle: WorkerHandle, data: bytes) -> None:
+        self._want_if(handle, handle.send(data))
+
+    def _want_if(self, handle: WorkerHandle, waits: bool) -> None:
+        """Has the I/O thread send the rest, where the socket did not take all at once."""
+        if waits:
+            self._loop.post(lambda: self._want(handle))
+
+    def _want(self, handle: WorkerHandle) -> None:
+        if not (handle.lost or handle.deaf):
+            mask = READ | (WRITE if handle.backlog else 0)
+            self._loop.watch(handle.socket, mask, lambda mask: self._on_worker(handle, mask))
+
+    def _on_worker(self, handle: WorkerHandle, mask: int) -> None:
+        if mask & WRITE and not handle.push():
+            self._want(handle)
+        if mask & READ and not handle.deaf:
+            self._receive(handle, _READS_A_TURN)
+
+    def _deliver(self, event: PoolEvent) -> None:
+        if not self._closed:
+            self._deliver_to(event)
+
+    def _receive(self, handle: WorkerHandle, reads: int) -> None:
+        """Delivers what the worker sent. Whatever breaks here is this worker's end, and nobody else's."""
+        try:
+            for _ in range(reads):
+                for kind, payload in handle.frames():
+                    handle.heard_at = time.monotonic()
+                    self._frames.handle(handle, kind, payload)
+        except BlockingIOError:
+            return
+        except EOFError:
+            self._deafen(handle)
+            self._loop.call_at(
+                time.monotonic() + _EOF_GRACE_S, lambda: self._kill(handle.number, "protocol", 0.0)
+            )
+        except ProtocolError as error:
+            handle.remember_lines(UNKNOWN, f"the worker broke the protocol: {error}")
+            self._deafen(handle)
+            self._kill(handle.number, "protocol", 0.0)
+
+    def _deafen(self, handle: WorkerHandle) -> None:
+        if not handle.deaf:
+            handle.deaf = True
+            self._loop.unwatch(handle.socket)
+
+    # The end of workers
+
+    def _kill(self, worker: int, reason: str, grace_s: float) -> None:
+        handle = self._workers.get(worker)
+        if handle is None:
+            return
+        if not handle.ending or (handle.ending == "stopped" and reason != "protocol"):
+            handle.ending = reason
+        if grace_s > 0:
+            self._signal(handle, signal.SIGTERM)
+            self._loop.call_at(time.monotonic() + grace_s, lambda: self._signal(handle, signal.SIGKILL))
+        else:
+            self._signal(handle, signal.SIGKILL)
+
+    def _signal(self, handle: WorkerHandle, which: int) -> None:
+        if handle.keeper is not None and not handle.lost:
+            with contextlib.suppress(OSError):
+                handle.keeper.signal(handle.number, which)
+
+    def _on_keeper(self, keeper: KeeperClient) -> None:
+        try:
+            for kind, payload in keeper.answers():
+                self._on_answer(keeper, kind, payload)
+        except EOFError:
+            self._on_keeper_gone(keeper)
+
+    def _on_answer(self, keeper: KeeperClient, kind: int, payload: Any) -> None:
+        if kind == keeper_wire.READY and keeper is self._open_keeper:
+            return
+        if kind == keeper_wire.READY:
+            self._enter_sandbox(keeper, payload["placeholders"])
+            self._keeper_ready.set()
+            self._deliver(KeeperStarted(*keeper.identity))
+            return
+        handle = self._workers.get(payload[0])
+        if handle is None:
+            return
+        if kind == keeper_wire.STARTED:
+            handle.pid = payload[1]
+            self._tell_ready(handle)
+        elif kind == keeper_wire.EXITED:
+            self._finish(handle, payload[1], payload[2])
+
+    def _finish(self, handle: WorkerHandle, exitcode: int | None, text: str) -> None:
+        """The worker and all it started are gone: what it left in its socket comes first, then the news."""
+        while not handle.deaf:
+            before = handle.bytes_received
+            self._receive(handle, _READS_A_TURN)
+            if handle.bytes_received == before:
+                self._deafen(handle)
+        handle.lost = True
+        handle.remember_lines(UNKNOWN, handle.take_unread() + text)
+        del self._workers[handle.number]
+        if self._confinement is not None:
+            self._confinement.released(handle.token)
+        self._past_sent += handle.bytes_sent
+        self._past_received += handle.bytes_received
+        handle.close()
+        if handle.inspecting is not None:
+            self._inspection_lost(handle, exitcode)
+        else:
+            self._lost += handle.ending != "stopped"
+            if handle.ready and not handle.told:  # it executed, though the keeper had not told its pid yet
+                self._deliver(WorkerReady(handle.number, handle.pid or 0))
+            self._deliver(WorkerLost(handle.number, _evidence(handle, exitcode), handle.culprits))
+        if self._closing and not self._workers:
+            self._empty.set()
+
+    def _on_keeper_gone(self, keeper: KeeperClient) -> None:
+        """The kernel kills its workers: each is lost once its socket ends. A new keeper comes on demand."""
+        self._loop.unwatch(keeper.socket)
+        is_open = keeper is self._open_keeper
+        if is_open:
+            self._open_keeper = None
+        else:
+            self._keeper = None
+            for door in self._doors:
+                self._loop.unwatch(door)
+            self._close_doors()
+        self._keeper_ready.set()  # who waits for it is answered too
+        keeper.close(1.0)
+        if self._namespace is not None and not is_open:
+            from sage_actors.sandbox.namespaces import kill_namespace
+
+            kill_namespace(self._namespace)
+        until = time.monotonic() + _ORPHAN_S
+        for handle in [each for each in self._workers.values() if each.launched and each.keeper is keeper]:
+            while not handle.deaf and time.monotonic() < until:
+                self._receive(handle, _READS_A_TURN)
+                time.sleep(0.0005)
+            handle.ending = handle.ending or "keeper"  # nobody's fault
+            self._finish(handle, None, "the keeper process died, and its workers with it")
+
+    # Limits, memory and heartbeats
+
+    def _watch_limits(self, handle: WorkerHandle, keys: list[Key]) -> None:
+        for key in keys:
+            limits = handle.limits.get(key)
+            if limits is not None and handle.pid is not None and key not in handle.watches:
+                handle.watches[key] = LimitWatch(handle.pid, limits)
+                self._loop.call_at(time.monotonic(), lambda key=key: self._check_limits(handle, key))  # type: ignore[misc]
+
+    def _check_limits(self, handle: WorkerHandle, key: Key) -> None:
+        if not (handle.lost or handle.deaf):
+            self._receive(handle, 1)  # it may have ended meanwhile: what runs now is another's
+        watch = handle.watches.get(key)
+        if handle.lost or handle.ending == "limit" or watch is None:
+            return
+        excess = watch.exceeded()
+        handle.peak_bytes = max(handle.peak_bytes, watch.peak_bytes)
+        if excess is None:
+            self._loop.call_at(time.monotonic() + _LIMIT_POLL_S, lambda: self._check_limits(handle, key))
+            return
+        handle.limit = excess
+        handle.culprits = (key,)
+        self._kill(handle.number, "limit", 0.0)
+
+    def _sample(self) -> None:
+        """Peak memory of workers that were busy and silent for a while; runs only while some are busy."""
+        now = time.monotonic()
+        busy = [each for each in self._workers.values() if each.busy]
+        for handle in busy:
+            if handle.pid is not None and now - handle.heard_at > _SAMPLE_S:
+                handle.peak_bytes = max(handle.peak_bytes, tree_memory(handle.pid))
+                if handle.is_choking():
+                    self._deliver(Logs(handle.number, [[*UNKNOWN, "stdout", handle.take_unread()]]))
+        self._sampling = bool(busy)
+        if busy:
+            self._loop.call_at(now + _SAMPLE_S, self._sample)
+
+    def _check_heartbeat(self, handle: WorkerHandle) -> None:
+        if handle.lost or handle.ending:
+            return
+        now = time.monotonic()
+        late = now - handle.heartbeat_at > self._heartbeat_s
+        if late and handle.overdue:  # twice: this process itself may have been stopped
+            handle.culprits = handle.blockers
+            self._kill(handle.number, "heartbeat", 0.0)
+            return
+        handle.overdue = late
+        self._loop.call_at(now + min(0.5, self._heartbeat_s / 4), lambda: self._check_heartbeat(handle))
+
+    # Inspection
+
+    def inspect(self, calls: Sequence[str], token: int) -> None:
+        self._inspections.ask(token, list(calls))
+        if calls:
+            self._inspect(token, list(calls))
+        else:
+            self._loop.post(lambda: self._answer(token, []))
+
+    def _inspect(self, token: int, calls: list[str]) -> None:
+        number = self._new_worker("blocking", (token, calls))
+        self._send_to(number, frame(Kind.INSPECT, [token, calls]))
+        self._loop.call_at(time.monotonic() + _INSPECT_S, lambda: self._kill(number, "timeout", 0.0))
+
+    def _on_inspected(self, handle: WorkerHandle, infos: list[dict[str, Any]]) -> None:
+        if handle.inspecting is None:
+            raise ProtocolError("nobody asked this worker")
+        token, calls = handle.inspecting
+        if [info["call"] for info in infos] != calls:
+            raise ProtocolError("an answer to another question")
+        handle.inspecting = (token, [])
+        self._kill(handle.number, "stopped", 0.0)
+        self._answer(token, infos)
+
+    def _answer(self, token: int, infos: list[dict[str, Any]]) -> None:
+        complete = self._inspections.answer(token, infos)
+        if complete is not None:
+            self._deliver(Inspected(token, complete))
+
+    def _inspection_lost(self, handle: WorkerHandle, exitcode: int | None) -> None:
+        """Importing something killed the worker: asked one by one, the one to blame shows."""
+        assert handle.inspecting is not None
+        token, calls = handle.inspecting
+        if len(calls) == 1 or self._closing:
+            self._answer(token, [killed_by_import(call, exitcode, handle.ending) for call in calls])
+            return
+        for call in calls:
+            self._inspect(token, [call])
+
+    # Closing
+
+    def _close_all(self) -> None:
+        if not self._workers:
+            self._empty.set()
+        for number in list(self._workers):
+            self.retire(number)
+
+
+def _evidence(handle: WorkerHandle, exitcode: int | None) -> Evidence:
+    return Evidence(
+        exitcode=exitcode,
+        reason=handle.ending,
+        limit=handle.limit,
+        peak_rss_bytes=handle.peak_bytes,
+        last_lines=handle.last_lines(),
+    )

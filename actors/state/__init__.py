@@ -1,0 +1,1 @@
+"""Crash-safe state: the journal and its format, locks, repair, and the actor that alone writes."""

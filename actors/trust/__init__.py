@@ -1,0 +1,1 @@
+"""What the user consented to, known by its content."""

@@ -1,0 +1,345 @@
+"""What a project says about itself: name, version, purpose, licence, versions it supports, what it needs.
+
+Every fact is a text with the file and line that says so; what no file says is absent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from dataclasses import dataclass, field
+from typing import Any
+
+from sage_actors.servers.specification.sources import Sources
+
+__all__ = ["Dependency", "Fact", "ProjectFacts", "collect_facts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """`text` stands in file `path` at `line`."""
+
+    text: str
+    path: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """A package that the project declares; `requirement` as written there."""
+
+    name: str
+    requirement: str
+    source: str
+    line: int
+
+
+@dataclass(slots=True)
+class ProjectFacts:
+    """None, or an empty list: the project does not say. `languages`: language -> (files, lines), code only."""
+
+    name: Fact | None = None
+    version: Fact | None = None
+    purpose: Fact | None = None
+    licence: Fact | None = None
+    runtime: Fact | None = None
+    manifest: str | None = None
+    dependencies: list[Dependency] = field(default_factory=list)
+    changelog: Fact | None = None
+    contributing: Fact | None = None
+    languages: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def main_language(self) -> str:
+        """The language of most of the code's lines; "" where there is no code."""
+        return max(self.languages, key=lambda name: self.languages[name][1], default="")
+
+
+def collect_facts(sources: Sources) -> ProjectFacts:
+    """The facts of the project that `sources` reads. Files that are broken or lie are read as far as they go."""
+    facts = ProjectFacts()
+    for read in (_pyproject, _setup_cfg, _setup_py, _package_json, _cargo, _go_mod):
+        read(sources, facts)
+    _dunder_names(sources, facts)
+    facts.purpose = facts.purpose or _readme_purpose(sources)
+    facts.licence = facts.licence or _licence_file(sources)
+    facts.changelog = _changelog(sources)
+    facts.contributing = _contributing(sources)
+    facts.languages = _languages(sources)
+    return facts
+
+
+def _find(sources: Sources, path: str, pattern: str) -> int | None:
+    expression = re.compile(pattern)
+    return next((n for n, line in enumerate(sources.lines(path), 1) if expression.search(line)), None)
+
+
+def _fact(sources: Sources, path: str, pattern: str, text: object) -> Fact | None:
+    """The fact, if it is a text and a line matches; what spans lines or is computed has no place and is left out."""
+    line = _find(sources, path, pattern)
+    if not isinstance(text, str) or not text.strip() or line is None:
+        return None
+    return Fact(" ".join(text.split()), path, line)
+
+
+def _toml(sources: Sources, path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(sources.text(path))
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return {}
+
+
+def _table(data: object, *keys: str) -> dict[str, Any]:
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data if isinstance(data, dict) else {}
+
+
+def _pyproject(sources: Sources, facts: ProjectFacts) -> None:
+    path = "pyproject.toml"
+    data = _toml(sources, path)
+    project = _table(data, "project") or _table(data, "tool", "poetry")
+    if not project:
+        return
+    facts.manifest = path
+    facts.name = _fact(sources, path, r"^\s*name\s*=", project.get("name"))
+    facts.version = _fact(sources, path, r"^\s*version\s*=", project.get("version"))
+    facts.purpose = _fact(sources, path, r"^\s*description\s*=", project.get("description"))
+    licence = project.get("license")
+    licence = licence.get("text") if isinstance(licence, dict) else licence
+    facts.licence = _fact(sources, path, r"^\s*license\s*=", licence)
+    requires = project.get("requires-python")
+    facts.runtime = _fact(
+        sources, path, r"^\s*requires-python\s*=", f"Python {requires}" if requires else None
+    )
+    listed = project.get("dependencies")
+    names = listed if isinstance(listed, list) else []
+    for requirement in [*names, *(listed if isinstance(listed, dict) else {})]:
+        if isinstance(requirement, str):
+            _add_dependency(
+                sources,
+                facts,
+                path,
+                requirement,
+                rf"[\"']?{re.escape(requirement)}\b|{re.escape(requirement)}",
+            )
+
+
+def _add_dependency(sources: Sources, facts: ProjectFacts, path: str, requirement: str, pattern: str) -> None:
+    name = re.match(r"[@\w./-]+", requirement)
+    line = _find(sources, path, pattern)
+    if name and line is not None:
+        facts.dependencies.append(Dependency(name[0], requirement, path, line))
+
+
+def _setup_cfg(sources: Sources, facts: ProjectFacts) -> None:
+    path = "setup.cfg"
+    section = ""
+    for number, line in enumerate(sources.lines(path), 1):
+        section = line.strip() if line.startswith("[") else section
+        key, separator, value = (part.strip() for part in line.partition("="))
+        if (
+            not separator
+            or section not in ("[metadata]", "[options]")
+            or value.startswith(("file:", "attr:"))
+        ):
+            continue
+        attribute = {
+            "name": "name",
+            "version": "version",
+            "description": "purpose",
+            "license": "licence",
+        }.get(key)
+        if attribute and value and getattr(facts, attribute) is None:
+            setattr(facts, attribute, Fact(value, path, number))
+            facts.manifest = facts.manifest or path
+        if key == "python_requires" and facts.runtime is None:
+            facts.runtime = Fact(f"Python {value}", path, number)
+
+
+def _setup_py(sources: Sources, facts: ProjectFacts) -> None:
+    """Literal keywords of `setup(...)` only; what is computed there is not run."""
+    path = "setup.py"
+    keys = {"name": "name", "version": "version", "description": "purpose", "license": "licence"}
+    listing = False
+    for number, line in enumerate(sources.lines(path), 1):
+        match = re.match(r"""\s*(\w+)\s*=\s*["']([^"']+)["']\s*,""", line)
+        if match and (attribute := keys.get(match[1])) and getattr(facts, attribute) is None:
+            setattr(facts, attribute, Fact(match[2], path, number))
+            facts.manifest = facts.manifest or path
+        elif match and match[1] == "python_requires" and facts.runtime is None:
+            facts.runtime = Fact(f"Python {match[2]}", path, number)
+        listing = bool(re.match(r"\s*(install_requires|requires)\s*=\s*\[", line)) or listing
+        for requirement in re.findall(r"""["']([A-Za-z][\w.-]*[^"']*)["']""", line) if listing else ():
+            facts.manifest = facts.manifest or path
+            name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+            facts.dependencies.append(Dependency(name, requirement, path, number))
+        listing = listing and "]" not in line
+
+
+def _package_json(sources: Sources, facts: ProjectFacts) -> None:
+    path = "package.json"
+    try:
+        data = json.loads(sources.text(path) or "{}")
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(data, dict) or not data or facts.manifest:
+        return
+    facts.manifest = path
+    facts.name = _fact(sources, path, r'^\s*"name"\s*:', data.get("name"))
+    facts.version = _fact(sources, path, r'^\s*"version"\s*:', data.get("version"))
+    facts.purpose = _fact(sources, path, r'^\s*"description"\s*:', data.get("description"))
+    facts.licence = _fact(sources, path, r'^\s*"license"\s*:', data.get("license"))
+    node = _table(data, "engines").get("node")
+    facts.runtime = _fact(sources, path, r'"node"\s*:', f"Node {node}" if node else None)
+    start = _find(sources, path, r'^\s*"dependencies"\s*:') or 0
+    for name, version in _table(data, "dependencies").items():
+        places = (n for n, line in enumerate(sources.lines(path), 1) if n >= start and f'"{name}"' in line)
+        if (line := next(places, None)) is not None:
+            facts.dependencies.append(Dependency(name, f"{name} {version}", path, line))
+
+
+def _cargo(sources: Sources, facts: ProjectFacts) -> None:
+    path = "Cargo.toml"
+    data = _toml(sources, path)
+    package = _table(data, "package") or _table(data, "workspace", "package")
+    if not data or facts.manifest:
+        return
+    facts.manifest = path
+    facts.name = _fact(sources, path, r"^\s*name\s*=", package.get("name"))
+    facts.version = _fact(sources, path, r"^\s*version\s*=", package.get("version"))
+    facts.purpose = _fact(sources, path, r"^\s*description\s*=", package.get("description"))
+    facts.licence = _fact(sources, path, r"^\s*license\s*=", package.get("license"))
+    for key in ("rust-version", "edition"):
+        value = package.get(key)
+        facts.runtime = facts.runtime or _fact(
+            sources,
+            path,
+            rf"^\s*{key}\s*=",
+            f"Rust {key.removeprefix('rust-')} {value}" if isinstance(value, str) else None,
+        )
+    for name in _table(data, "dependencies"):
+        _add_dependency(sources, facts, path, name, rf"^\s*(\[dependencies\.)?{re.escape(name)}\b")
+
+
+def _go_mod(sources: Sources, facts: ProjectFacts) -> None:
+    path = "go.mod"
+    if facts.manifest or not sources.lines(path):
+        return
+    facts.manifest = path
+    for number, line in enumerate(sources.lines(path), 1):
+        if match := re.match(r"module\s+(\S+)", line):
+            facts.name = Fact(match[1], path, number)
+        elif match := re.match(r"go\s+([\d.]+)", line):
+            facts.runtime = Fact(f"Go {match[1]}", path, number)
+        elif (
+            match := re.match(r"\s*(?:require\s+)?([\w.-]+\.\w+/\S+)\s+(v\S+)", line)
+        ) and "// indirect" not in line:
+            facts.dependencies.append(Dependency(match[1], f"{match[1]} {match[2]}", path, number))
+
+
+def _dunder_names(sources: Sources, facts: ProjectFacts) -> None:
+    """`__title__` and `__version__` of a Python package, where its manifest computes the name or the version."""
+    names = {"__title__": "name", "__version__": "version", "__license__": "licence"}
+    for path in sources.files("code"):
+        if (
+            not path.endswith(("__init__.py", "version.py", "about__.py", "_version__.py"))
+            or path.count("/") > 2
+        ):
+            continue
+        for number, line in enumerate(sources.lines(path), 1):
+            match = re.match(r"""(__\w+__)\s*(?::[^=]+)?=\s*["']([^"']+)["']""", line)
+            if match and (attribute := names.get(match[1])) and getattr(facts, attribute) is None:
+                setattr(facts, attribute, Fact(match[2], path, number))
+
+
+_BADGE = re.compile(
+    r"!\[|^\s*\[!\[|^\s*<|^\s*\.\. |^\s*:\w+:|^\s*\|.*\||^\s*\[[^\]]+\]:|^---|^\s*\[.*\]\(.*\)\s*$|^>?\s*\[!"
+)
+_MARKUP = re.compile(r"^\s*([#=\-~*_^`+]+\s*$|#{1,6}\s|[-*]\s*\[|```)")
+
+
+def _readme_purpose(sources: Sources) -> Fact | None:
+    """The first sentence or two of prose in the README, without headings, badges and HTML."""
+    path = next(
+        (
+            p
+            for p in sorted(sources.classes)
+            if re.fullmatch(r"readme(\.(md|rst|txt|markdown))?", p, re.IGNORECASE)
+        ),
+        None,
+    )
+    lines = sources.lines(path) if path else []
+    for number, line in enumerate(lines[:120], 1):
+        following = lines[number] if number < len(lines) else ""
+        if not _is_prose(line) or re.match(r"[=\-~*^#]{3,}\s*$", following):
+            continue
+        paragraph = [line]
+        for more in lines[number : number + 5]:
+            if not _is_prose(more):
+                break
+            paragraph.append(more)
+        assert path is not None
+        return Fact(_first_sentences(" ".join(part.strip() for part in paragraph)), path, number)
+    return None
+
+
+def _is_prose(line: str) -> bool:
+    plain = re.sub(r"[*_`]", "", line).strip()
+    return (
+        len(plain.split()) >= 4
+        and not _BADGE.search(line)
+        and not _MARKUP.match(line)
+        and not line.startswith("    ")
+    )
+
+
+def _first_sentences(text: str, limit: int = 240) -> str:
+    text = re.sub(
+        r"\[([^\]]+)\](\([^)]*\)|\[[^\]]*\])", r"\1", re.sub(r"[*_]{1,3}(\S[^*_]*?)[*_]{1,3}", r"\1", text)
+    ).strip()
+    if len(text) <= limit:
+        return text
+    end = text.rfind(". ", 0, limit)
+    return text[: end + 1] if end > 40 else text[:limit].rpartition(" ")[0] + " …"
+
+
+def _licence_file(sources: Sources) -> Fact | None:
+    for path in ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "COPYING"):
+        for number, line in enumerate(sources.lines(path)[:5], 1):
+            if line.strip():
+                return Fact(line.strip().lstrip("# "), path, number)
+    return None
+
+
+_ENTRY = re.compile(r"(#+\s*|=+\s*)?\[?v?(\d+\.\d+[\w.]*|unreleased|dev\b|next\b|main\b)", re.IGNORECASE)
+
+
+def _changelog(sources: Sources) -> Fact | None:
+    """The newest entry's heading: the first line that names a version, or what is not released."""
+    names = r"(changelog|changes|history|news|release[-_ ]?notes)(\.(md|rst|txt))?"
+    for path in sorted(sources.classes):
+        if re.fullmatch(names, path.rpartition("/")[2], re.IGNORECASE) and path.count("/") < 2:
+            for number, line in enumerate(sources.lines(path)[:200], 1):
+                if _ENTRY.match(line):
+                    return Fact(line.strip().strip("# "), path, number)
+    return None
+
+
+def _contributing(sources: Sources) -> Fact | None:
+    for path in sorted(sources.classes):
+        if re.fullmatch(r"(\.github/|docs/)?contributing\.(md|rst|txt)", path, re.IGNORECASE):
+            return Fact("how to contribute", path, 1)
+    return None
+
+
+def _languages(sources: Sources) -> dict[str, tuple[int, int]]:
+    counts: dict[str, tuple[int, int]] = {}
+    for path in sources.files("code"):
+        language = sources.classes[path].language
+        if language in ("javascript",):
+            language = "typescript" if re.search(r"(?<!\.d)\.[mc]?tsx?$", path) else "javascript"
+        files, lines = counts.get(language, (0, 0))
+        counts[language] = (files + 1, lines + len(sources.lines(path)))
+    return counts

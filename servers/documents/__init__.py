@@ -1,0 +1,1 @@
+"""Documents in a project: written without harm, drafted without invention."""

@@ -1,0 +1,1 @@
+"""The server `sage-implementation`: work orders, and the project's own checks."""

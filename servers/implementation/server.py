@@ -1,0 +1,247 @@
+"""The server sage-implementation: a work order that an agent can begin with, and the project's own checks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import anyio.to_thread
+from mcp.server import MCPServer
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import BaseModel, ConfigDict, Field
+
+from sage_actors.messages.backend import TokenUsage, usage_of_failure
+from sage_actors.messages.errors import SageError
+from sage_actors.messages.findings import EvidenceLevel, Provenance, TokenCount
+from sage_actors.servers.documents.documents import read_document, write_document
+from sage_actors.servers.documents.slugs import check_slug, slug_of
+from sage_actors.servers.documents.tools import answer, tool_errors, valid_items
+from sage_actors.servers.implementation.check_runner import DEFAULT_LIMIT_S, CheckResult, not_run, run_checks
+from sage_actors.servers.implementation.checks import Check, best_check, detect_checks
+from sage_actors.servers.implementation.work_order import WorkOrder, write_work_order
+from sage_actors.servers.settings import ServerSettings
+from sage_actors.servers.specification.models import Task
+from sage_actors.servers.specification.sources import Sources
+from sage_actors.servers.specification.study import Kind, Study
+
+__all__ = [
+    "ImplementationResult",
+    "ValidationResult",
+    "create_server",
+    "execute_implementation",
+    "run_validation",
+]
+
+_INSTRUCTIONS = (
+    "implementation_execute writes docs/specs/<slug>/work-order.md, complete enough to hand to a coding agent; without"
+    " a model or an agent it writes no code and says needs_agent. validation_run runs the project's own checks, if the"
+    " user consented to that."
+)
+_RUNS = ToolAnnotations(
+    read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
+_NOT_TRUSTED = (
+    "the project's checks were not run: they are its own code, and running that needs your consent"
+    " (run again with --trust, or say yes when asked)"
+)
+
+
+class ImplementationResult(BaseModel):
+    """needs_agent: the work order waits for somebody. drafted: a backend answered; its words are in the order."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Literal["needs_agent", "drafted"]
+    path: str = Field(description="of the work order, relative to the project")
+    slug: str
+    kind: Literal["feature", "bugfix", "enhancement"]
+    document: Literal["created", "replaced", "unchanged"]
+    backup: str | None = None
+    read_first: list[str] = Field(description="file:line")
+    commands: list[str]
+    baseline: list[CheckResult] = Field(description="the project's checks before any change")
+    citations: list[str]
+    provenance: Provenance
+    evidence_level: EvidenceLevel
+    tokens: TokenCount
+    notes: list[str] = Field(default_factory=list)
+
+
+class ValidationResult(BaseModel):
+    """passed: every check that ran did, and one did run. None: nothing was run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    slug: str | None
+    passed: bool | None
+    checks: list[CheckResult]
+    summary: str
+    provenance: Provenance = "local"
+    evidence_level: EvidenceLevel
+    notes: list[str] = Field(default_factory=list)
+
+
+def create_server(settings: ServerSettings) -> MCPServer:
+    """The server, for `settings.project` only."""
+    server: MCPServer = MCPServer("sage-implementation", instructions=_INSTRUCTIONS)
+
+    @server.tool(annotations=_RUNS)
+    async def implementation_execute(
+        topic: Annotated[str, Field(min_length=1, max_length=100_000)],
+        plan: Any = None,
+        specification: Any = None,
+        slug: str | None = None,
+        kind: Kind = "feature",
+        skills: Any = None,
+        patterns: Any = None,
+    ) -> Annotated[CallToolResult, ImplementationResult]:
+        """Hands the work on: writes a work order with everything that a coding agent needs, and says who is needed.
+
+        plan, specification: the results of planning_generate and specification_create; their documents are read as
+        they are now. The order names the files to read first, the patterns to follow, the exact commands and when it
+        is done. Writes no code itself. The project's checks are run once, as a baseline, where the user consented.
+        """
+        with tool_errors():
+            result, usage = await execute_implementation(
+                settings, topic, plan, specification, slug=slug, kind=kind, skills=skills, patterns=patterns
+            )
+        return answer(result, usage)
+
+    @server.tool(annotations=_RUNS)
+    async def validation_run(
+        slug: str | None = None,
+        limit_seconds: Annotated[float, Field(gt=0, le=3600)] = DEFAULT_LIMIT_S,
+    ) -> ValidationResult:
+        """Runs the checks that the project declares: tests, linters, type checkers; each with its own time limit.
+
+        slug: of the specification that is validated; it is handed back. Nothing runs unless the user consented to run
+        the project's own code; then every check is listed as not_run.
+        """
+        with tool_errors():
+            return await run_validation(settings, slug=slug, limit_s=limit_seconds)
+
+    return server
+
+
+async def run_validation(
+    settings: ServerSettings, *, slug: str | None = None, limit_s: float = DEFAULT_LIMIT_S
+) -> ValidationResult:
+    """What the tool does. Raises ValueError for a slug that is none."""
+    if slug is not None:
+        check_slug(slug)
+    checks = await anyio.to_thread.run_sync(lambda: detect_checks(Sources(settings.project)))
+    if not settings.trusts_checks:
+        results, notes = [not_run(check) for check in checks], [_NOT_TRUSTED]
+    else:
+        results, notes = await run_checks(settings.project, checks, limit_s=limit_s), []
+    if not checks:
+        notes = ["no check is declared in a file that is known here"]
+    ran = [result for result in results if result.status in ("passed", "failed", "timeout")]
+    counts = {
+        status: sum(r.status == status for r in results)
+        for status in dict.fromkeys(r.status for r in results)
+    }
+    return ValidationResult(
+        slug=slug,
+        passed=all(result.status == "passed" for result in ran) if ran else None,
+        checks=results,
+        summary=", ".join(f"{count} {status}" for status, count in counts.items()) or "no checks",
+        evidence_level="measured" if ran else "none",
+        notes=notes,
+    )
+
+
+async def execute_implementation(
+    settings: ServerSettings,
+    topic: str,
+    plan: Any = None,
+    specification: Any = None,
+    *,
+    slug: str | None = None,
+    kind: Kind = "feature",
+    skills: Any = None,
+    patterns: Any = None,
+) -> tuple[ImplementationResult, TokenUsage | None]:
+    """What the tool does; the usage of the backend where one was asked. Raises as `create_specification`."""
+    given_plan = plan if isinstance(plan, Mapping) else {}
+    given_spec = specification if isinstance(specification, Mapping) else {}
+    named = slug or given_plan.get("slug") or given_spec.get("slug")
+    name = check_slug(named) if isinstance(named, str) and named else slug_of(topic)
+    study = await anyio.to_thread.run_sync(
+        lambda: Study(settings.project, topic, kind, patterns=patterns, skills=skills)
+    )
+    order = WorkOrder(
+        slug=name,
+        spec_path=_path(given_spec, f"docs/specs/{name}/spec.md"),
+        plan_path=_path(given_plan, f"docs/specs/{name}/plan.md"),
+        tasks=valid_items(Task, given_plan.get("tasks")),
+    )
+    order.spec = read_document(settings.project, order.spec_path) or ""
+    order.plan = read_document(settings.project, order.plan_path) or ""
+    order.baseline = await _baseline(settings, study.checks)
+    order.trusted = settings.trusts_checks
+    made = await anyio.to_thread.run_sync(write_work_order, study, order)
+    status: Literal["needs_agent", "drafted"] = "needs_agent"
+    usage, notes, text, provenance = None, _missing(order), made.text(), "local"
+    if settings.backend is not None and not settings.backend.name.startswith("agent:"):
+        # an agent is given the order itself, by an operation of its own, in a worktree
+        draft, usage, note = await _ask(settings, text)
+        notes += [note] if note else []
+        if draft:
+            head = (
+                f"## Answer of {settings.backend.name}\n\nNot applied; to be judged against the order above."
+            )
+            text += f"\n{head}\n\n{draft}\n"
+            status, provenance = "drafted", settings.backend.name
+    written = await anyio.to_thread.run_sync(
+        write_document, settings.project, f"docs/specs/{name}/work-order.md", text
+    )
+    result = ImplementationResult(
+        status=status,
+        path=written.path,
+        slug=name,
+        kind=kind,
+        document=written.state,
+        backup=written.backup,
+        read_first=order.read_first,
+        commands=[check.text for check in study.checks],
+        baseline=order.baseline,
+        citations=list(made.citations),
+        provenance=provenance,
+        evidence_level="measured" if settings.trusts_checks else "cited",
+        tokens=TokenCount.of(order.spec + order.plan, text),
+        notes=[*notes, *([] if settings.trusts_checks or not study.checks else [_NOT_TRUSTED])],
+    )
+    return result, usage
+
+
+async def _baseline(settings: ServerSettings, checks: list[Check]) -> list[CheckResult]:
+    """The tests before the change: what fails now is not the change's fault."""
+    test = best_check(checks, "test")
+    if not settings.trusts_checks or test is None:
+        return [not_run(check) for check in checks]
+    return await run_checks(settings.project, [test, *(c for c in checks if c.kind != "test")])
+
+
+async def _ask(settings: ServerSettings, order: str) -> tuple[str, TokenUsage | None, str]:
+    assert settings.backend is not None
+    try:
+        completion = await settings.backend.complete(f"Carry out this work order.\n\n{order}")
+    except SageError as error:
+        note = f"{settings.backend.name} gave no answer: {error}; the work order stands"
+        return "", usage_of_failure(error), note
+    text = completion.value if isinstance(completion.value, str) else ""
+    note = "" if text else f"{settings.backend.name} answered with no text; the work order stands"
+    return text.replace("<", "&lt;")[:200_000], completion.usage, note
+
+
+def _path(given: Mapping[str, Any], default: str) -> str:
+    path = given.get("path")
+    safe = isinstance(path, str) and re.fullmatch(r"(?!/)(?!.*\.\.)[^\0\\]+\.md", path)
+    return str(path) if safe else default
+
+
+def _missing(order: WorkOrder) -> list[str]:
+    found = ((order.spec, order.spec_path), (order.plan, order.plan_path))
+    return [f"{path} is not there: the work order goes without it" for text, path in found if not text]

@@ -1,0 +1,1 @@
+"""The server `sage-actors`: workflows as tools, tasks and resources for agents."""

@@ -1,0 +1,1 @@
+"""The server `sage-planning`: a specification made into tasks with an order."""

@@ -1,0 +1,1 @@
+"""Measures of a project's code: size, complexity, churn, tests."""

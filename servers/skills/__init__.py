@@ -1,0 +1,1 @@
+"""Skills: found, read, checked for what they need, and ranked by a topic."""

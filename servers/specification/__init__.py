@@ -1,0 +1,1 @@
+"""The server `sage-specification`: features, bugs and enhancements specified from evidence."""

@@ -1,0 +1,132 @@
+"""The specification of an enhancement: what the topic touches, measured before, so that "better" can be seen."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from sage_actors.servers.specification import background, sections
+from sage_actors.servers.specification.feature import questions
+from sage_actors.servers.specification.markdown import Document, code, plain, unmarked
+from sage_actors.servers.specification.places import Spot, near, spots
+from sage_actors.servers.specification.requirements import Requirements, project_requirements
+from sage_actors.servers.specification.study import Study
+from sage_actors.servers.specification.tests import narrowed, tests_of_file
+
+__all__ = ["FileFigures", "measure", "write_enhancement"]
+
+_BRANCH = re.compile(r"\b(if|elif|for|while|except|catch|case|match|and|or|switch|select)\b|&&|\|\||\?\s")
+_MAX_FILES = 6
+
+
+class FileFigures:
+    """What is counted in one file; each figure can be counted again after the change."""
+
+    def __init__(self, study: Study, path: str) -> None:
+        lines = study.sources.lines(path)
+        self.path = path
+        self.lines = len(lines)
+        self.definitions = len(study.sources.symbols_of(path))
+        code_lines = [line for line in lines if not re.match(r"\s*(#|//|\*|/\*)", line)]
+        self.branches = sum(len(_BRANCH.findall(line)) for line in code_lines)
+        self.commits = study.churn[path]
+        self.notes = sum(1 for line in lines if re.search(r"\b(TODO|FIXME|XXX|HACK)\b", line))
+        self.tests = tests_of_file(path, study.sources, study.survey.words)
+
+
+def measure(study: Study) -> list[FileFigures]:
+    """The files that the topic touches, those with most branches and commits first."""
+    touched = Counter(c.symbol.path for c in near(study))
+    touched.update(item.source for item in study.evidence.items if study.sources.is_product(item.source))
+    if not touched:
+        touched.update(spot.symbol.path for spot in spots(study))
+    figures = [FileFigures(study, path) for path in touched]
+    figures.sort(key=lambda f: (-(f.branches * (1 + f.commits)), f.path))
+    return figures[:_MAX_FILES]
+
+
+def write_enhancement(study: Study, document: Document) -> tuple[Requirements, list[Spot], list[str]]:
+    """All sections of the document; the requirements, the places and the questions in it."""
+    figures = measure(study)
+    found = [spot for spot in spots(study) if spot.role == "near the topic"] or spots(study)
+    into = Requirements(document)
+    document.add(f"# Enhancement: {plain(study.topic.text, 120)}")
+    document.heading("Summary")
+    document.bullet(f"**Asked for:** {plain(study.topic.text)}")
+    sections.project_line(study, document)
+    if figures:
+        worst = figures[0]
+        place = document.at(worst.path, 1, "measured")
+        document.bullet(f"**Most to gain:** {code(worst.path)} ({place}): {_said(worst)}.")
+    sections.existing(study, document)
+    _hot_spots(study, figures, document)
+    sections.where(study, document, found)
+    sections.constraints(study, document)
+    _require(study, figures, into)
+    project_requirements(study, found, into)
+    sections.requirements(into.listed, document)
+    background.alternatives(study, document)
+    background.history(study, document)
+    asked = [
+        "What is better, and by how much? The request gives no figure; those under “Before” are what was measured."
+    ]
+    asked += questions(study, document, found)[1:] if not found else questions(study, document, found)
+    sections.open_questions(asked, document)
+    sections.evidence_table(document)
+    return into, found, asked
+
+
+def _said(figures: FileFigures) -> str:
+    parts = [f"{figures.lines} lines", f"{figures.branches} branches"]
+    parts += [f"{figures.commits} commit{'s' * (figures.commits != 1)}"] if figures.commits else []
+    parts.append(f"tested in {code(figures.tests[0])}" if figures.tests else "no test found for it")
+    return ", ".join(parts)
+
+
+def _hot_spots(study: Study, figures: list[FileFigures], document: Document) -> None:
+    document.heading("Before: what was measured")
+    if not figures:
+        document.undetermined("no file of the project's code is near the topic.")
+        return
+    commits = len(study.sources.history)
+    document.add(
+        f"Branches are counted by keyword, commits among the {commits} known here; the first has most of both.",
+        "",
+    )
+    rows = []
+    for f in figures:
+        place = document.at(f.path, 1, "measured")
+        tests = ", ".join(document.at(test, 1, "tests") for test in f.tests[:2]) or "none found"
+        rows.append(
+            (place, str(f.lines), str(f.definitions), str(f.branches), str(f.commits), str(f.notes), tests)
+        )
+    document.table(("file", "lines", "definitions", "branches", "commits", "TODOs", "tests"), rows)
+    measured = [item for item in study.evidence.items if item.operation == "code_quality"]
+    if measured:
+        document.add("", "By the research into the code's quality:", "")
+        for item in measured[:5]:
+            document.bullet(
+                f"{plain(unmarked(item.text), 260)} ({document.at(item.source, item.line, 'quality')})"
+            )
+
+
+def _require(study: Study, figures: list[FileFigures], into: Requirements) -> None:
+    rests = [f"{f.path}:1" for f in figures[:3]]
+    acceptance = []
+    if figures:
+        acceptance = [
+            f"the measure that is agreed on is better than before; {code(figures[0].path)} now has {_said(figures[0])}"
+        ]
+    into.add("FR", f"Better than it is: {plain(study.topic.text)}.", "asked", rests, acceptance)
+    tested = [f for f in figures[:3] if f.tests]
+    if tested and study.test_check:
+        names = ", ".join(code(f.path) for f in tested)
+        commands = dict.fromkeys(narrowed(study.test_check, f.tests[0]) for f in tested)
+        text = f"Callers of {names} see no change but what was asked for."
+        into.add(
+            "FR", text, "proposed", [f"{f.path}:1" for f in tested], [f"{code(c)} passes" for c in commands]
+        )
+    for f in figures[:3]:
+        if not f.tests:
+            text = f"{code(f.path)} gets a test of what it does today before it is changed: none was found."
+            into.add("FR", text, "proposed", [f"{f.path}:1"], [])

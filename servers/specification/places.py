@@ -1,0 +1,123 @@
+"""Where a change would go: the places of the project that speak for themselves, ranked, each with its reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sage_actors.servers.corpus.project_facts import Fact
+from sage_actors.servers.specification.sources import Symbol
+from sage_actors.servers.specification.study import Study
+from sage_actors.servers.specification.survey import Candidate
+from sage_actors.servers.specification.tests import TestFile, find_tests
+from sage_actors.servers.specification.topic import split_name, stem
+
+__all__ = ["Spot", "doc_files", "near", "spots"]
+
+_NEAR = 8
+_HOOKS = 4
+_SURFACE = 5
+_SURFACE_WORDS = frozenset(
+    {"api", "publ", "public", "interfac", "client", "librar", "endpoint", "cli", "surfac"}
+)
+
+
+@dataclass(slots=True)
+class Spot:
+    """A definition where work would begin. `role`: near the topic, a way to extend, or of the public surface."""
+
+    symbol: Symbol
+    role: str
+    reasons: list[str] = field(default_factory=list)
+    tests: list[TestFile] = field(default_factory=list)
+
+
+def near(study: Study) -> list[Candidate]:
+    """Definitions near the topic. The strongest alone decide: what has a rare word of it keeps others out."""
+    candidates = study.survey.candidates
+    if not candidates:
+        return []
+    floor = 0.45 * candidates[0].score
+    kept: list[Candidate] = []
+    for candidate in candidates:
+        same_file = sum(1 for other in kept if other.symbol.path == candidate.symbol.path)
+        if candidate.score >= floor and same_file < 4:
+            kept.append(candidate)
+    return kept[:_NEAR] + _of_the_place(study, kept)
+
+
+def _of_the_place(study: Study, kept: list[Candidate]) -> list[Candidate]:
+    """The best definitions of the place that the topic names, where the thing's words pushed them all out."""
+    place = set(study.topic.place_stems)
+
+    def is_there(candidate: Candidate) -> bool:
+        names = (*split_name(candidate.symbol.name), *split_name(candidate.symbol.path.rpartition("/")[2]))
+        return bool(place & {stem(part) for part in names})
+
+    if not place or any(is_there(candidate) for candidate in kept):
+        return []
+    return [candidate for candidate in study.survey.candidates if is_there(candidate)][:3]
+
+
+def spots(study: Study) -> list[Spot]:
+    """The places to begin, the strongest first, each definition once."""
+    found: dict[tuple[str, int], Spot] = {}
+    for candidate in [candidate for candidate in near(study) if is_likely(study, candidate)][:4]:
+        _join(found, candidate.symbol, "near the topic", candidate.reasons)
+    for symbol in study.survey.extension_points[:_HOOKS] if hooks_matter(study) else ():
+        _join(found, symbol, "a way to extend the project", [_mentions(study, symbol)])
+    if names_the_surface(study):
+        for symbol in study.survey.surface[:_SURFACE]:
+            _join(found, symbol, "public surface", [_mentions(study, symbol)])
+    for spot in found.values():
+        spot.tests = find_tests(spot.symbol.path, study.sources, study.survey.words, spot.symbol)
+    return list(found.values())
+
+
+def hooks_matter(study: Study) -> bool:
+    """Whether the ways to extend the project are of interest: not where the thing itself has definitions already."""
+    own = any(candidate.shared and is_likely(study, candidate) for candidate in near(study))
+    return names_the_surface(study) or not own
+
+
+def is_likely(study: Study, candidate: Candidate) -> bool:
+    """Whether work would begin there: research says so, it is in the place that is named, or it has the thing's words.
+
+    One word of several says too little: a body limit has nothing to do with rate limiting.
+    """
+    enough = min(2, len(study.topic.thing_stems))
+    return candidate.by_research or candidate.in_place or bool(enough and candidate.shared >= enough)
+
+
+def names_the_surface(study: Study) -> bool:
+    """Whether the topic speaks of what users of the project see."""
+    return bool(_SURFACE_WORDS.intersection(study.topic.stems))
+
+
+def _join(found: dict[tuple[str, int], Spot], symbol: Symbol, role: str, reasons: list[str]) -> None:
+    spot = found.setdefault((symbol.path, symbol.line), Spot(symbol, role))
+    spot.reasons += [reason for reason in reasons if reason not in spot.reasons]
+
+
+def _mentions(study: Study, symbol: Symbol) -> str:
+    words = study.survey.words
+    code = words.mentions(symbol.short_name, "code") - 1
+    tests = words.mentions(symbol.short_name, "test")
+    docs = words.mentions(symbol.short_name, "documentation")
+    counted = ((code, "in other code"), (tests, "in tests"), (docs, "in documentation"))
+    parts = [f"{count}× {where}" for count, where in counted if count > 0]
+    return "its name stands " + ", ".join(parts) if parts else "its name stands nowhere else"
+
+
+def doc_files(study: Study, symbols: list[Symbol]) -> list[Fact]:
+    """Documentation that names these definitions: where a change of them has to be written down."""
+    counts: dict[str, tuple[int, str]] = {}
+    for symbol in symbols:
+        name = symbol.short_name
+        if len(name) < 4:
+            continue
+        for path in study.survey.words.files_with(name, "documentation")[:5]:
+            count, first = counts.get(path, (0, name))
+            counts[path] = (count + 1, first)
+    ranked = sorted(counts.items(), key=lambda pair: (-pair[1][0], pair[0]))
+    lines = [(path, name, study.survey.words.first_line(name, path)) for path, (_, name) in ranked[:3]]
+    return [Fact(name, path, line) for path, name, line in lines if line is not None]

@@ -1,0 +1,349 @@
+"""The sections that specifications share: summary, what exists, constraints, history, evidence."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from sage_actors.servers.documents.slugs import headline
+from sage_actors.servers.specification.evidence import Item
+from sage_actors.servers.specification.markdown import Document, block, code, plain, shortened, unmarked
+from sage_actors.servers.specification.models import Requirement
+from sage_actors.servers.specification.places import Spot, near
+from sage_actors.servers.specification.sources import Symbol
+from sage_actors.servers.specification.study import Study
+from sage_actors.servers.specification.tests import find_tests
+from sage_actors.servers.specification.words import Hit
+
+__all__ = [
+    "constraints",
+    "evidence_table",
+    "existing",
+    "front_matter",
+    "open_questions",
+    "project_line",
+    "requirements",
+    "where",
+]
+
+_QUOTES = 5
+_OTHERWISE = 4
+_STRONG = 0.5  # of the best score of its operation
+
+
+def front_matter(study: Study, document: Document, provenance: str, level: str) -> None:
+    """What a reader, or a program, needs to judge the document."""
+    history, head = study.sources.history, study.sources.repository.head
+    fields = [
+        ("topic", shortened(headline(study.topic.text), 200)),
+        ("kind", study.kind),
+        ("project", study.name),
+    ]
+    fields += [("commit", head)] if head else []
+    fields += [("date of commit", history[0].date[:10])] if history else []
+    fields += [("made by", "sage-actors, " + ("without a model" if provenance == "local" else provenance))]
+    document.front_matter([*fields, ("evidence", level)])
+
+
+def project_line(study: Study, document: Document) -> None:
+    """Which project this is, by its own words."""
+    facts = study.facts
+    said = [f"**Project:** {plain(study.name)}"]
+    said[0] += f" {plain(facts.version.text)}" if facts.version else ""
+    for fact, what in ((facts.name, "name"), (facts.version, "version")):
+        said[0] += f" ({document.at_place(fact, what)})" if fact and what == "name" else ""
+    if facts.purpose:
+        said.append(f"“{plain(facts.purpose.text)}” ({document.at_place(facts.purpose, 'purpose')})")
+    if facts.main_language:
+        files, lines = facts.languages[facts.main_language]
+        said.append(
+            f"{lines:,} lines of {_LANGUAGE.get(facts.main_language, facts.main_language)} in {files} files"
+        )
+    document.bullet("; ".join(said) + ".")
+
+
+_LANGUAGE = {
+    "python": "Python",
+    "javascript": "JavaScript",
+    "typescript": "TypeScript",
+    "go": "Go",
+    "rust": "Rust",
+    "c": "C",
+}
+
+
+def presence(study: Study, document: Document) -> None:
+    """Whether the thing is there already, by the words of the topic on one line."""
+    stems, needed = study.topic.thing_stems, study.survey.words_needed
+    named = [f"“{plain(study.topic.word_of(part))}”" for part in stems]
+    words = " and ".join(named) if needed == len(stems) else f"{needed} of {', '.join(named)}"
+    if not words:
+        document.bullet("**Is it there already?** Not determined: the topic names no thing to look for.")
+        return
+    together = " together" if len(study.topic.thing_stems) > 1 else ""
+    counted = []
+    for kind, name in (
+        ("code", "code"),
+        ("test", "tests"),
+        ("documentation", "documentation"),
+        ("history", "change log"),
+    ):
+        hits = study.survey.whole(kind)
+        if hits:
+            shown = ", ".join(document.at(h.path, h.line, "words of the topic") for h in hits[:2])
+            counted.append(
+                f"{len(hits)} line{'s' * (len(hits) != 1)} of {name} ({shown}{', …' if len(hits) > 2 else ''})"
+            )
+    if counted:
+        no_code = "" if study.survey.whole("code") else f"No line of code has {words}{together}; but "
+        stand = "they stand" if no_code else f"{words} stand"
+        document.bullet(f"**Is it there already?** {no_code}{stand}{together} in {', '.join(counted)}.")
+    else:
+        document.bullet(
+            f"**Is it there already?** No: {words} stand{together} in no line of its code, tests or documentation"
+            f" ({len(study.sources.classes)} files looked at)."
+        )
+
+
+def existing(study: Study, document: Document) -> None:
+    """The code that the topic touches, by file, and what the documentation says about it."""
+    document.heading("What exists today")
+    candidates, quotes = near(study), _quotes(study)
+    if not candidates and not quotes and not _found_otherwise(study, set(), []):
+        words = ", ".join(f"“{plain(study.topic.word_of(part))}”" for part in study.topic.stems)
+        document.undetermined(
+            f"no definition is named after {words or 'the topic'}, and no documentation speaks of it."
+        )
+        return
+    by_file = defaultdict(list)
+    for candidate in candidates:
+        by_file[candidate.symbol.path].append(candidate)
+    for path, found in by_file.items():
+        document.bullet(f"{code(path)}")
+        for candidate in found:
+            symbol = candidate.symbol
+            doc = study.survey.doc_of(symbol)
+            said = f": “{plain(unmarked(doc.text), 140)}”" if doc else ""
+            notes = [*candidate.reasons, *_face(study, document, symbol)]
+            place = document.at_place(symbol, "near the topic")
+            document.bullet(f"{code(symbol.signature, 110)} {place}{said} ({'; '.join(notes)})", 1)
+    _by_research(study, document, {(c.symbol.path, c.symbol.line) for c in candidates}, quotes)
+    if quotes:
+        document.add("", "What is written about it:", "")
+        for hit in quotes:
+            document.bullet(
+                f"“{plain(unmarked(hit.text), 280)}” ({document.at(hit.path, hit.line, hit.kind)})"
+            )
+
+
+def _by_research(study: Study, document: Document, shown: set[tuple[str, int]], quotes: list[Hit]) -> None:
+    """What research found under other words than the topic's: synonyms, neighbours. To be judged by the reader."""
+    items = _found_otherwise(study, shown, quotes)
+    if items:
+        document.add("", "Also found, under other words than those of the topic:", "")
+    for item in items:
+        place = document.at(item.source, item.line, item.operation)
+        document.bullet(f"{place}: {code(' '.join(item.text.split()), 150)} (by {item.operation})")
+
+
+def _found_otherwise(study: Study, shown: set[tuple[str, int]], quotes: list[Hit]) -> list[Item]:
+    known = {path for path, _ in shown} | {hit.path for hit in quotes}
+    kinds = ("code", "documentation", "history", "todo", "configuration")
+    items = [item for item in study.evidence.of(*kinds) if item.source not in known and item.line is not None]
+    return [item for item in items if item.score >= _STRONG][:_OTHERWISE]
+
+
+def _quotes(study: Study) -> list[Hit]:
+    """Lines of documentation with all words of the thing; else those of research that have one of its words."""
+    hits = study.survey.whole("documentation", "history", "todo")
+    if not hits:
+        cited = {(item.source, item.line) for item in study.evidence.items}
+        thing = set(study.topic.thing_stems)
+        hits = [
+            hit
+            for hit in study.survey.hits
+            if hit.kind in ("documentation", "history") and len(hit.text.split()) > 5 and hit.stems & thing
+            if (hit.path, hit.line) in cited or len(hit.stems) > 1
+        ]
+    hits.sort(key=lambda hit: (-len(hit.stems), hit.kind != "documentation"))
+    per_file: dict[str, int] = defaultdict(int)
+    kept = []
+    seen = set()
+    for said in hits:
+        hit = study.survey.sentence(said)
+        if hit is None or (hit.path, hit.line) in seen:
+            continue
+        seen.add((hit.path, hit.line))
+        per_file[hit.path] += 1
+        if per_file[hit.path] <= 2:
+            kept.append(hit)
+    return kept[:_QUOTES]
+
+
+def where(study: Study, document: Document, found: list[Spot]) -> None:
+    """Places to begin, settings, errors and the public face."""
+    document.heading("Where it would go")
+    if not found:
+        document.undetermined(
+            "no definition is named after the topic, and none is named as a way to extend the project"
+            " (middleware, hook, plugin, adapter and the like)."
+        )
+    close = [spot for spot in found if spot.role == "near the topic"]
+    if close:
+        shown = ", ".join(f"{code(spot.symbol.name)} ({document.at_place(spot.symbol)})" for spot in close)
+        document.add(f"In or beside the definitions above: {shown}.")
+    for role in dict.fromkeys(spot.role for spot in found if spot.role in _ROLE_TITLES):
+        document.add("", f"{_ROLE_TITLES[role]}:", "")
+        for spot in (spot for spot in found if spot.role == role):
+            _spot(study, document, spot)
+    _settings(study, document)
+
+
+_ROLE_TITLES = {
+    "a way to extend the project": "Ways to extend the project that are there, the most mentioned first",
+    "public surface": "The public definitions that tests and documentation mention most",
+}
+
+
+def _spot(study: Study, document: Document, spot: Spot) -> None:
+    symbol = spot.symbol
+    parts = [f"{code(symbol.name)} ({document.at_place(symbol, spot.role)})"]
+    doc = study.survey.doc_of(symbol)
+    if doc:
+        parts.append(f"“{plain(unmarked(doc.text), 140)}”")
+    parts += spot.reasons
+    document.bullet("; ".join([*parts, *_face(study, document, symbol)]))
+
+
+def _face(study: Study, document: Document, symbol: Symbol) -> list[str]:
+    """Where the package exports it and which tests it has."""
+    exported = study.survey.exported_at(symbol)
+    said = [f"exported at {document.at_place(exported, 'export')}"] if exported else []
+    tests = find_tests(symbol.path, study.sources, study.survey.words, symbol)[:2]
+    if tests:
+        said.append("tested in " + ", ".join(document.at(test.path, test.line, "tests") for test in tests))
+    return said
+
+
+def _settings(study: Study, document: Document) -> None:
+    settings, reads = study.survey.settings[:3], study.survey.environment_reads
+    parts = [f"{code(place.text, 80)} ({document.at_place(place, 'configuration')})" for place in settings]
+    if reads:
+        shown = document.at_place(reads[0], "environment")
+        parts.append(f"{len(reads)} line{'s' * (len(reads) != 1)} that read the environment, such as {shown}")
+    if parts:
+        document.add("", f"Configuration that is there: {'; '.join(parts)}.")
+
+
+def constraints(study: Study, document: Document) -> None:
+    """What binds any change: by manifest, licence and habits."""
+    document.heading("Constraints found")
+    facts = study.facts
+    rows = []
+    for name, fact in (("Versions supported", facts.runtime), ("Licence", facts.licence)):
+        if fact:
+            rows.append((name, plain(fact.text), document.at_place(fact, name.lower())))
+    if facts.manifest:
+        needed = facts.dependencies
+        said = f"{len(needed)} packages" if needed else "none"
+        rows.append(
+            (
+                "Dependencies at run time",
+                said,
+                document.at(facts.manifest)
+                if not needed
+                else document.at(needed[0].source, needed[0].line, "dependencies"),
+            )
+        )
+    if facts.contributing:
+        rows.append(
+            ("Rules for contributions", "to be read first", document.at_place(facts.contributing, "rules"))
+        )
+    rows += [
+        (
+            _CATEGORY.get(h.category, h.category or "habit"),
+            plain(h.statement),
+            document.at(h.path, h.line, "habit") if h.path else "counted over its sources",
+        )
+        for h in study.habits
+    ]
+    for check in study.checks:
+        path, _, line = check.source.rpartition(":")
+        rows.append((f"Check: {check.kind}", code(check.text), document.at(path, int(line), "check")))
+    if rows:
+        document.table(("what", "found", "where"), rows)
+    else:
+        document.undetermined("the project has no manifest, licence or check that is known here.")
+    if not study.habits:
+        why = (
+            "none were relevant to the topic"
+            if study.patterns_given
+            else "the extraction of patterns gave nothing"
+        )
+        document.add("", f"Habits of the code: not determined, {why}.")
+
+
+_CATEGORY = {
+    "errorHandling": "Errors",
+    "naming": "Naming",
+    "types": "Types",
+    "testing": "Tests",
+    "architecture": "Layout",
+    "documentation": "Documentation",
+    "tooling": "Tools",
+    "logging": "Logging",
+    "concurrency": "Concurrency",
+    "imports": "Imports",
+    "style": "Style",
+}
+
+
+def requirements(listed: list[Requirement], document: Document) -> None:
+    """Each with its status, what it rests on and how it is seen to hold."""
+    document.heading("Requirements")
+    document.add(
+        "*Asked*: the request itself. *From evidence*: a file of the project says so. *Proposed*: follows from what was"
+        " found, and is for the maintainers to accept or strike.",
+        "",
+    )
+    for requirement in listed:
+        document.bullet(f"**{requirement.id}** ({requirement.status}) {requirement.text}")
+        for line in requirement.acceptance:
+            document.bullet(f"Accepted when {line}.", 1)
+
+
+def open_questions(questions: list[str], document: Document) -> None:
+    """What a person has to say before the work begins."""
+    document.heading("Open questions")
+    if not questions:
+        document.undetermined("nothing was left open by the evidence; the request may still be.")
+    for number, question in enumerate(questions, 1):
+        document.add(f"{number}. {question}")
+
+
+def evidence_table(document: Document) -> None:
+    """Everything that the document cites, by file."""
+    document.heading("Evidence")
+    by_file: dict[str, list[tuple[int, str, list[str]]]] = defaultdict(list)
+    for place, said in document.citations.items():
+        path, _, line = place.rpartition(":")
+        number = int(line) if path and line.isdigit() and not place.startswith(("git:", "package:")) else 0
+        by_file[path if number else place].append((number, place, said))
+    rows = []
+    for path in sorted(by_file):
+        places = sorted(by_file[path])
+        said = list(dict.fromkeys(word for _, _, words in places for word in words))
+        rows.append((", ".join(code(place) for _, place, _ in places), ", ".join(said) or "named"))
+    if rows:
+        document.table(("place", "what for"), rows)
+    else:
+        document.undetermined("nothing was cited.")
+
+
+def quoted(study: Study, document: Document, path: str, line: int, around: int = 3) -> None:
+    """The lines around a place, numbered, the line itself marked."""
+    lines = study.sources.lines(path)
+    first, last = max(1, line - around), min(len(lines), line + around)
+    language = study.sources.classes[path].language if path in study.sources.classes else ""
+    width = len(str(last))
+    numbered = [f"{'>' if n == line else ' '} {n:>{width}}  {lines[n - 1]}" for n in range(first, last + 1)]
+    document.add(*block(numbered, "" if language == "other" else language))

@@ -1,0 +1,305 @@
+"""What of a project a topic touches: definitions near it, the public surface, and the ways to extend it.
+
+All of it is found by names and counted by mentions; what is shown is always a line that stands in the project.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from sage_actors.servers.specification.evidence import Evidence
+from sage_actors.servers.specification.sources import Sources, Symbol
+from sage_actors.servers.specification.topic import Topic, split_name, stem
+from sage_actors.servers.specification.words import Hit, WordIndex
+
+__all__ = ["Candidate", "Place", "Survey", "is_mechanism"]
+
+_STRONG_WORDS = (
+    "middleware middlewares hook hooks plugin plugins adapter adapters interceptor interceptors extension extensions"
+    " register mount use"
+)
+_WEAK_WORDS = (
+    "handler handlers transport filter filters dispatch signal signals backend backends"
+    " provider decorator listener"
+)
+_STRONG: frozenset[str] = frozenset(_STRONG_WORDS.split())
+_WEAK: frozenset[str] = frozenset(_WEAK_WORDS.split())
+_SETTING = re.compile(r"\w*(Config|Settings|Options|Configuration|Opts)\b|(?:DEFAULT|MAX|MIN)_\w+")
+_ENVIRONMENT = re.compile(r"os\.environ|os\.getenv|process\.env\b|os\.Getenv|env::var|os\.LookupEnv")
+_ERROR = re.compile(
+    r"class\s+(?P<py>\w+)\s*\((?P<base>[\w.]*(?:Error|Exception|Warning)|[\w.]+)[,)]"
+    r"|class\s+(?P<js>\w*(?:Error|Exception))\s+extends\s+(?P<jsbase>[\w.]+)"
+    r"|(?P<go>\bErr[A-Z]\w*)\s*=\s*(?:errors\.New|fmt\.Errorf)|type\s+(?P<gotype>\w*Error)\s+struct"
+    r"|enum\s+(?P<rust>\w*Error)\b|(?P<code>\w+):\s*createError\("
+)
+_DOC_START = re.compile(r'\s*[rRuUbB]*("""|\'\'\'|")')
+_ITEM = re.compile(r"\s*(?:[-*+•|]\s|\d+[.)]\s|\.\. )")
+_HEADING = re.compile(r"\s*(?:#{1,6}\s|[=\-~*^]{3,}\s*$|```)")
+_COMMENT = re.compile(r"^\s*(?:///?!?|#|\*|/\*\*?|--)\s?")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line of the project and what stands there."""
+
+    path: str
+    line: int
+    text: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A definition that the topic may touch. `reasons`: why, each true by count or by citation."""
+
+    symbol: Symbol
+    score: float
+    reasons: list[str] = field(default_factory=list)
+    by_research: bool = False
+    shared: int = 0  # words of the thing that its name and its surroundings have
+    in_place: bool = False  # it has a word of the place that the topic names
+
+
+class Survey:
+    """Looks at a project with one topic in mind; everything is computed when first asked for."""
+
+    def __init__(self, sources: Sources, topic: Topic, evidence: Evidence) -> None:
+        self.sources = sources
+        self.topic = topic
+        self.evidence = evidence
+        self.words = WordIndex(sources)
+
+    @cached_property
+    def hits(self) -> list[Hit]:
+        """The lines with words of the topic."""
+        return self.words.hits(self.topic.stems)
+
+    @property
+    def words_needed(self) -> int:
+        """How many words of the thing a line must have to speak of it: both of two, two of three, three of four."""
+        return math.ceil(len(self.topic.thing_stems) * 2 / 3)
+
+    def whole(self, *kinds: str) -> list[Hit]:
+        """The lines of those kinds that speak of the thing that is asked for."""
+        wanted, needed = set(self.topic.thing_stems), self.words_needed
+        return [
+            hit for hit in self.hits if needed and len(wanted & hit.stems) >= needed and hit.kind in kinds
+        ]
+
+    def sentence(self, hit: Hit) -> Hit | None:
+        """The hit with the whole paragraph or list item around it, cited where that begins; None for a table's row."""
+        lines = self.sources.lines(hit.path)
+        if hit.text.startswith(("|", "+--")):
+            return None
+        first = last = hit.line
+        while first > max(1, hit.line - 4) and _continues(lines[first - 2], lines[first - 1]):
+            first -= 1
+        while last < min(len(lines), hit.line + 4) and _continues(lines[last - 1], lines[last]):
+            last += 1
+        text = " ".join(line.strip() for line in lines[first - 1 : last])
+        return replace(hit, line=first, text=text) if len(text.split()) > 4 else None
+
+    @cached_property
+    def candidates(self) -> list[Candidate]:
+        """Definitions near the topic, by name, by file and by what research found; best first."""
+        rarity = self._rarity()
+        found = {
+            (s.path, s.line): c for s in self.sources.symbols if (c := self._by_name(s, rarity)) is not None
+        }
+        top = max((candidate.score for candidate in found.values()), default=1.0)
+        for item in self.evidence.of("code"):
+            symbol = self.sources.symbol_at(item.source, item.line) if item.line else None
+            if symbol is None or not self.sources.is_product(item.source):
+                continue
+            key = (symbol.path, symbol.line)
+            candidate = found.setdefault(key, Candidate(symbol, 0.0))
+            if not candidate.by_research:
+                candidate.by_research = True
+                candidate.score += top * item.score
+                candidate.reasons.append(f"found by {item.operation}")
+        return sorted(found.values(), key=lambda c: (-c.score, c.symbol.path, c.symbol.line))
+
+    def _rarity(self) -> dict[str, float]:
+        """How much a stem says: the fewer definitions have it in their names, the more."""
+        total = len(self.sources.symbols) + 1
+        counts: Counter[str] = Counter()
+        for symbol in self.sources.symbols:
+            counts.update({stem(part) for part in split_name(symbol.name)} & set(self.topic.stems))
+        return {part: math.log(total / (counts[part] + 1)) + 0.1 for part in self.topic.stems}
+
+    def _by_name(self, symbol: Symbol, rarity: dict[str, float]) -> Candidate | None:
+        own = {stem(part) for part in split_name(symbol.short_name)}
+        around = {stem(part) for part in split_name(symbol.name)} | {
+            stem(part) for part in split_name(symbol.path)
+        }
+        named = [part for part in self.topic.stems if part in own]
+        near = [part for part in self.topic.stems if part in around and part not in own]
+        if not named and not near:
+            return None
+        score = sum(rarity[part] for part in named) + 0.4 * sum(rarity[part] for part in near)
+        score *= 1.0 if self.is_public(symbol) else 0.6
+        words = ", ".join(f"“{self.topic.word_of(part)}”" for part in (*named, *near))
+        reason = f"named after {words}" if named else f"stands under {words}"
+        matched = {*named, *near}
+        return Candidate(
+            symbol,
+            score,
+            [reason],
+            shared=len(matched & set(self.topic.thing_stems)),
+            in_place=bool(matched & set(self.topic.place_stems)),
+        )
+
+    @cached_property
+    def surface(self) -> list[Symbol]:
+        """Public definitions by how often tests and documentation mention them; only names that are defined once,
+        since the mentions of others cannot be told apart."""
+        defined = Counter(symbol.short_name for symbol in self.sources.symbols)
+        ranked = [
+            (self.words.mentions(symbol.name, "test", "documentation"), symbol)
+            for symbol in self.sources.symbols
+            if len(symbol.name) > 2 and defined[symbol.name] == 1 and self.is_public(symbol)
+        ]
+        ranked.sort(key=lambda pair: -pair[0])
+        return [symbol for mentions, symbol in ranked[:40] if mentions]
+
+    @cached_property
+    def extension_points(self) -> list[Symbol]:
+        """Public definitions named as what others hook into, the most mentioned first; none where only weak names,
+        such as a handler or a signal, are there: those mean something else as often."""
+        found: dict[str, tuple[float, Symbol]] = {}
+        for symbol in self.sources.symbols:
+            words = split_name(symbol.short_name)
+            if (_STRONG | _WEAK).isdisjoint(words) or len(words) > 3 or not self.is_public(symbol):
+                continue
+            if symbol.is_nested and not self._is_called_in_docs(symbol.short_name):
+                continue
+            mentions = self.words.mentions(symbol.short_name, "code", "test", "documentation")
+            weight = 1.0 if _STRONG.isdisjoint(words) else 3.0
+            score = weight * math.log1p(mentions) / len(words)
+            if score > found.get(symbol.short_name, (0.0, symbol))[0]:
+                found[symbol.short_name] = (score, symbol)
+        ranked = [symbol for _, symbol in sorted(found.values(), key=lambda pair: -pair[0])]
+        return ranked if any(is_mechanism(symbol) for symbol in ranked) else []
+
+    def _is_called_in_docs(self, name: str) -> bool:
+        """A method that a factory function makes is nested, and public all the same: documentation calls it."""
+        call = f".{name}("
+        return any(
+            call in self.sources.text(path) for path in self.words.files_with(name, "documentation")[:10]
+        )
+
+    def is_public(self, symbol: Symbol) -> bool:
+        """Whether users may name it, by the rules of its language."""
+        parts = symbol.name.split(".")
+        if any(part.startswith(("_", "#")) for part in parts) or "internal" in symbol.path.split("/"):
+            return False
+        if symbol.language == "go":
+            return all(part[:1].isupper() for part in parts)
+        if symbol.language == "rust":
+            return "pub" in symbol.signature.split("fn")[0] or symbol.signature.startswith("impl")
+        return not any(part.startswith("_") and part != "__init__.py" for part in symbol.path.split("/"))
+
+    def exported_at(self, symbol: Symbol) -> Place | None:
+        """Where a package's face names it: an `__init__.py`, or an export line of its own file."""
+        name = symbol.name.split(".")[0]
+        pattern = re.compile(rf"(?<![\w$.]){re.escape(name)}(?![\w$])")
+        if symbol.language == "python":
+            package = symbol.path.rpartition("/")[0]
+            paths = [f"{package}/__init__.py" if package else "__init__.py"]
+        elif symbol.language == "javascript":
+            paths = [symbol.path]
+        else:
+            return None
+        for path in paths:
+            for number, line in enumerate(self.sources.lines(path), 1):
+                if pattern.search(line) and (
+                    path != symbol.path or re.match(r"\s*(module\.)?exports?\b", line)
+                ):
+                    return Place(path, number, line.strip())
+        return None
+
+    def doc_of(self, symbol: Symbol) -> Place | None:
+        """The first line of what its author says it does: a docstring, or the comment above."""
+        lines = self.sources.lines(symbol.path)
+        if symbol.language == "python":
+            return _docstring(lines, symbol)
+        first = symbol.line - 1
+        while first > 0 and (_COMMENT.match(lines[first - 1]) or lines[first - 1].strip() == "*/"):
+            first -= 1
+        for number in range(first, symbol.line - 1):
+            text = _COMMENT.sub("", lines[number]).strip().rstrip("*/").strip()
+            if len(text.split()) > 2 and not text.startswith(("@", "eslint", "nolint", "#[")):
+                return Place(symbol.path, number + 1, text)
+        return None
+
+    @cached_property
+    def errors(self) -> list[tuple[str, str, Place]]:
+        """The project's own error types: name, base ("" where the language has none), place."""
+        found = []
+        for path in filter(self.sources.is_product, self.sources.files("code")):
+            for number, line in enumerate(self.sources.lines(path), 1):
+                match = _ERROR.search(line) if "Err" in line or "Exception" in line else None
+                if match:
+                    name = next(filter(None, match.group("py", "js", "go", "gotype", "rust", "code")), "")
+                    base = match["base"] or match["jsbase"] or ""
+                    if "Err" in name + base or "Exception" in name + base or match["code"]:
+                        found.append((name, base, Place(path, number, line.strip())))
+        return found
+
+    @cached_property
+    def settings(self) -> list[Place]:
+        """Definitions that hold configuration; the most mentioned first."""
+        found = [s for s in self.sources.symbols if _SETTING.fullmatch(s.short_name) and self.is_public(s)]
+        found.sort(key=lambda s: -self.words.mentions(s.short_name, "code", "test", "documentation"))
+        return [Place(s.path, s.line, s.signature) for s in found]
+
+    @cached_property
+    def environment_reads(self) -> list[Place]:
+        """The lines of code that read environment variables."""
+        return [
+            Place(path, number, line.strip())
+            for path in self.sources.files("code")
+            if self.sources.is_product(path)
+            for number, line in enumerate(self.sources.lines(path), 1)
+            if _ENVIRONMENT.search(line)
+        ]
+
+
+def is_mechanism(symbol: Symbol) -> bool:
+    """Whether its name alone says that others hook in there: a middleware, a plugin, a mount."""
+    return not _STRONG.isdisjoint(split_name(symbol.short_name))
+
+
+def _continues(line: str, following: str) -> bool:
+    """Whether the next line goes on with what this one says: neither is empty, a heading, or a new item."""
+    if not line.strip() or not following.strip() or _HEADING.match(line) or _HEADING.match(following):
+        return False
+    return not _ITEM.match(following)
+
+
+def _docstring(lines: list[str], symbol: Symbol) -> Place | None:
+    """The signature ends at the first line that ends with a colon; the text begins on the next one."""
+    end = next(
+        (
+            n
+            for n in range(symbol.line - 1, min(symbol.line + 25, len(lines)))
+            if lines[n].rstrip().endswith(":")
+        ),
+        None,
+    )
+    if end is None:
+        return None
+    begins = next((n for n in range(end + 1, min(end + 3, len(lines))) if lines[n].strip()), None)
+    if begins is None or not _DOC_START.match(lines[begins]):
+        return None
+    for number in range(begins, min(begins + 2, len(lines))):
+        plain = _DOC_START.sub("", lines[number]).strip("\"' ")
+        if plain:
+            return Place(symbol.path, number + 1, plain)
+    return None

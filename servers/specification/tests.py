@@ -1,0 +1,133 @@
+"""Which tests belong to a source file, and the project's test command narrowed to them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from shlex import quote
+
+from sage_actors.servers.implementation.checks import Check
+from sage_actors.servers.specification.sources import Sources, Symbol
+from sage_actors.servers.specification.words import WordIndex
+
+__all__ = ["TestFile", "find_tests", "is_tested", "narrowed", "new_test_path", "tests_of_file"]
+
+
+@dataclass(frozen=True, slots=True)
+class TestFile:
+    """`path` tests the source. `reason`: how that is known. `line`: the first that shows it."""
+
+    path: str
+    line: int
+    reason: str
+
+    __test__ = False  # pytest: no test class
+
+
+def find_tests(source: str, sources: Sources, words: WordIndex, symbol: Symbol | None) -> list[TestFile]:
+    """The test files of `source`, the surest first: by their name, then by how often they mention the symbol."""
+    found = [TestFile(path, 1, "by its name") for path in _by_name(source, sources)]
+    if source.endswith(".rs"):
+        found += _inside(source, sources)
+    if symbol is not None and len(symbol.short_name) > 3:
+        mentioning = words.files_with(symbol.short_name, "test")
+        for path in [path for path in mentioning if "conftest" not in path and "/fixtures/" not in path][:3]:
+            line = words.first_line(symbol.short_name, path)
+            if line is not None and _same_language(path, source) and all(test.path != path for test in found):
+                found.append(TestFile(path, line, f"it mentions `{symbol.short_name}`"))
+    return found
+
+
+def tests_of_file(source: str, sources: Sources, words: WordIndex) -> list[str]:
+    """The test files of a whole source file: by its name, else those that mention most of what it alone defines."""
+    named = _by_name(source, sources)
+    if named or (source.endswith(".rs") and _inside(source, sources)):
+        return named or [source]
+    counts: Counter[str] = Counter()
+    for symbol in sources.symbols_of(source):
+        if len(symbol.short_name) > 3 and not symbol.short_name.startswith("_"):
+            counts.update(
+                path
+                for path in words.files_with(symbol.short_name, "test")
+                if _same_language(path, source) and "conftest" not in path
+            )
+    return [path for path, _ in counts.most_common(2)]
+
+
+def is_tested(source: str, sources: Sources, words: WordIndex) -> bool:
+    """Whether any test file belongs to it, by its name or by what it mentions."""
+    return bool(tests_of_file(source, sources, words))
+
+
+def _by_name(source: str, sources: Sources) -> list[str]:
+    pure = PurePosixPath(source)
+    stem, ending = pure.stem.lower(), pure.suffix
+    folder = pure.parent.name.lower()
+    stem = folder if stem in ("__init__", "index", "mod", "lib", "main") and folder else stem
+    names = {f"test_{stem}", f"{stem}_test", f"{stem}.test", f"{stem}.spec", f"test-{stem}", f"{stem}-test"}
+    names |= {f"test_{folder}_{stem}", f"test_{stem.lstrip('_')}", f"test_{stem.removesuffix('s')}"}
+    plain = {stem} if ending in (".js", ".ts", ".mjs", ".cjs", ".rs", ".jsx", ".tsx") else set()
+    tests = [path for path in sources.files("test") if _same_language(path, source)]
+    found = [path for path in tests if PurePosixPath(path).stem.lower() in names]
+    found += [path for path in tests if PurePosixPath(path).stem.lower() in plain and path not in found]
+    return sorted(found, key=lambda path: (-_shared(path, source), path))[:3]
+
+
+def _shared(path: str, source: str) -> int:
+    """How many folders two paths have in common: the nearer test is the likelier one."""
+    return len(set(path.split("/")[:-1]) & set(source.split("/")[:-1]))
+
+
+def _same_language(path: str, source: str) -> bool:
+    family = (".js", ".ts", ".mjs", ".cjs", ".jsx", ".tsx", ".mts", ".cts")
+    a, b = PurePosixPath(path).suffix, PurePosixPath(source).suffix
+    return a == b or (a in family and b in family)
+
+
+def _inside(source: str, sources: Sources) -> list[TestFile]:
+    lines = enumerate(sources.lines(source), 1)
+    return [TestFile(source, n, "tests in the file") for n, line in lines if line.strip() == "#[cfg(test)]"][
+        :1
+    ]
+
+
+def new_test_path(source: str, sources: Sources) -> str:
+    """Where a new test for `source` would stand, as the project's other tests do; "" where it has none to follow."""
+    pure = PurePosixPath(source)
+    if pure.suffix == ".go":
+        return str(pure.with_name(f"{pure.stem}_test.go"))
+    if pure.suffix == ".rs":
+        return source
+    tests = [path for path in sources.files("test") if _same_language(path, source)]
+    tests = [path for path in tests if "conftest" not in path and "/fixtures/" not in path]
+    if not tests:
+        return ""
+    beside = [path for path in tests if PurePosixPath(path).parent == pure.parent and pure.suffix != ".py"]
+    folders = Counter(path.rpartition("/")[0] for path in tests)
+    usual = [path for path in tests if path.rpartition("/")[0] == folders.most_common(1)[0][0]]
+    model = PurePosixPath((beside or usual)[0])
+    if pure.suffix == ".py":
+        return str(model.parent / f"test_{pure.stem.lstrip('_')}.py")
+    for mark in (".test", ".spec"):
+        if model.stem.endswith(mark):
+            return str(model.parent / f"{pure.stem}{mark}{model.suffix}")
+    return str(model.parent / f"{pure.stem}{model.suffix}")
+
+
+def narrowed(check: Check | None, test: str) -> str:
+    """The command that runs only `test`, quoted for a shell; the whole check where its tool takes no file."""
+    if check is None:
+        return ""
+    if "pytest" in check.command and test.endswith(".py"):
+        return f"{check.text} {quote(test)}"
+    if "unittest" in check.command and test.endswith(".py"):
+        return f"python -m unittest {quote(test.removesuffix('.py').replace('/', '.'))}"
+    if check.command[:2] == ["go", "test"]:
+        folder = test.rpartition("/")[0]
+        return f"go test {quote(f'./{folder}')}" if folder else "go test ."
+    if check.command[:2] == ["cargo", "test"] and test.startswith("tests/"):
+        return f"cargo test --test {quote(PurePosixPath(test).stem)}"
+    if check.command[0] in ("npm", "pnpm", "yarn"):
+        return f"{check.text} {'-- ' if check.command[0] == 'npm' else ''}{quote(test)}"
+    return check.text

@@ -1,0 +1,100 @@
+"""Where the words of a topic stand in a project, and how often a name is mentioned: one pass over its text."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from sage_actors.servers.specification.sources import Sources
+from sage_actors.servers.specification.topic import split_name, stem
+
+__all__ = ["Hit", "WordIndex"]
+
+_IDENTIFIER = re.compile(r"[A-Za-z_$][\w$]{1,60}")
+_MAX_LINE = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A line that has words of the topic, by their stems."""
+
+    path: str
+    line: int
+    kind: str
+    stems: frozenset[str]
+    text: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
+class WordIndex:
+    """Counts of every identifier and word, by file."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._stems_of: dict[str, frozenset[str]] = {}
+
+    @cached_property
+    def _counts(self) -> dict[str, Counter[str]]:
+        return {
+            path: Counter(_IDENTIFIER.findall(self._sources.text(path))) for path in self._sources.classes
+        }
+
+    @cached_property
+    def _by_kind(self) -> dict[str, Counter[str]]:
+        totals: dict[str, Counter[str]] = {}
+        for path, counts in self._counts.items():
+            totals.setdefault(self._sources.classes[path].kind, Counter()).update(counts)
+        return totals
+
+    def mentions(self, name: str, *kinds: str) -> int:
+        """How often `name` stands in files of those kinds, as a whole word."""
+        return sum(counts[name] for kind, counts in self._by_kind.items() if kind in kinds)
+
+    def files_with(self, name: str, *kinds: str) -> list[str]:
+        """The files of those kinds that mention `name`, most mentions first."""
+        found = [
+            (-counts[name], path)
+            for path, counts in self._counts.items()
+            if name in counts and self._sources.classes[path].kind in kinds
+        ]
+        return [path for _, path in sorted(found)]
+
+    def first_line(self, name: str, path: str) -> int | None:
+        """The first line of a file that mentions `name`."""
+        pattern = re.compile(rf"(?<![\w$]){re.escape(name)}(?![\w$])")
+        return next((n for n, line in enumerate(self._sources.lines(path), 1) if pattern.search(line)), None)
+
+    def hits(self, stems: Iterable[str]) -> list[Hit]:
+        """Every line with a word of one of these stems."""
+        wanted = frozenset(stems)
+        words = {word for counts in self._by_kind.values() for word in counts if self._stems(word) & wanted}
+        if not words:
+            return []
+        pattern = re.compile(rf"(?<![\w$])(?:{'|'.join(map(re.escape, sorted(words)))})(?![\w$])")
+        return [
+            hit
+            for path, counts in self._counts.items()
+            if not words.isdisjoint(counts)
+            for hit in self._hits_in(path, pattern, wanted)
+        ]
+
+    def _hits_in(self, path: str, pattern: re.Pattern[str], wanted: frozenset[str]) -> list[Hit]:
+        kind = self._sources.classes[path].kind
+        found = []
+        for number, line in enumerate(self._sources.lines(path), 1):
+            if len(line) <= _MAX_LINE and (words := pattern.findall(line)):
+                stems = frozenset().union(*(self._stems(word) for word in words)) & wanted
+                found.append(Hit(path, number, kind, stems, line.strip()))
+        return found
+
+    def _stems(self, word: str) -> frozenset[str]:
+        known = self._stems_of.get(word)
+        if known is None:
+            known = self._stems_of[word] = frozenset(stem(part) for part in split_name(word))
+        return known

@@ -1,0 +1,183 @@
+"""The command line's names and its way out. Loads click alone: a command loads what it needs when called.
+
+Exit codes: 0 succeeded, 1 failed or cancelled, 2 usage or definition, 3 owned by another process, 4 state or
+key, 5 paused, 70 internal error, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NoReturn
+
+import click
+
+__all__ = ["cli", "main"]
+
+# Name: module and what `--help` says. Written out here so that `--help` imports none of the modules.
+_COMMANDS = {
+    "run": ("run", "Run a workflow, or continue its run."),
+    "resume": ("run", "Continue a run on its own definition."),
+    "list": ("look", "Active and past runs."),
+    "status": ("look", "Progress, times, tokens and errors of a run."),
+    "show": ("look", "A run's results, or that of one node."),
+    "history": ("look", "Every record of a run."),
+    "logs": ("look", "What operations printed."),
+    "attach": ("act", "Follow a run of another process."),
+    "cancel": ("act", "Cancel a run."),
+    "approve": ("act", "Answer a node that waits for a person."),
+    "resolve": ("act", "Say what happened to a node that is in doubt."),
+    "delete": ("keep", "Remove a run's state."),
+    "prune": ("keep", "Remove the state of old runs."),
+    "templates": ("templates", "Workflows that are called by their names."),
+    "skills": ("skills", "Skills of the project and of the user."),
+    "graph": ("define", "The order in which a workflow executes."),
+    "validate": ("define", "Check a workflow without running it."),
+    "schema": ("define", "The JSON Schema of workflow files."),
+    "cache": ("cache", "Results that were kept, and how often they helped."),
+    "init": ("init", "Set a project up: .sage/, agent commands, skills, .mcp.json."),
+    "mcp": ("mcp", "Serve workflows to agents over MCP, on standard input and output."),
+    "trust": ("trust", "What of this project you consented to; take it back."),
+    "keys": ("keys", "Where the key of saved state is; make, rotate, replace it."),
+    "audit": ("audit", "What happened to runs and keys, and whether the record is whole."),
+    "doctor": ("doctor", "Check by trying what a run needs, and what it cannot do."),
+}
+
+_EXAMPLES = """\b
+Examples:
+  sage-actors run examples/repo-report.json
+  sage-actors run review.yaml "payment processing"
+  sage-actors list
+  sage-actors resume feature-payment-processing
+
+Exit codes: 0 succeeded, 1 failed or cancelled, 2 wrong usage or definition, 3 the run is owned by another
+process, 4 state damaged or wrong key, 5 paused, 70 internal error, 130 interrupted (resumable).
+
+\b
+Shell completion:
+  eval "$(_SAGE_ACTORS_COMPLETE=bash_source sage-actors)"     # or zsh_source
+  _SAGE_ACTORS_COMPLETE=fish_source sage-actors | source
+"""
+
+
+class _Commands(click.Group):
+    """Knows its commands by name; imports one when it is called or asked for its help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        from importlib import import_module
+
+        module = import_module(f"sage_actors.supervisor.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version("sage-actors")
+        except PackageNotFoundError:  # from a bare clone
+            number = "unknown (not installed)"
+        click.echo(f"sage-actors {number}")
+        ctx.exit()
+
+
+@click.command(
+    cls=_Commands,
+    epilog=_EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version)
+def cli() -> None:
+    """Run a graph of agent work in parallel, and never lose a finished step."""
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """The entry point: runs one command and ends the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a C locale must not break a run's output  # pyright: ignore[reportAttributeAccessIssue]
+    with _without_key():
+        code = _run(args)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        from sage_actors.supervisor.cli.options import drop_stdout
+
+        drop_stdout()
+    sys.exit(code)
+
+
+def _without_key() -> AbstractContextManager[None]:
+    """Nothing that a command starts inherits the key of saved state."""
+    import os
+
+    if "SAGE_STATE_KEY" not in os.environ:
+        return nullcontext()
+    from sage_actors.actors.keys.variable import keys_taken_from
+
+    return keys_taken_from(os.environ)
+
+
+def _run(args: Sequence[str] | None) -> int:
+    if sys.platform == "win32":
+        click.echo("Error: sage-actors does not run on Windows; use WSL 2 or another Linux.", err=True)
+        return 2
+    try:
+        code = cli.main(args, prog_name="sage-actors", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        return 130
+    except SystemExit as end:  # click ends so when nobody reads its output any more
+        if isinstance(end.__context__, BrokenPipeError):
+            return 141  # as a program that SIGPIPE ends
+        return end.code if isinstance(end.code, int) else 0
+    except Exception as error:  # noqa: BLE001 - the border to the user
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """Print what happened; the exit code for it."""
+    import os
+
+    from sage_actors.messages.errors import SageError
+    from sage_actors.supervisor.cli.display import printable
+
+    if os.environ.get("SAGE_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    said = printable(str(error))  # it can quote what a repository brings
+    if isinstance(error, SageError) and error.exit_code != 70:
+        click.echo(f"Error: {said}", err=True)
+        return error.exit_code
+    click.echo(f"Internal error: {type(error).__name__}: {said}", err=True)
+    if not os.environ.get("SAGE_DEBUG"):
+        click.echo("Nothing that was finished is lost. SAGE_DEBUG=1 shows where it happened.", err=True)
+    return 70

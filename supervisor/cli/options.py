@@ -1,0 +1,155 @@
+"""What several commands share: options, where a workflow is, who asks, and how to say what to do next."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from sage_actors.actors.keys.provider import KeyRing
+    from sage_actors.actors.state.directory import StateDirectory
+    from sage_actors.supervisor.recovery.history import History
+
+__all__ = [
+    "at_terminal",
+    "command_line",
+    "confirmed",
+    "drop_stdout",
+    "find_workflow",
+    "json_option",
+    "open_run",
+    "parse_json",
+    "project_option",
+    "reading_keys",
+    "state_of",
+    "user_name",
+]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+project_option: Callable[[_Function], _Function] = click.option(  # pyright: ignore[reportGeneralTypeIssues]
+    "--project",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("."),
+    metavar="DIR",
+    help="The project, whose .sage/ holds the state (default: the current directory).",
+)
+json_option: Callable[[_Function], _Function] = click.option(  # pyright: ignore[reportGeneralTypeIssues]
+    "--json", "as_json", is_flag=True, help="JSON on standard output, for programs."
+)
+
+
+def find_workflow(name: str, project: Path) -> Path:
+    """The file of a workflow: a template's name, the project's before the package's, or a path.
+
+    A name never means a file without a suffix: that one is written `./NAME`.
+
+    Raises:
+        click.UsageError: there is neither.
+    """
+    from sage_actors.supervisor.templates.library import SUFFIXES, find_template, list_templates
+
+    if (template := find_template(name, project)) is not None:
+        return template.path
+    path = Path(name)
+    if path.is_file() or (path.suffix.lower() in SUFFIXES and not path.is_dir()):
+        if not path.exists():
+            raise click.UsageError(f"There is no file {name!r}.{_near(path)}")
+        return path
+    known = ", ".join(each.name for each in list_templates(project))
+    raise click.UsageError(f"There is no template and no workflow file {name!r}; templates here: {known}.")
+
+
+def _near(path: Path) -> str:
+    from difflib import get_close_matches
+
+    try:
+        names = [each.name for each in path.parent.iterdir()]
+    except OSError:
+        return ""
+    close = get_close_matches(path.name, names, n=1)
+    return f" Did you mean {os.fspath(path.with_name(close[0]))!r}?" if close else ""
+
+
+def parse_json(text: str, option: str) -> Any:
+    """The value that `text` says. click.UsageError if it is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as cause:
+        example = "'\"text\"', 42, '{\"key\": true}'"
+        raise click.UsageError(f"{option} must be JSON, such as {example}: {cause}") from cause
+
+
+def state_of(project: Path) -> StateDirectory:
+    """Where the project's state is."""
+    from sage_actors.actors.state.directory import StateDirectory
+
+    return StateDirectory(project)
+
+
+def reading_keys() -> KeyRing:
+    """The keys, to read what is there. Makes none."""
+    from sage_actors.actors.keys.provider import load_keys
+
+    return load_keys(create=False)
+
+
+def open_run(project: Path, run_id: str) -> History:
+    """The journal of a run, for reading.
+
+    Raises:
+        NoCheckpointError: there is no such run; names the nearest.
+    """
+    from sage_actors.messages.errors import NoCheckpointError
+    from sage_actors.supervisor.recovery.history import open_history
+
+    state = state_of(project)
+    if not state.exists(run_id):
+        from difflib import get_close_matches
+
+        close = get_close_matches(run_id, state.run_ids(), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "`sage-actors list` shows what there is"
+        raise NoCheckpointError(f"there is no run {run_id!r} in {state.root}; {hint}")
+    return open_history(state, reading_keys(), run_id)
+
+
+def command_line(project: Path, *words: str) -> str:
+    """A command for the user to copy; with `--project` where it is needed."""
+    extra = () if project.resolve() == Path.cwd() else ("--project", os.fspath(project))
+    return shlex.join(["sage-actors", *words, *extra])
+
+
+def drop_stdout() -> None:
+    """Nobody reads standard output any more: what is left of it goes nowhere, without a complaint at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def user_name() -> str:
+    """Who is at the keyboard, for the record of a decision."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no entry in the password file
+        return f"uid {os.getuid()}"
+
+
+def at_terminal() -> bool:
+    """Whether a person can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Whether a person says yes, or has said so by --yes. click.UsageError where nobody can be asked."""
+    if yes:
+        return True
+    if not at_terminal():
+        raise click.UsageError("There is no terminal to ask on; --yes does it without asking.")
+    return click.confirm(question, err=True)

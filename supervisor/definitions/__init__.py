@@ -1,0 +1,1 @@
+"""Workflow files and workflows in Python: read, checked in full, made into one specification."""

@@ -1,0 +1,342 @@
+"""Workflows written in Python: functions become operations, calls become nodes, arguments become edges."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from datetime import timedelta
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from sage_actors.messages.definition import InputSpec, NodeSpec, OperationSpec, WorkflowSpec
+from sage_actors.messages.errors import DefinitionError, Problem
+
+__all__ = ["Node", "Operation", "Workflow", "build_operation", "operation"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NO_ARGUMENTS: Mapping[str, Any] = {}
+_POLICIES = frozenset(
+    each.name
+    for each in fields(OperationSpec)
+    if each.name not in ("type", "config", "has_fallback", "is_async", "lane")
+)
+_ID = re.compile(r"[A-Za-z0-9_-]+\Z")
+_RESERVED = frozenset({"inputs", "env", "keyring", "item", "index"})
+
+
+class Operation(Generic[P, R]):
+    """A function with the policies under which it runs as a node. Called directly, it is just the function."""
+
+    def __init__(self, function: Callable[P, R], policy: dict[str, Any]) -> None:
+        self.function = function
+        self.policy = policy  # checked when a workflow uses it: workers import this too, and need no checks
+        unknown = sorted(policy.keys() - _POLICIES)
+        if unknown:
+            known = ", ".join(sorted(_POLICIES))
+            raise DefinitionError(
+                [Problem(f"@operation {each}", "unknown policy", known) for each in unknown]
+            )
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<operation {_call_path(self.function)}>"
+
+
+@overload
+def operation(function: Callable[P, R], /) -> Operation[P, R]: ...
+
+
+@overload
+def operation(**policy: Any) -> Callable[[Callable[P, R]], Operation[P, R]]: ...
+
+
+def operation(function: Any = None, /, **policy: Any) -> Any:
+    """Make a function an operation: `@operation` or `@operation(timeout=30, retry=3, endpoint="api")`.
+
+    Policies: timeout (seconds or "30s"), retry (attempts in all, a map, or a RetryPolicy), on_failure, trigger,
+    effect, limits, endpoint, fallback, priority, version, max_crashes, cache, digest, budget, sandbox,
+    secret_outputs.
+
+    Raises:
+        DefinitionError: an unknown policy or a bad value, or a function that a worker could not import.
+
+    >>> @operation(timeout=30)
+    ... def double(number: int) -> int:
+    ...     return 2 * number
+    >>> double(21)
+    42
+    """
+    if function is not None:
+        return Operation(function, policy)
+    return lambda decorated: Operation(decorated, policy)
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Node:
+    """A step of a Workflow. Given as an argument of another node it stands for its result."""
+
+    id: str
+    workflow: Workflow = field(repr=False)
+
+
+class Workflow:
+    """A directed acyclic graph of operations, built by `add`.
+
+    name: names the runs too. concurrency: how many of its nodes may execute at once, None for no limit.
+    timeout: seconds for the whole run. inputs: names that `"${inputs.NAME}"` may refer to, with their
+    defaults (a value) or `InputSpec`s.
+
+    >>> flow = Workflow("sums")
+    >>> flow.add(double, id="twice", number=4)
+    Node(id='twice')
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        description: str = "",
+        inputs: Mapping[str, Any] | None = None,
+        concurrency: int | None = None,
+        timeout: float | str | timedelta | None = None,
+    ) -> None:
+        self.name, self.description = name, description
+        self.inputs = {key: _input(value) for key, value in (inputs or {}).items()}
+        self.concurrency = _concurrency(concurrency)
+        self.timeout = None if timeout is None else _seconds(timeout)
+        self._nodes: list[NodeSpec] = []
+        self._ids: set[str] = set()
+        self._operations: dict[Any, OperationSpec] = {}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __repr__(self) -> str:
+        return f"<Workflow {self.name}, {len(self._nodes)} nodes>"
+
+    def add(
+        self,
+        operation: Operation[Any, Any] | Callable[..., Any] | str,
+        /,
+        id: str | None = None,
+        *,
+        after: Iterable[Node | str] = (),
+        arguments: Mapping[str, Any] | None = None,
+        when: str | Node | None = None,
+        foreach: Any = None,
+        **given: Any,
+    ) -> Node:
+        """Add a step.
+
+        Args:
+            operation: a function, an `@operation`, or a type name (`"shell"`, `"http"`, `"mcp"`, ...)
+                whose own fields (`command=`, `url=`, ...) are then given as keywords.
+            id: by default the function's name, with a number where that is taken.
+            after: nodes that must have ended first, without their results.
+            arguments, given: what the function is called with. A Node stands for its result, also inside lists
+                and maps; a string may hold references such as `"${note | title}"`. Names of policies (timeout,
+                retry, ...) among the keywords override the operation's own; an argument of such a name goes
+                into `arguments`.
+            when, foreach: as in workflow files; a Node may be given.
+
+        Raises:
+            DefinitionError: the id is taken or malformed, the function cannot be imported by a worker, or a
+                node of another workflow is used.
+        """
+        given_policy = {
+            key: given.pop(key) for key in list(given) if key in _POLICIES and _is_policy(operation, key)
+        }
+        spec = self._operation(operation, given_policy, given)
+        if type(operation) is str and spec.type != "python":
+            given = {}
+        node_id = self._new_id(id, operation)
+        own = {**arguments, **given} if arguments else given
+        needs = tuple([self._known(each) for each in after]) if after else ()
+        node = NodeSpec(
+            node_id,
+            spec,
+            self._value(own) if own else _NO_ARGUMENTS,
+            needs,
+            self._value(when),
+            self._value(foreach),
+        )
+        self._nodes.append(node)
+        self._ids.add(node_id)
+        return Node(node_id, self)
+
+    def to_spec(self) -> WorkflowSpec:
+        """What the engine takes.
+
+        Raises:
+            DefinitionError: there are no nodes.
+            SecretInStateError: a value holds a secret itself.
+        """
+        if not self._nodes:
+            raise DefinitionError([Problem("", "there are no nodes", "add one")], source=self.name)
+        spec = WorkflowSpec(
+            name=self.name,
+            nodes=self._nodes,
+            description=self.description,
+            inputs=self.inputs,
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+        )
+        from sage_actors.supervisor.definitions.literals import (
+            refuse_literals,  # not for a worker that imports a script
+        )
+
+        refuse_literals(spec, [node.id for node in self._nodes])
+        return spec
+
+    def to_dict(self) -> dict[str, Any]:
+        """The workflow in the file format."""
+        return self.to_spec().to_dict()
+
+    def _new_id(self, given: str | None, operation: Any) -> str:
+        if given is not None:
+            if given in self._ids:
+                raise DefinitionError(
+                    [Problem(given, "there is a node of this id already", "give another id=")]
+                )
+            if not _ID.match(given) or given in _RESERVED:
+                hint = "use A-Z a-z 0-9 _ -, and none of " + ", ".join(sorted(_RESERVED))
+                raise DefinitionError([Problem(given, "this cannot be the id of a node", hint)])
+            return given
+        base = operation if type(operation) is str else operation.__name__
+        node_id, number = base, 1
+        while node_id in self._ids:
+            number += 1
+            node_id = f"{base}-{number}"
+        return node_id
+
+    def _operation(self, operation: Any, policy: dict[str, Any], given: dict[str, Any]) -> OperationSpec:
+        if type(operation) is str:
+            return build_operation(operation, dict(self._value(given)), policy)
+        if not policy:
+            known = self._operations.get(operation)
+            if known is not None:
+                return known
+        own = operation if isinstance(operation, Operation) else Operation(operation, {})
+        spec = build_operation("python", {"call": _call_path(own.function)}, {**own.policy, **policy})
+        if inspect.iscoroutinefunction(own.function):
+            spec = replace(spec, is_async=True)
+        if not policy:
+            self._operations[operation] = spec
+        return spec
+
+    def _known(self, node: Node | str) -> str:
+        node_id = node.id if isinstance(node, Node) else node
+        if (isinstance(node, Node) and node.workflow is not self) or node_id not in self._ids:
+            raise DefinitionError(
+                [Problem("after", f"{node_id!r} is no node of this workflow", "add it first")]
+            )
+        return node_id
+
+    def _value(self, value: Any) -> Any:
+        """`value` with every Node in it as a reference."""
+        if type(value) is Node:
+            return f"${{{self._known(value)}}}"
+        if isinstance(value, Mapping):
+            return {key: self._value(each) for key, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._value(each) for each in value]
+        return value
+
+
+def _is_policy(operation: Any, key: str) -> bool:
+    """Whether a keyword of `add` is a policy: a function's own parameter of that name comes first."""
+    if type(operation) is str:
+        return True
+    function = operation.function if isinstance(operation, Operation) else operation
+    try:
+        return key not in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return True
+
+
+def build_operation(kind: str, config: dict[str, Any], policy: dict[str, Any]) -> OperationSpec:
+    """The operation, checked as one in a file is.
+
+    Raises:
+        DefinitionError: everything that is wrong with its fields and policies.
+    """
+    from sage_actors.supervisor.definitions.shape import check_shape
+    from sage_actors.supervisor.definitions.specs import spec_from_dict
+
+    said = {"id": "operation", "type": kind, **config, **{key: _plain(each) for key, each in policy.items()}}
+    whole = {"name": "workflow", "nodes": [said]}
+    problems, _faults = check_shape(whole)
+    if problems:
+        name = config.get("call", kind)
+        raise DefinitionError(
+            [replace(each, place=each.place.replace("nodes[0]", name, 1)) for each in problems]
+        )
+    return spec_from_dict(whole).nodes[0].operation
+
+
+def _plain(value: Any) -> Any:
+    """A policy in the terms of a file."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if is_dataclass(value) and not isinstance(value, type):
+        out = {each.name: getattr(value, each.name) for each in fields(value)}
+        return {
+            key: list(each) if isinstance(each, tuple) else each
+            for key, each in out.items()
+            if each is not None
+        }
+    return value
+
+
+def _seconds(value: float | str | timedelta) -> float:
+    from sage_actors.messages.units import parse_duration
+
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return parse_duration(value) if isinstance(value, str) else float(value)
+
+
+def _call_path(function: Any) -> str:
+    """`package.module:qualname`, if a worker process can find the function under it.
+
+    Raises:
+        DefinitionError: it cannot: a lambda, a closure, a bound method, something without a module.
+    """
+    module = getattr(function, "__module__", None)
+    name = getattr(function, "__qualname__", None)
+    if not module or not name:
+        raise _unusable(repr(function), "it has no importable name", "use a function defined in a module")
+    if "<lambda>" in name or "<locals>" in name:
+        kind = "a lambda" if "<lambda>" in name else "defined inside a function"
+        raise _unusable(
+            name, f"it is {kind}, and workers import operations by name", "define it at module level"
+        )
+    if inspect.ismethod(function) and not inspect.isclass(function.__self__):
+        raise _unusable(name, "it is a method of an object, which workers do not have", "use a function")
+    if module == "__main__" and getattr(sys.modules.get("__main__"), "__file__", None) is None:
+        raise _unusable(
+            name, "it was defined interactively, and workers have no file to import", "put it in a file"
+        )
+    return f"{module}:{name}"
+
+
+def _unusable(name: str, why: str, hint: str) -> DefinitionError:
+    return DefinitionError([Problem(name, f"cannot be an operation: {why}", hint)])
+
+
+def _concurrency(value: Any) -> int | None:
+    if value is None or (type(value) is int and value >= 1):
+        return value
+    raise DefinitionError([Problem("concurrency", f"must be a whole number of at least 1, not {value!r}")])
+
+
+def _input(value: Any) -> InputSpec:
+    return value if isinstance(value, InputSpec) else InputSpec(required=False, default=value)

@@ -1,0 +1,1 @@
+"""From a journal back to a run: opening, restoring, carrying over, forking, looking."""

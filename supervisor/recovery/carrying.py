@@ -1,0 +1,88 @@
+"""A run goes on under an edited definition: what stays, in the numbers of the new one.
+
+Nothing is copied. The readers of a journal do this whenever they come to the edited definition, from the state that
+the records before it made, so that it needs no records of its own and cannot be half written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sage_actors.messages.codec import pack
+from sage_actors.supervisor.core import states as st
+from sage_actors.supervisor.core.run_core import RunCore
+
+__all__ = ["Transient", "carry_nodes", "items_of", "top_of"]
+
+Transient = tuple[
+    dict[int, Any], dict[int, Any]
+]  # what was open, by old number; where it goes, by new number
+
+
+def top_of(run: RunCore, node: int) -> int:
+    """The node of the definition that `node` is, or is a part of."""
+    while node >= run.plan.size:
+        node = run.scopes[node - run.plan.size].owner
+    return node
+
+
+def items_of(run: RunCore, node: int) -> bytes:
+    """The packed list (or the inputs) from which `node` was expanded."""
+    inner = run.inner.get(node)
+    if inner is not None:
+        return pack(dict(inner.inputs), what="the inputs of a sub-workflow")
+    first, count = run.children[node]
+    start = first - run.plan.size
+    return pack([each.item for each in run.scopes[start : start + count]], what="the list of a foreach")
+
+
+def carry_nodes(
+    old: RunCore,
+    new: RunCore,
+    changed: Iterable[str],
+    *,
+    doubts: Mapping[int, int],
+    open_nodes: Iterable[Transient],
+) -> None:
+    """Give `new` what `old` knows of the nodes that are not in `changed` (ids, downstream ones included).
+
+    Their expansions go over with all children. A node in doubt stays in doubt, changed or not.
+    """
+    dropped = set(changed)
+    ids = old.plan.ids[: old.plan.visible]
+    same_id = {node: new.plan.by_id[each] for node, each in enumerate(ids) if each in new.plan.by_id}
+    kept = {node: here for node, here in same_id.items() if ids[node] not in dropped}
+    new.frames = old.frames
+    _expand_again(old, new, kept)
+    for node, here in kept.items():
+        if old.state[node] == st.SUCCEEDED:
+            _carry_result(old, new, node, here)
+        if node in old.crashes:
+            new.crashes[here] = old.crashes[node]
+        if node in old.tries:
+            new.tries[here] = old.tries[node]
+    for before, after in open_nodes:
+        after.update((kept[node], said) for node, said in before.items() if node in kept)
+    for node, attempt in doubts.items():
+        place = kept.get(node, same_id.get(node))
+        if place is not None:
+            new.state[place], new.attempts[place] = st.IN_DOUBT, attempt
+            new.doubts.add(place)
+    new.busy_us, new.usage = old.busy_us, old.usage
+
+
+def _expand_again(old: RunCore, new: RunCore, kept: dict[int, int]) -> None:
+    """In the same order; adds the children to `kept`."""
+    for node, (first, count) in old.children.items():
+        if node in kept:
+            begins = new.expand(kept[node], items_of(old, node), count)
+            kept.update((first + i, begins + i) for i in range(count))
+
+
+def _carry_result(old: RunCore, new: RunCore, node: int, here: int) -> None:
+    new.state[here] = st.SUCCEEDED
+    new.attempts[here] = old.attempts[node]
+    new.where_stored[here] = old.where_stored[node]
+    if not new.is_gate(here):
+        new.counts["succeeded"] += 1

@@ -1,0 +1,1 @@
+"""A machine and a project made ready: doctor and init."""
