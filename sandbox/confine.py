@@ -36,6 +36,7 @@ STEPS = (
     "capabilities",
     "seccomp",
 )
+_SHARED_MEMORY = "/dev/shm"
 
 _AS_ROOT = frozenset(
     (kernel.CAP_CHOWN, kernel.CAP_DAC_OVERRIDE, kernel.CAP_FOWNER, kernel.CAP_FSETID)
@@ -156,9 +157,11 @@ def _restrict_files(profile: Profile, tier: str, private: list[str]) -> None:
         landlock.restrict({**common, **spread})
         return
     grants = dict.fromkeys(profile.read, landlock.EXECUTE) | common | {"/dev/pts": landlock.USE_TERMINAL}
+    if not profile.shared:
+        private, grants[_SHARED_MEMORY] = [], landlock.SHARE
     for path in (*private, *profile.write):
         grants[path] = landlock.WRITE
-    landlock.restrict(grants)
+    landlock.restrict(grants, connect=profile.connect)
 
 
 def _filter_calls(profile: Profile, tier: str) -> None:

@@ -19,15 +19,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from sage_actors.sandbox import kernel
 from sage_actors.sandbox.profile import is_beneath
 
-__all__ = ["EXECUTE", "READ", "USE_DEVICE", "USE_TERMINAL", "WRITE", "abi", "restrict", "spread"]
+__all__ = ["EXECUTE", "READ", "SHARE", "USE_DEVICE", "USE_TERMINAL", "WRITE", "abi", "restrict", "spread"]
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_REMOVE_FILE, _MAKE_REG = 1 << 5, 1 << 8
 _MAKE_CHAR, _MAKE_BLOCK, _TRUNCATE, _IOCTL_DEV, _RESOLVE_UNIX = 1 << 6, 1 << 11, 1 << 14, 1 << 15, 1 << 16
 
 READ = _READ_FILE | _READ_DIR
 EXECUTE = READ | _EXECUTE
 WRITE = ((1 << 16) - 1) & ~(_MAKE_CHAR | _MAKE_BLOCK | _IOCTL_DEV)
 LIST = _READ_DIR
+SHARE = _READ_FILE | _WRITE_FILE | _MAKE_REG | _REMOVE_FILE | _TRUNCATE  # files whose names one knows
 USE_DEVICE = _READ_FILE | _WRITE_FILE
 USE_TERMINAL = READ | _WRITE_FILE | _IOCTL_DEV
 _ON_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV | _RESOLVE_UNIX
@@ -42,7 +44,7 @@ _HANDLED = {
     9: (1 << 17) - 1,
 }
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/sys", "/dev", "/proc")
-_BIND_TCP, _CONNECT_TCP = 1, 2
+_CONNECT_TCP = 1 << 1
 _SCOPE_ABSTRACT_UNIX, _SCOPE_SIGNAL = 1, 2
 _RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 2
 
@@ -59,11 +61,11 @@ def restrict(grants: Mapping[str, int], *, connect: Collection[int] | None = Non
     """From now on this thread, and all that it starts, reaches files only by `grants` (path: rights), cannot signal
     anyone outside, and reaches no abstract socket outside, as far as the kernel's version can.
 
-    connect: TCP ports that may be connected to, and none bound; None leaves TCP alone. A path that does not exist
-    is skipped, and so is a symbolic link, unless it was to be written: then OSError. no_new_privs must be set. Raises
-    OSError.
+    connect: TCP ports that may be connected to; None leaves TCP alone. A path that does not exist is skipped, and so
+    is a symbolic link, unless it was to be written: then OSError. no_new_privs must be set. Raises OSError.
     """
     version = abi()
+    connect = connect if version >= 4 else None
     ruleset = _create(version, with_network=connect is not None)
     try:
         for path, rights in grants.items():
@@ -83,7 +85,7 @@ def _handled(version: int) -> int:
 def _create(version: int, *, with_network: bool) -> int:
     if not version:
         kernel.call("landlock_create_ruleset", None, 0, 1)  # raises, with the kernel's reason
-    network = _BIND_TCP | _CONNECT_TCP if with_network and version >= 4 else 0
+    network = _CONNECT_TCP if with_network else 0
     scoped = _SCOPE_ABSTRACT_UNIX | _SCOPE_SIGNAL if version >= 6 else 0
     attributes = struct.pack("QQQ", _handled(version), network, scoped)
     size = 24 if version >= 6 else 16 if version >= 4 else 8

@@ -1,69 +1,68 @@
-"""`python -I -m sage_actors.sandbox.launch --tier T --profile JSON -- PROGRAM ...`: confines itself, becomes it.
+"""Starts a program that is to have less than the confined process that starts it: a stdio MCP server.
 
-For programs that a confined process starts and that are to have less than it has: a stdio MCP server. Exit 126 when
-it cannot be confined, 127 when the program cannot be executed, with the reason on standard error.
+    who starts it                                        python, which is to become the program
+      fd = order(profile, tier, argv, environ)   ----->    reads the order, confines itself, execve
+      command(fd), with `fd` handed on
+
+Nothing of the program's own variables is there before it is confined, since some of them load code (`LD_PRELOAD`), and
+no secret among them is ever on a command line. Exit 126 when it cannot be confined, 127 when the program cannot be
+executed, with the reason on standard error.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+import sage_actors
 from sage_actors.messages.errors import SandboxSetupError
-from sage_actors.sandbox.confine import TIERS, confine
+from sage_actors.sandbox.confine import confine
 from sage_actors.sandbox.profile import Profile
 
-__all__ = ["command", "main"]
+__all__ = ["command", "main", "order"]
 
 _CANNOT_CONFINE, _CANNOT_EXECUTE = 126, 127
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 4 << 20
 
 
-def command(profile: Profile, tier: str, argv: Sequence[str]) -> list[str]:
-    """The command line that executes `argv` confined to `profile`."""
-    text = json.dumps(profile.to_dict())
-    return [sys.executable, "-I", "-m", __name__, "--tier", tier, "--profile", text, "--", *argv]
+def order(profile: Profile, tier: str, argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """A descriptor that says what to start. It is the caller's, to be closed once the process is there."""
+    said = {"profile": profile.to_dict(), "tier": tier, "argv": list(argv), "environ": dict(environ)}
+    fd = os.memfd_create("sage-order", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as target:
+        target.write(json.dumps(said).encode())
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
+def command(fd: int) -> list[str]:
+    """The command line that carries out the order at `fd`, which the process must inherit."""
+    # Not `-m`: looking for installed packages takes as long as all the rest
+    root = os.path.dirname(os.path.dirname(os.path.abspath(sage_actors.__file__)))
+    code = f"import sys; sys.path.append({root!r}); from {__name__} import main; main({fd})"
+    return [sys.executable, "-I", "-S", "-c", code]
+
+
+def main(fd: int) -> NoReturn:
     """See the module's text. Never returns."""
-    options = _parser().parse_args(arguments)
+    name = "the program"
     try:
-        profile = Profile.from_dict(json.loads(_text(options.profile, options.profile_fd)))
-        confine(profile, options.tier, keep_fds=())
-    except (SandboxSetupError, ValueError, TypeError, OSError) as cause:
-        _end(_CANNOT_CONFINE, f"{options.argv[0]} was not started: {cause}")
+        with open(fd, "rb") as source:
+            said = json.loads(source.read(_MOST_BYTES))
+        argv, environ = list(said["argv"]), dict(said["environ"])
+        name = argv[0]
+        confine(Profile.from_dict(said["profile"]), said["tier"], keep_fds=())
+    except (SandboxSetupError, ValueError, TypeError, LookupError, OSError) as cause:
+        _end(_CANNOT_CONFINE, f"{name} was not started: {cause}")
     try:
-        os.execvp(options.argv[0], options.argv)
+        os.execvpe(name, argv, environ)
     except OSError as cause:
-        _end(_CANNOT_EXECUTE, f"{options.argv[0]} could not be executed: {cause.strerror}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sage_actors.sandbox.launch", description=__doc__)
-    parser.add_argument("--tier", required=True, choices=TIERS)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--profile", help="as JSON")
-    source.add_argument("--profile-fd", type=int, help="a descriptor to read it from")
-    parser.add_argument("argv", nargs="+")
-    return parser
-
-
-def _text(text: str | None, fd: int | None) -> str:
-    if text is not None or fd is None:
-        return text or ""
-    with open(fd, "rb") as source:
-        return source.read(_MOST_BYTES).decode()
+        _end(_CANNOT_EXECUTE, f"{name} could not be executed: {cause.strerror}")
 
 
 def _end(code: int, reason: str) -> NoReturn:
     print(reason, file=sys.stderr, flush=True)
     os._exit(code)
-
-
-if __name__ == "__main__":
-    main()

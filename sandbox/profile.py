@@ -54,7 +54,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One set of grants; see the module's text. `name` is for messages. network: may talk to the proxy."""
+    """One set of grants; see the module's text. `name` is for messages.
+
+    network: may talk to the proxy. connect: the only TCP ports that may be connected to (Landlock 4); None: any.
+    shared: the private directories of the root, which all of its processes share, are writable; otherwise only
+    shared memory, by those who know its name.
+    """
 
     name: str
     read: tuple[str, ...]
@@ -64,6 +69,8 @@ class Profile:
     network: bool = True
     limits: Limits = Limits()
     reopened: tuple[str, ...] = ()
+    connect: tuple[int, ...] | None = None
+    shared: bool = True
 
     def __post_init__(self) -> None:
         _check_paths(self)
