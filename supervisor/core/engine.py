@@ -201,8 +201,14 @@ class Engine:
     def _stop_tasks(self, run: RunCore) -> None:
         """End what executes, and take back what waits: nothing is given up while it might still begin."""
         self._aborting.add(run.number)
+        self._end_tasks(run)
+
+    def _end_tasks(self, run: RunCore) -> None:
+        """Those of a run that is to end, else those of its sub-workflows whose time is up."""
+        everything = run.number in self._aborting
         for worker in list(self.workers.values()):
-            keys = [key for key in worker.tasks if key[0] == run.number]
+            mine = (key for key in worker.tasks if key[0] == run.number)
+            keys = [key for key in mine if everything or run.is_cut(key[1])]
             if not keys:
                 continue
             if worker.is_async:
@@ -212,7 +218,7 @@ class Engine:
             head = next(iter(worker.tasks))
             if worker.solo and not worker.head_since:
                 continue  # its start is not on disk yet; the acknowledgement finds the run stopped
-            if head[0] == run.number:
+            if head in keys:
                 self._kill(worker, "cancelled")
             else:
                 self._ask_back(worker)
@@ -354,7 +360,7 @@ class Engine:
     def _submit_solo(self, run: RunCore, number: int, row: tuple[Any, ...]) -> None:
         """The start is on disk: now the worker may have it."""
         worker = self.workers.get(number)
-        if worker is None or worker.dying or not run.may_dispatch:
+        if worker is None or worker.dying or not run.may_dispatch or run.is_cut(row[1]):
             key = (row[0], row[1], row[2])
             if worker is not None and key in worker.tasks:
                 self._forget_task(worker, key)
@@ -456,7 +462,7 @@ class Engine:
     def _bad_answer(self, run: RunCore, row: list[Any]) -> None:
         _, node, _attempt, _status, micros, error, usage = row
         kind = error["type"]
-        stopped = kind == "OperationCancelled" and run.stopping is not None
+        stopped = kind == "OperationCancelled" and (run.stopping is not None or run.is_cut(node))
         unanswered = (
             kind in ("OperationCancelled", "TimeoutExceeded") and run.operation(node).effect == "once"
         )
@@ -478,8 +484,8 @@ class Engine:
                 if run is not None:
                     run.given_back(key[1])
         for run in list(self.runs.values()):
-            if run.number in self._aborting:
-                self._stop_tasks(run)  # one of it may have begun meanwhile
+            if run.number in self._aborting or run.overdue:
+                self._end_tasks(run)  # one of it may have begun meanwhile
             run.settle()
         self.dispatch()
 
@@ -655,6 +661,8 @@ class Engine:
                 if run.timed_out:
                     self._stop_tasks(run)
                     run.settle()
+                elif run.overdue:
+                    self._end_tasks(run)
         elif what[0] == "check":
             worker = self.workers.get(what[1])
             if worker is not None:

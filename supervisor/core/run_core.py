@@ -35,7 +35,7 @@ from sage_actors.messages.records import (
 from sage_actors.messages.wire import Evidence, error_map
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.ports import Ports, RunOptions, Scope
-from sage_actors.supervisor.core.run_savings import RunSavings
+from sage_actors.supervisor.core.run_instances import RunInstances
 from sage_actors.supervisor.core.run_state import CHILD, GATHER
 from sage_actors.supervisor.definitions.references import parse_template, truthy
 
@@ -56,7 +56,7 @@ _TOLD = (
 )
 
 
-class RunCore(RunSavings):
+class RunCore(RunInstances):
     """One run. The engine calls in, `ports` is called out; nothing here blocks."""
 
     # ------------------------------------------------------------------ begin
@@ -81,6 +81,8 @@ class RunCore(RunSavings):
         if self.is_limited and (reason := self._spent()) is not None:
             self.stop(reason)
         for node in list(self.children):
+            if self.state[node] == st.EXPANDED:
+                self._time_instance(node)
             if self.left.get(node) == 0 or (node in self.inner and self.inner[node].open == 0):
                 self._close_expansion(node)
         self.settle()
@@ -121,6 +123,8 @@ class RunCore(RunSavings):
                     self._make_ready(node, self.simple[node] - 1)
                 else:
                     self._consider(node)
+        if self.roomy:
+            self._fill_rooms()
         if self.is_hungry:
             self.hungry[self.number] = self
         self._look_for_the_end()
@@ -131,6 +135,9 @@ class RunCore(RunSavings):
 
     def _consider(self, node: int) -> None:
         """All dependencies of `node` ended: run, skip, expand, or wait for something else."""
+        if self.overdue and self.is_cut(node):
+            self._cut(node)
+            return
         scope, local = self.where(node)
         if scope.only < 0 and local in scope.plan.gates:
             self._judge_gate(node, scope, local)
@@ -159,12 +166,17 @@ class RunCore(RunSavings):
         return when is None or truthy(self.evaluate(scope, local, when))
 
     def _to_worker(self, node: int, operation: OperationSpec) -> None:
+        if self.overdue and self.is_cut(node):
+            self._cut(node)
+            return
         if self._asks_cache(node, operation) or self._is_over_budget(node, operation):
             return
         if operation.endpoint is not None and node not in self.permits:
             self.state[node] = st.HELD
             self.held[node] = "breaker"
             self.line.want(node, operation.endpoint)
+        elif self.rooms and self._waits_for_room(node):
+            return
         elif operation.effect == "once" or node in self.alone:
             self.state[node] = st.READY
             heapq.heappush(self.solo[operation.lane], self._key(node))
@@ -363,6 +375,9 @@ class RunCore(RunSavings):
         if self.permits:
             for row in rows:
                 self._return_permit(row[0], True, None)
+        if self.rooms:
+            for row in rows:
+                self._leave(row[0])
         self._commit(rows)
 
     def _commit(self, rows: Sequence[Sequence[Any]], extra: tuple[Record, ...] = ()) -> None:
@@ -419,9 +434,11 @@ class RunCore(RunSavings):
         if error["type"] == "SandboxViolation":
             answered = None  # it was never asked
         self._return_permit(node, answered, retry_after)
+        self._leave(node)
         tries = self.tries[node] = self.tries.get(node, 0) + 1
         policy = operation.retry
         wanted = error["type"] in policy.on if policy.on else error.get("retryable", True)
+        wanted = wanted and not self.is_cut(node)
         self.errors[node] = error
         attempt = self.attempts[node]
         if wanted and tries < policy.max_attempts:  # also in a cancelled run: resumed, it goes on there
@@ -482,6 +499,7 @@ class RunCore(RunSavings):
         self.running += 1
         self.attempts[node] += 1
         self._return_permit(node, None, None)
+        self._leave(node)
         if self.operation(node).has_fallback:
             self._take_fallback(node)
         else:
@@ -600,6 +618,7 @@ class RunCore(RunSavings):
             subplan = scope.plan.subplans[local]
             inner = Scope(subplan, first, data, node, prefix + "/", scope.item, scope.index, open=count)
             self.inner[node] = inner
+            self._open_room(node)
             self.scopes.extend([inner] * count)
             self.indegree.extend(subplan.indegree)
             for each, uses in subplan.value_uses.items():
@@ -614,6 +633,7 @@ class RunCore(RunSavings):
 
     def release_children(self, node: int) -> None:
         first, count = self.children[node]
+        self._time_instance(node)
         self.todo.extend(
             each for each in range(first, first + count) if self.indegree[each] == 0 and not self.state[each]
         )
@@ -629,6 +649,10 @@ class RunCore(RunSavings):
         """All children of `node` ended: its own result, or its own failure."""
         if self.state[node] != st.EXPANDED:
             return
+        self.rooms.pop(node, None)
+        if self.overdue and self.is_cut(node):
+            self._cut(node)
+            return
         first, count = self.children[node]
         inner = self.inner.get(node)
         failed = (
@@ -642,6 +666,9 @@ class RunCore(RunSavings):
             ]
         self.running += 1
         self.attempts[node] = max(self.attempts[node], 1)
+        if node in self.overdue:
+            self._fail_overdue(node)
+            return
         if failed:
             cause = self.errors.get(failed[0], {}).get("message", "")
             text = f"{len(failed)} of {count} children failed; the first: {self.id_of(failed[0])}: {cause}"
@@ -726,6 +753,10 @@ class RunCore(RunSavings):
             return
         if not self.is_live:
             return  # the run's last record is on its way; a resume goes on here
+        if why == "instance_timeout":
+            self._cut_off(node)
+            self.settle()
+            return
         if self.held.get(node) != why or (why == "retry" and self.attempts[node] != attempt):
             return
         del self.held[node]
@@ -795,18 +826,22 @@ class RunCore(RunSavings):
             for node in self.line.asked(endpoint)
             if self.state[node] in (st.HELD, st.READY) and self.held.get(node) != "open breaker"
         ]
-        urgencies = {self._key(node) for node in unused if node in self.permits}
+        self._withdraw({self._key(node) for node in unused if node in self.permits})
+        for node in unused:
+            self.permits.pop(node, None)
+            self._leave(node)
+            self.state[node] = st.HELD
+            self.held[node] = "breaker"
+            self.ports.report_permit(self, node, endpoint, None, None)
+            self.ports.request_permit(self, node, endpoint)
+
+    def _withdraw(self, urgencies: set[int]) -> None:
+        """These are not ready any more."""
         if urgencies:
             for ready, solo in zip(self.ready, self.solo, strict=True):
                 ready.discard(urgencies)
                 solo[:] = [each for each in solo if each not in urgencies]
                 heapq.heapify(solo)
-        for node in unused:
-            self.permits.pop(node, None)
-            self.state[node] = st.HELD
-            self.held[node] = "breaker"
-            self.ports.report_permit(self, node, endpoint, None, None)
-            self.ports.request_permit(self, node, endpoint)
 
     def _call_begins(self, node: int) -> None:
         """A node that holds a permit was handed to a worker."""
@@ -843,6 +878,7 @@ class RunCore(RunSavings):
             token=("doubt", node) if doubtful else None,
         )
         self._return_permit(node, None, None)
+        self._leave(node)
         if doubtful:
             self.state[node] = st.IN_DOUBT
             self.doubts.add(node)

@@ -81,6 +81,10 @@ class RunState:
         self.children: dict[int, tuple[int, int]] = {}
         self.left: dict[int, int] = {}  # children of a foreach that have not ended
         self.inner: dict[int, Scope] = {}
+        self.rooms: dict[int, Any] = {}  # by the node of a sub-workflow that limits its concurrency
+        self.roomy: set[int] = set()  # of those, where a place became free and somebody waits
+        self.overdue: set[int] = set()  # sub-workflows whose time is up, and which have not ended
+        self.spent_s: dict[int, float] = {}  # of their timeouts, in earlier processes
         self.held: dict[int, str] = {}
         self.doubts: set[int] = set()
         self.permits: dict[int, str] = {}

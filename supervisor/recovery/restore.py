@@ -57,6 +57,8 @@ class Restored:
     """A journal, folded. status: of the last end that was written, "" while none was.
 
     waits: node -> (reason, until, length in seconds); inflight: started and not ended, with its attempt.
+    last_at: of the last record. idle_s: nobody carried the run out so long. begun: node -> when a sub-workflow began
+    (anew), less idle_s then.
     verdicts: node -> error, failed by a decision while nobody carried the run out: not tried again at once.
     """
 
@@ -68,6 +70,9 @@ class Restored:
     status: str = ""
     reason: str = ""
     seconds: float = 0.0
+    last_at: float = 0.0
+    idle_s: float = 0.0
+    begun: dict[int, float] = field(default_factory=dict)
     inflight: dict[int, int] = field(default_factory=dict)
     waits: dict[int, tuple[str, float | None, float]] = field(default_factory=dict)
     retries: dict[int, tuple[float, float]] = field(default_factory=dict)
@@ -82,7 +87,7 @@ class Restored:
 
     def forget_what_was_open(self) -> None:
         """Another definition takes over: node numbers mean other nodes."""
-        for each in (self.inflight, self.waits, self.retries, self.verdicts, self.phases):
+        for each in (self.inflight, self.waits, self.retries, self.verdicts, self.phases, self.begun):
             each.clear()
         self.fallbacks.clear()
 
@@ -131,7 +136,7 @@ def carry_over(restored: Restored, new: RunCore, changed: Iterable[str]) -> None
     old = restored.run
     assert old is not None
     waits, retries = dict(restored.waits), dict(restored.retries)
-    inflight, verdicts = dict(restored.inflight), dict(restored.verdicts)
+    inflight, verdicts, begun = dict(restored.inflight), dict(restored.verdicts), dict(restored.begun)
     doubts = doubtful(restored)
     restored.forget_what_was_open()
     open_nodes: list[Transient] = [
@@ -139,6 +144,7 @@ def carry_over(restored: Restored, new: RunCore, changed: Iterable[str]) -> None
         (retries, restored.retries),
         ({node: each for node, each in inflight.items() if node not in doubts}, restored.inflight),
         (verdicts, restored.verdicts),
+        (begun, restored.begun),
     ]
     carry_nodes(old, new, changed, doubts=doubts, open_nodes=open_nodes)
 
@@ -148,6 +154,8 @@ def _apply(restored: Restored, record: Record, location: Location, index: int) -
     if isinstance(record, SegmentOpened):
         restored.segments.append(record)
         restored.status = restored.reason = ""
+        if restored.last_at:
+            restored.idle_s += max(0.0, record.at - restored.last_at)
         if record.reason != DECIDED_OFFLINE:
             restored.verdicts.clear()
     elif run is None:
@@ -167,6 +175,7 @@ def _apply(restored: Restored, record: Record, location: Location, index: int) -
         _apply_node(restored, run, record)
     else:
         _apply_run(restored, run, record)
+    restored.last_at = record.at
 
 
 def _started(restored: Restored, run: RunCore, record: Any, location: Location, index: int) -> None:
@@ -208,6 +217,7 @@ def _apply_node(restored: Restored, run: RunCore, record: Any) -> None:
     restored.waits.pop(node, None)
     restored.fallbacks.discard(node)
     if isinstance(record, NodeFailed):
+        _begin_anew(restored, record)
         run.attempts[node] = record.attempt
         run.errors[node] = record.error
         run.busy_us += record.micros
@@ -233,6 +243,7 @@ def _apply_node(restored: Restored, run: RunCore, record: Any) -> None:
             run.doubts.add(node)
             run.state[node] = st.IN_DOUBT
     elif isinstance(record, NodeSkipped):
+        _begin_anew(restored, record)
         run.state[node] = st.SKIPPED
         run.skip_reasons[node] = record.reason
     elif isinstance(record, NodeWaiting):
@@ -241,6 +252,14 @@ def _apply_node(restored: Restored, run: RunCore, record: Any) -> None:
         run.state[node] = st.HELD
     else:
         _expanded(run, record)
+        if node in run.inner:
+            restored.begun[node] = record.at - restored.idle_s
+
+
+def _begin_anew(restored: Restored, record: NodeFailed | NodeSkipped) -> None:
+    """A sub-workflow that is tried again has all of its timeout."""
+    if record.node in restored.begun:
+        restored.begun[record.node] = record.at - restored.idle_s
 
 
 def _expanded(run: RunCore, record: NodeExpanded) -> None:
@@ -295,6 +314,8 @@ def prepare(restored: Restored, *, now: float) -> None:
     for node in run.children:
         if run.state[node] != st.SUCCEEDED and node not in settled:
             run.state[node] = st.EXPANDED  # also where it failed: its children keep their numbers and results
+    worked_until = restored.last_at - restored.idle_s
+    run.spent_s = {node: max(0.0, worked_until - begun) for node, begun in restored.begun.items()}
     run.skip_reasons.clear()
     run.counts["failed"] = run.counts["skipped"] = 0
     _reopen_withheld(run)

@@ -384,6 +384,7 @@ class Life:
         ensure(node_id not in script.emitted, "G-04", f"{node_id} had succeeded and runs again")
         self._check_durable(core, script, node)
         self._check_concurrency(core, worker)
+        self._check_instances(core, node)
         operation = core.operation(node)
         if operation.endpoint is not None:
             token = (number, node, self.asked.get((number, node)))
@@ -427,6 +428,18 @@ class Life:
         if limit is not None:
             now = sum(key[0] == core.number for each in self.workers.values() for key in each.executing)
             ensure(now < limit, "G-11", f"{now + 1} nodes of {core.run_id} execute, at most {limit}")
+
+    def _check_instances(self, core: RunCore, node: int) -> None:
+        executing = [
+            key[1] for each in self.workers.values() for key in each.executing if key[0] == core.number
+        ]
+        for owner in core._owners(node):
+            limit = core.inner[owner].plan.spec.concurrency if owner in core.inner else None
+            if limit is not None:
+                now = sum(owner in core._owners(each) for each in executing)
+                ensure(
+                    now < limit, "G-11", f"{now + 1} nodes in {core.id_of(owner)} execute, at most {limit}"
+                )
 
     def finished(self, row: tuple[Any, ...], *, well: bool, value: Any = None) -> None:
         script, node_id = self.scripts[row[0]], row[4]
