@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from spec_projects import go_project, python_project, rust_project, ts_project, write
 
+from sage_actors.servers.corpus.sources import Sources
 from sage_actors.servers.implementation.check_runner import run_check
 from sage_actors.servers.implementation.checks import Check, best_check, detect_checks
-from sage_actors.servers.specification.sources import Sources
 from sage_actors.servers.specification.tests import find_tests, narrowed, new_test_path
 from sage_actors.servers.specification.words import WordIndex
 

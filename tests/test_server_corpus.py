@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sage_actors.servers.corpus import corpus as corpus_module
-from sage_actors.servers.corpus.code import code_pieces, definitions, note_pieces
+from sage_actors.servers.corpus import sources as sources_module
+from sage_actors.servers.corpus.code import Piece, code_pieces, definitions, note_pieces
 from sage_actors.servers.corpus.corpus import Corpus, corpus_of
 from sage_actors.servers.corpus.files import classify, decoded
 from sage_actors.servers.corpus.packages import declared_packages, packages
 from sage_actors.servers.corpus.relevance import Query, stems
 from sage_actors.servers.corpus.repository import Repository
+from sage_actors.servers.corpus.sources import sources_of
+from sage_actors.servers.specification.study import Study
 
 Files = Callable[..., Path]
 
@@ -76,15 +80,20 @@ DEFINED = [
 
 @pytest.mark.parametrize(("language", "text", "names"), DEFINED, ids=[f"{d[0]}-{d[2][0]}" for d in DEFINED])
 def test_definitions_are_found_by_name_and_owner(language: str, text: str, names: list[str]) -> None:
-    found = list(definitions(text, language))
-    assert [each.name for each in found] == names
     lines = text.split("\n")
+    found = list(definitions(lines, language))
+    assert [each.name for each in found] == names
     assert all(each.name.rpartition(".")[2] in lines[each.line - 1] for each in found)
+
+
+def _pieces(text: str) -> list[Piece]:
+    lines = text.split("\n")
+    return list(code_pieces(lines, list(definitions(lines, "python")), "a.py", "code", 1.0))
 
 
 def test_a_piece_takes_the_comment_above_its_definition_along() -> None:
     text = "import x\n\n\n# Slows callers down.\n@cached\ndef limit():\n    return 1\n"
-    first, second = code_pieces(text, "a.py", "python", "code", 1.0)
+    first, second = _pieces(text)
     assert (first.passage.text, first.passage.line, first.defines) == ("import x", 1, False)
     assert (second.title, second.passage.line, second.defines) == ("limit", 4, True)
     assert second.passage.text.startswith("# Slows callers down.\n@cached\ndef limit")
@@ -92,7 +101,7 @@ def test_a_piece_takes_the_comment_above_its_definition_along() -> None:
 
 def test_a_long_definition_has_pieces_with_its_name_and_their_own_lines() -> None:
     text = "def long():\n" + "".join(f"    call_number_{n}()\n\n" for n in range(200))
-    pieces = list(code_pieces(text, "a.py", "python", "code", 1.0))
+    pieces = _pieces(text)
     assert len(pieces) > 3
     assert [piece.defines for piece in pieces] == [True] + [False] * (len(pieces) - 1)
     lines = text.split("\n")
@@ -104,7 +113,7 @@ def test_a_long_definition_has_pieces_with_its_name_and_their_own_lines() -> Non
 
 def test_notes_in_comments_are_found_with_what_goes_on_below() -> None:
     text = "x = 1  # TODO(ann): limit this\n# per user, please\ny = 2\nTODO = 3\n// FIXME later\n"
-    first, second = note_pieces(text, "a.py", 1.0)
+    first, second = note_pieces(text.split("\n"), "a.py", 1.0)
     assert (first.passage.line, first.passage.text) == (
         1,
         "x = 1  # TODO(ann): limit this\n# per user, please",
@@ -349,3 +358,34 @@ def test_the_definition_comes_before_those_who_mention_it(project: Files, topic:
         }
     )
     assert corpus_of(root).search(topic)[0].piece.passage.source == best
+
+
+def test_research_a_specification_and_a_plan_read_each_file_once(
+    project: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: Counter[str] = Counter()
+    real = Repository.read_bytes
+
+    def counted(self: Repository, path: str, limit_bytes: int = 1_000_000) -> bytes | None:
+        read[path] += 1
+        return real(self, path, limit_bytes)
+
+    root = project({"src/limit.py": "def limit(): ...\n", "README.md": "# Limits\n\nRates of calls.\n"})
+    monkeypatch.setattr(Repository, "read_bytes", counted)
+    corpus = corpus_of(root)
+    assert corpus.search("limit")
+    for _ in range(2):
+        assert Study(root, "limit calls", "feature").survey.candidates
+    assert read["src/limit.py"] == read["README.md"] == 1
+    (root / "src/limit.py").write_text("def limit_all(): ...\n")
+    [changed] = Study(root, "limit calls", "feature").survey.candidates
+    assert changed.symbol.name == "limit_all"
+
+
+def test_text_beyond_the_bound_is_not_kept(project: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources_module, "_HELD_BYTES", 10)
+    sources = sources_of(project({"a.py": "x = 1\n" * 10, "b.py": "y = 1\n" * 10}))
+    first = [sources.lines("a.py"), sources.lines("b.py")]
+    assert sources.lines("a.py") is first[0]
+    assert sources.lines("b.py") == first[1]
+    assert sources.lines("b.py") is not first[1]

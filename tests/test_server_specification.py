@@ -22,10 +22,10 @@ from spec_projects import (
 
 from sage_actors.messages.backend import Completion, TokenUsage
 from sage_actors.messages.errors import OperationError
+from sage_actors.servers.corpus.sources import Sources
 from sage_actors.servers.settings import ServerSettings
 from sage_actors.servers.specification.markdown import Document, block, code, plain
 from sage_actors.servers.specification.server import create_server
-from sage_actors.servers.specification.sources import Sources
 from sage_actors.servers.specification.topic import Topic, stem
 
 TOPIC = "rate limiting for the public API"

@@ -99,8 +99,8 @@ def _run(
 
 
 def _detected(directory: Path) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    from sage_actors.servers.corpus.sources import Sources
     from sage_actors.servers.implementation.checks import best_check, detect_checks
-    from sage_actors.servers.specification.sources import Sources
 
     checks = detect_checks(Sources(directory))
     best = [best_check(checks, cast(Any, kind)) for kind in _KINDS]

@@ -8,7 +8,7 @@ extra; what a piece cites is always the text that stands there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -55,11 +55,16 @@ _PATTERNS: dict[str, str] = {
     ),
 }
 _COMPILED = {language: re.compile(pattern) for language, pattern in _PATTERNS.items()}
-_HINTS = {"python": ("def ", "class "), "go": ("func", "type", "var", "const")}  # cheaper than a pattern
+_HINTS = {  # cheaper than a pattern
+    "python": re.compile("def |class "),
+    "go": re.compile("func|type|var|const"),
+}
+_ANY = re.compile("")
 _PIECE_CHARS = 900
 _CONTAINERS = _words("class interface impl trait struct enum mod namespace module defmodule object extension")
 _ABOVE = re.compile(r"\s*(#(?!include|define|if|endif|!)|//|/\*|\*|--|@|///|;;|%%|\[\w)")
 _NOTE = re.compile(r"(?:#|//|/\*|^\s*\*|--|;|<!--|%)[^\n]{0,80}?\b(TODO|FIXME|XXX|HACK)\b")
+_NOTED = re.compile("TODO|FIXME|XXX|HACK").search
 _COMMENT = re.compile(r"\s*(#|//|\*|--|;|%)")
 
 
@@ -85,16 +90,16 @@ class Piece:
     extra: str = ""
 
 
-def definitions(text: str, language: str) -> Iterator[Definition]:
-    """What `text` defines, in its order; nested ones qualified as `Outer.inner`."""
+def definitions(lines: Sequence[str], language: str) -> Iterator[Definition]:
+    """What the lines of a file define, in their order; nested ones qualified as `Outer.inner`."""
     pattern = _COMPILED.get(language)
     if pattern is None:
         return
-    lines, hints = text.split("\n"), _HINTS.get(language, ("",))
+    hinted = _HINTS.get(language, _ANY).search
     owners: list[tuple[int, str]] = []  # containers that are open, by indentation
     last = 0
     for number, line in enumerate(lines):
-        if not line or len(line) > 300 or not any(hint in line for hint in hints):
+        if not line or len(line) > 300 or not hinted(line):
             continue
         if (match := pattern.match(line)) is None:
             continue
@@ -113,15 +118,14 @@ def definitions(text: str, language: str) -> Iterator[Definition]:
         yield Definition(qualified, number + 1, first + 1)
 
 
-def code_pieces(text: str, source: str, language: str, kind: str, weight: float) -> Iterator[Piece]:
-    """The text cut before every definition; what stands above the first one is a piece of its own.
+def code_pieces(
+    lines: Sequence[str], defined: Sequence[Definition], source: str, kind: str, weight: float
+) -> Iterator[Piece]:
+    """The lines cut before every definition; what stands above the first one is a piece of its own.
 
     Of a test only the beginning is taken: tests are half of many projects, and more alike than anything else.
     """
-    lines = text.split("\n")
-    found = list(definitions(text, language))
-    if not found or found[0].first_line > 1:
-        found.insert(0, Definition("", 1, 1))
+    found = [Definition("", 1, 1), *defined] if not defined or defined[0].first_line > 1 else defined
     ends = [d.first_line - 1 for d in found[1:]] + [len(lines)]
     for definition, end in zip(found, ends, strict=True):
         defines = bool(definition.name)
@@ -135,7 +139,7 @@ def code_pieces(text: str, source: str, language: str, kind: str, weight: float)
             defines = False
 
 
-def _cuts(lines: list[str], first: int, end: int) -> Iterator[tuple[int, int]]:
+def _cuts(lines: Sequence[str], first: int, end: int) -> Iterator[tuple[int, int]]:
     """Runs of lines of at most `_PIECE_CHARS`, cut at a blank line where one is in the second half."""
     while first < end:
         if not lines[first].strip():
@@ -151,13 +155,10 @@ def _cuts(lines: list[str], first: int, end: int) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def note_pieces(text: str, source: str, weight: float) -> Iterator[Piece]:
+def note_pieces(lines: Sequence[str], source: str, weight: float) -> Iterator[Piece]:
     """TODO, FIXME, XXX and HACK in comments, each with the comment lines that go on below it."""
-    if not any(word in text for word in ("TODO", "FIXME", "XXX", "HACK")):
-        return
-    lines = text.split("\n")
     for number, line in enumerate(lines):
-        if len(line) < 400 and _NOTE.search(line):
+        if _NOTED(line) and len(line) < 400 and _NOTE.search(line):
             end = number + 1
             while end < min(number + 4, len(lines)) and _COMMENT.match(lines[end]):
                 end += 1

@@ -1,17 +1,14 @@
 """What a project says about itself, in passages that can be searched: one corpus for each state of a project.
 
-Documents, source text, tests, notes in comments, settings, dependencies, skills and the history. Building costs
-seconds on a large repository, so that one is shared by all tools and calls of a process as long as the files
-stay what they are; who asks while it is being built waits for it.
+Documents, source text, tests, notes in comments, settings, dependencies, skills and the history. It is built from the
+text that `sources.py` shares, and shared as that is.
 """
 
 from __future__ import annotations
 
 import re
-import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -21,13 +18,12 @@ from sage_actors.servers.corpus.code import Piece, code_pieces, note_pieces
 from sage_actors.servers.corpus.files import MAX_FILE_BYTES, FileClass, classify, decoded
 from sage_actors.servers.corpus.packages import Package, package_pieces, packages
 from sage_actors.servers.corpus.relevance import Found, Query, first_scores, weigh
-from sage_actors.servers.corpus.repository import EXCLUDED, Commit, Repository, SourceFile, shown_name
+from sage_actors.servers.corpus.repository import EXCLUDED, Commit, SourceFile, shown_name
+from sage_actors.servers.corpus.sources import Sources, sources_of
 
 __all__ = ["Corpus", "corpus_of"]
 
 MAX_TEXT_BYTES = 30_000_000
-_KEPT = 2  # corpora of as many projects stay in memory
-_COMMITS = 2000
 _BODY_CHARS = 600
 _HEADING = re.compile(r"(?:#{1,6}[ \t]+(?P<marked>.+)|(?P<plain>\S.*)\n[=\-~^\"*+]{3,}\s*$)", re.MULTILINE)
 _OPEN_ITEM = re.compile(r"\s*[-*]\s+\[ \]\s+\S")
@@ -35,28 +31,18 @@ _OPEN_ITEM = re.compile(r"\s*[-*]\s+\[ \]\s+\S")
 
 def corpus_of(project: Path) -> Corpus:
     """The corpus of the project as its files are now; built at the first call for a state, then shared."""
-    root = Repository(project).root
-    with _LOCK:
-        slot = _SLOTS.setdefault(root, _Slot())
-        _SLOTS.move_to_end(root)
-        while len(_SLOTS) > _KEPT:
-            _SLOTS.popitem(last=False)
-    with slot.lock:
-        repository = Repository(root)
-        state = repository.state_hash()
-        if slot.corpus is None or slot.corpus.state != state:
-            slot.corpus = Corpus(repository, state)
-        return slot.corpus
+    return sources_of(project).once(Corpus)
 
 
 class Corpus:
     """All passages of one state of a project. Safe to search from several threads."""
 
-    def __init__(self, repository: Repository, state: str) -> None:
-        self.repository, self.state = repository, state
+    def __init__(self, sources: Sources) -> None:
+        self.repository = repository = sources.repository
+        self.sources = sources
         self.files: list[tuple[SourceFile, FileClass]] = []
         self.notes = list(repository.notes)
-        self.commits: list[Commit] = repository.history(_COMMITS)
+        self.commits: list[Commit] = sources.history
         self.packages: list[Package]
         self.packages, notes = packages(repository)
         self.notes += notes
@@ -100,22 +86,20 @@ class Corpus:
             if taken + file.size_bytes > MAX_TEXT_BYTES:
                 self.notes.append(_left_out(len(classified) - number, taken))
                 return
-            data = self.repository.read_bytes(file.path, MAX_FILE_BYTES)
-            text = decoded(data) if data else None
-            if text and _is_script(file, kind, text):
+            lines = self.sources.lines(file.path)
+            if lines and _is_script(file, kind, lines[0]):
                 taken += file.size_bytes
                 self.files.append((file, kind))
-                yield from _text_pieces(text, shown_name(file.path), kind)
+                yield from self._pieces_of(file.path, lines, kind)
 
-
-@dataclass(slots=True)
-class _Slot:
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    corpus: Corpus | None = None
-
-
-_LOCK = threading.Lock()
-_SLOTS: OrderedDict[Path, _Slot] = OrderedDict()
+    def _pieces_of(self, path: str, lines: list[str], kind: FileClass) -> Iterator[Piece]:
+        source = shown_name(path)
+        if not kind.language:
+            yield from _text_pieces("\n".join(lines), source, kind)
+            return
+        defined = self.sources.definitions_of(path, kind.language)
+        yield from code_pieces(lines, defined, source, kind.kind, kind.weight)
+        yield from note_pieces(lines, source, kind.weight)
 
 
 def _searchable(piece: Piece) -> Passage:
@@ -131,17 +115,13 @@ def _left_out(files: int, taken_bytes: int) -> str:
     )
 
 
-def _is_script(file: SourceFile, kind: FileClass, text: str) -> bool:
+def _is_script(file: SourceFile, kind: FileClass, first_line: str) -> bool:
     """A file without an ending counts as source if it says what runs it."""
     bare = kind.language == "shell" and "." not in file.path.rpartition("/")[2]
-    return not bare or text.startswith("#!")
+    return not bare or first_line.startswith("#!")
 
 
 def _text_pieces(text: str, source: str, kind: FileClass) -> Iterator[Piece]:
-    if kind.language:
-        yield from code_pieces(text, source, kind.language, kind.kind, kind.weight)
-        yield from note_pieces(text, source, kind.weight)
-        return
     passages = split_passages(text, source, kind=kind.kind, weight=kind.weight)
     title = ""
     for passage in passages:

@@ -11,7 +11,7 @@ import tomllib
 from dataclasses import dataclass, field
 from typing import Any
 
-from sage_actors.servers.specification.sources import Sources
+from sage_actors.servers.corpus.sources import Sources
 
 __all__ = ["Dependency", "Fact", "ProjectFacts", "collect_facts"]
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sage_actors.servers.specification.sources import Sources
+from sage_actors.servers.corpus.sources import Sources
 
 __all__ = ["Check", "CheckKind", "best_check", "detect_checks"]
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage_actors.messages.backend import TokenUsage, usage_of_failure
 from sage_actors.messages.errors import SageError
 from sage_actors.messages.findings import EvidenceLevel, Provenance, TokenCount
+from sage_actors.servers.corpus.sources import sources_of
 from sage_actors.servers.documents.documents import read_document, write_document
 from sage_actors.servers.documents.slugs import check_slug, slug_of
 from sage_actors.servers.documents.tools import answer, tool_errors, valid_items
@@ -22,7 +23,6 @@ from sage_actors.servers.implementation.checks import Check, best_check, detect_
 from sage_actors.servers.implementation.work_order import WorkOrder, write_work_order
 from sage_actors.servers.settings import ServerSettings
 from sage_actors.servers.specification.models import Task
-from sage_actors.servers.specification.sources import Sources
 from sage_actors.servers.specification.study import Kind, Study
 
 __all__ = [
@@ -130,7 +130,7 @@ async def run_validation(
     """What the tool does. Raises ValueError for a slug that is none."""
     if slug is not None:
         check_slug(slug)
-    checks = await anyio.to_thread.run_sync(lambda: detect_checks(Sources(settings.project)))
+    checks = await anyio.to_thread.run_sync(lambda: sources_of(settings.project).once(detect_checks))
     if not settings.trusts_checks:
         results, notes = [not_run(check) for check in checks], [_NOT_TRUSTED]
     else:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sage_actors.servers.specification.sources import Sources
+from sage_actors.servers.corpus.sources import Sources
 
 __all__ = ["Evidence", "Item", "gather"]
 

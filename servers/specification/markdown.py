@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from sage_actors.servers.specification.sources import Sources
+from sage_actors.servers.corpus.sources import Sources
 
 __all__ = ["Document", "HasPlace", "block", "code", "plain", "shortened", "unmarked"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sage_actors.servers.corpus.project_facts import Fact
-from sage_actors.servers.specification.sources import Symbol
+from sage_actors.servers.corpus.sources import Symbol
 from sage_actors.servers.specification.study import Study
 from sage_actors.servers.specification.survey import Candidate
 from sage_actors.servers.specification.tests import TestFile, find_tests

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from sage_actors.servers.corpus.sources import Symbol
 from sage_actors.servers.documents.slugs import headline
 from sage_actors.servers.specification.evidence import Item
 from sage_actors.servers.specification.markdown import Document, block, code, plain, shortened, unmarked
 from sage_actors.servers.specification.models import Requirement
 from sage_actors.servers.specification.places import Spot, near
-from sage_actors.servers.specification.sources import Symbol
 from sage_actors.servers.specification.study import Study
 from sage_actors.servers.specification.tests import find_tests
 from sage_actors.servers.specification.words import Hit

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sage_actors.servers.corpus.project_facts import ProjectFacts, collect_facts
+from sage_actors.servers.corpus.sources import Sources, sources_of
 from sage_actors.servers.implementation.checks import Check, best_check, detect_checks
 from sage_actors.servers.specification.evidence import Evidence, gather
-from sage_actors.servers.specification.sources import Sources
 from sage_actors.servers.specification.survey import Survey
 from sage_actors.servers.specification.topic import Topic
 
@@ -58,7 +58,7 @@ class Study:
     ) -> None:
         self.kind: Kind = kind
         self.topic = Topic(topic)
-        self.sources = Sources(project)
+        self.sources = sources_of(project)
         self.evidence: Evidence = gather(research if research is not None else [], self.sources)
         self.survey = Survey(self.sources, self.topic, self.evidence)
         self.patterns_given = isinstance(patterns, Mapping)
@@ -68,12 +68,12 @@ class Study:
     @cached_property
     def facts(self) -> ProjectFacts:
         """What the project says about itself."""
-        return collect_facts(self.sources)
+        return self.sources.once(collect_facts)
 
     @cached_property
     def checks(self) -> list[Check]:
         """Its checks."""
-        return detect_checks(self.sources)
+        return self.sources.once(detect_checks)
 
     @property
     def test_check(self) -> Check | None:

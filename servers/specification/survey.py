@@ -11,9 +11,9 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from sage_actors.servers.corpus.sources import Sources, Symbol
 from sage_actors.servers.specification.evidence import Evidence
-from sage_actors.servers.specification.sources import Sources, Symbol
-from sage_actors.servers.specification.topic import Topic, split_name, stem
+from sage_actors.servers.specification.topic import Topic, split_name
 from sage_actors.servers.specification.words import Hit, WordIndex
 
 __all__ = ["Candidate", "Place", "Survey", "is_mechanism"]
@@ -73,7 +73,7 @@ class Survey:
         self.sources = sources
         self.topic = topic
         self.evidence = evidence
-        self.words = WordIndex(sources)
+        self.words = sources.once(WordIndex)
 
     @cached_property
     def hits(self) -> list[Hit]:
@@ -128,16 +128,14 @@ class Survey:
     def _rarity(self) -> dict[str, float]:
         """How much a stem says: the fewer definitions have it in their names, the more."""
         total = len(self.sources.symbols) + 1
-        counts: Counter[str] = Counter()
+        wanted, counts = frozenset(self.topic.stems), Counter[str]()
         for symbol in self.sources.symbols:
-            counts.update({stem(part) for part in split_name(symbol.name)} & set(self.topic.stems))
+            counts.update(wanted & self.words.stems(symbol.name))
         return {part: math.log(total / (counts[part] + 1)) + 0.1 for part in self.topic.stems}
 
     def _by_name(self, symbol: Symbol, rarity: dict[str, float]) -> Candidate | None:
-        own = {stem(part) for part in split_name(symbol.short_name)}
-        around = {stem(part) for part in split_name(symbol.name)} | {
-            stem(part) for part in split_name(symbol.path)
-        }
+        own = self.words.stems(symbol.short_name)
+        around = self.words.stems(symbol.name) | self.words.stems(symbol.path)
         named = [part for part in self.topic.stems if part in own]
         near = [part for part in self.topic.stems if part in around and part not in own]
         if not named and not near:

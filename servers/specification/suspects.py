@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from sage_actors.servers.corpus.sources import Sources, Symbol
 from sage_actors.servers.documents.slugs import headline
 from sage_actors.servers.specification.error_text import Frame, parse_error
-from sage_actors.servers.specification.sources import Sources, Symbol
 from sage_actors.servers.specification.study import Study
 from sage_actors.servers.specification.survey import Place
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from shlex import quote
 
+from sage_actors.servers.corpus.sources import Sources, Symbol
 from sage_actors.servers.implementation.checks import Check
-from sage_actors.servers.specification.sources import Sources, Symbol
 from sage_actors.servers.specification.words import WordIndex
 
 __all__ = ["TestFile", "find_tests", "is_tested", "narrowed", "new_test_path", "tests_of_file"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from sage_actors.servers.specification.sources import Sources
+from sage_actors.servers.corpus.sources import Sources
 from sage_actors.servers.specification.topic import split_name, stem
 
 __all__ = ["Hit", "WordIndex"]
@@ -38,6 +38,7 @@ class WordIndex:
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._stems_of: dict[str, frozenset[str]] = {}
+        self._last_hits: tuple[frozenset[str], list[Hit]] = (frozenset(), [])
 
     @cached_property
     def _counts(self) -> dict[str, Counter[str]]:
@@ -71,9 +72,21 @@ class WordIndex:
         return next((n for n, line in enumerate(self._sources.lines(path), 1) if pattern.search(line)), None)
 
     def hits(self, stems: Iterable[str]) -> list[Hit]:
-        """Every line with a word of one of these stems."""
+        """Every line with a word of one of these stems. Specification and plan ask for the same: the last are kept."""
         wanted = frozenset(stems)
-        words = {word for counts in self._by_kind.values() for word in counts if self._stems(word) & wanted}
+        known, found = self._last_hits
+        if known != wanted:
+            found = self._find(wanted)
+            self._last_hits = wanted, found
+        return found
+
+    def _find(self, wanted: frozenset[str]) -> list[Hit]:
+        words = {
+            word
+            for counts in self._by_kind.values()
+            for word in counts
+            if not wanted.isdisjoint(self.stems(word))
+        }
         if not words:
             return []
         pattern = re.compile(rf"(?<![\w$])(?:{'|'.join(map(re.escape, sorted(words)))})(?![\w$])")
@@ -89,11 +102,12 @@ class WordIndex:
         found = []
         for number, line in enumerate(self._sources.lines(path), 1):
             if len(line) <= _MAX_LINE and (words := pattern.findall(line)):
-                stems = frozenset().union(*(self._stems(word) for word in words)) & wanted
+                stems = frozenset().union(*(self.stems(word) for word in words)) & wanted
                 found.append(Hit(path, number, kind, stems, line.strip()))
         return found
 
-    def _stems(self, word: str) -> frozenset[str]:
+    def stems(self, word: str) -> frozenset[str]:
+        """The stems of the words in a name."""
         known = self._stems_of.get(word)
         if known is None:
             known = self._stems_of[word] = frozenset(stem(part) for part in split_name(word))

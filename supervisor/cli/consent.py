@@ -78,7 +78,7 @@ def _ask(project: Path, item: Item, is_needed: bool) -> bool:
 
 def _check_commands(project: Path) -> list[str]:
     """The commands that the project's own tests and linters are."""
+    from sage_actors.servers.corpus.sources import Sources
     from sage_actors.servers.implementation.checks import detect_checks
-    from sage_actors.servers.specification.sources import Sources
 
     return [check.text for check in detect_checks(Sources(project))]

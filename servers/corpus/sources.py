@@ -1,18 +1,32 @@
-"""The project's text files as the writers of documents see them: read once, by line, each citation checkable."""
+"""The text of one state of a project: each file read and taken apart once, for all who ask in this process.
+
+    project -> Repository (a look: names, times, ids of contents) -> state -> Sources -> once(Corpus), once(WordIndex)
+
+Reading a large repository costs seconds. So what was read is shared by all tools and calls as long as the files stay
+what they are; who asks while it is being made waits for it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 from sage_actors.servers.corpus.code import Definition, definitions
 from sage_actors.servers.corpus.files import MAX_FILE_BYTES, FileClass, classify, decoded
-from sage_actors.servers.corpus.repository import Repository, shown_name
+from sage_actors.servers.corpus.repository import Commit, Repository, shown_name
 
-__all__ = ["Sources", "Symbol"]
+__all__ = ["Sources", "Symbol", "sources_of"]
 
+_T = TypeVar("_T")
 _MAX_TOTAL_BYTES = 60_000_000
+_HELD_BYTES = 24_000_000  # of text that stays in memory; what is beyond it is read again when it is asked for
+_KEPT = 2  # projects of which the last state stays in memory
 _MAX_HISTORY = 2000
 _ASIDE_WORDS = "docs doc tools tool scripts script build ci .ci .github bench benchmarks integration hack"
 _ASIDE = frozenset(_ASIDE_WORDS.split())
@@ -35,14 +49,46 @@ class Symbol:
         return self.name.rpartition(".")[2]
 
 
-class Sources:
-    """What is known of the files below `project`, as of the first look; bounded in bytes."""
+def sources_of(project: Path) -> Sources:
+    """The text of the project as its files are now: the same object as long as they stay so."""
+    arrived = time.monotonic()
+    root = Repository(project).root
+    with _LOCK:
+        slot = _SLOTS.setdefault(root, _Slot())
+        _SLOTS.move_to_end(root)
+        while len(_SLOTS) > _KEPT:
+            _SLOTS.popitem(last=False)
+    with slot.lock:
+        if slot.sources is None or slot.looked_at < arrived:  # else another one looked while this one waited
+            slot.looked_at = time.monotonic()
+            repository = Repository(root)
+            state = repository.state_hash()
+            if slot.sources is None or slot.sources.state != state:
+                slot.sources = Sources(repository, state)
+        return slot.sources
 
-    def __init__(self, project: Path) -> None:
-        self.repository = Repository(project)
+
+class Sources:
+    """What is known of the files of a project, as of the first look; bounded in bytes. Several threads may ask."""
+
+    def __init__(self, project: Path | Repository, state: str = "") -> None:
+        self.repository = project if isinstance(project, Repository) else Repository(project)
+        self.state = state
         self._lines: dict[str, list[str]] = {}
+        self._held_bytes = 0
+        self._definitions: dict[str, list[Definition]] = {}
         self._symbols: dict[str, list[Symbol]] = {}
         self._known = {file.path: file.size_bytes for file in self.repository.files}
+        self._made: dict[Callable[[Any], Any], _Made] = {}
+
+    def once(self, make: Callable[[Sources], _T]) -> _T:
+        """What `make` makes of this state: made by the first who asks, the same for all others."""
+        made = self._made.setdefault(make, _Made())
+        with made.lock:
+            if not made.is_done:
+                made.value, made.is_done = make(self), True
+            value: _T = made.value
+            return value
 
     @cached_property
     def classes(self) -> dict[str, FileClass]:
@@ -72,12 +118,21 @@ class Sources:
 
     def lines(self, path: str) -> list[str]:
         """The lines of a file, without their ends; none where it is no text or not there."""
-        if path not in self._lines:
-            data = self.repository.read_bytes(path, MAX_FILE_BYTES) if path in self._known else None
-            text = decoded(data) if data else None
-            lines = text.split("\n") if text else []
-            self._lines[path] = [line.rstrip("\r") for line in (lines[:-1] if lines[-1:] == [""] else lines)]
-        return self._lines[path]
+        known = self._lines.get(path)
+        if known is None:
+            known = self._read(path)
+            if self._held_bytes < _HELD_BYTES:
+                self._held_bytes += self._known.get(path, 0)
+                self._lines[path] = known
+        return known
+
+    def _read(self, path: str) -> list[str]:
+        data = self.repository.read_bytes(path, MAX_FILE_BYTES) if path in self._known else None
+        text = decoded(data) if data else None
+        if not text:
+            return []
+        lines = (text.replace("\r\n", "\n") if "\r" in text else text).split("\n")
+        return lines[:-1] if not lines[-1] else lines
 
     def text(self, path: str) -> str:
         """The whole file with `\\n` between the lines of `lines`."""
@@ -98,9 +153,9 @@ class Sources:
         return len(commit) >= 7 and any(known.commit.startswith(commit) for known in self.history)
 
     @cached_property
-    def history(self) -> list[_Commit]:
+    def history(self) -> list[Commit]:
         """The newest commits, newest first."""
-        return [_Commit(c.commit, c.date, c.subject, c.files) for c in self.repository.history(_MAX_HISTORY)]
+        return self.repository.history(_MAX_HISTORY)
 
     @cached_property
     def symbols(self) -> list[Symbol]:
@@ -115,18 +170,24 @@ class Sources:
         folders = path.lower().split("/")[:-1]
         return file is not None and file.kind == "code" and file.weight >= 1.0 and _ASIDE.isdisjoint(folders)
 
+    def definitions_of(self, path: str, language: str) -> list[Definition]:
+        """What the lines of one file define, in their order."""
+        known = self._definitions.get(path)
+        if known is None:
+            known = self._definitions[path] = list(definitions(self.lines(path), language))
+        return known
+
     def symbols_of(self, path: str) -> list[Symbol]:
-        """What one file defines, in its order."""
+        """What one file defines, in its order; with names that others can use."""
         if path not in self._symbols:
-            self._symbols[path] = self._defined(path)
+            self._symbols[path] = self._named(path)
         return self._symbols[path]
 
-    def _defined(self, path: str) -> list[Symbol]:
+    def _named(self, path: str) -> list[Symbol]:
         file = self.classes.get(path)
         if file is None or not file.language:
             return []
-        lines = self.lines(path)
-        found = definitions("\n".join(lines), file.language)
+        found, lines = self.definitions_of(path, file.language), self.lines(path)
         return [_symbol(definition, path, lines, file.language) for definition in found if definition.name]
 
     def symbol_at(self, path: str, line: int) -> Symbol | None:
@@ -135,12 +196,24 @@ class Sources:
         return above[-1] if above else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Commit:
-    commit: str
-    date: str
-    subject: str
-    files: tuple[str, ...]
+@dataclass(slots=True)
+class _Made:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    value: Any = None
+    is_done: bool = False
+
+
+@dataclass(slots=True)
+class _Slot:
+    """looked_at: when the last look at the project began (monotonic)."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    looked_at: float = 0.0
+    sources: Sources | None = None
+
+
+_LOCK = threading.Lock()
+_SLOTS: OrderedDict[Path, _Slot] = OrderedDict()
 
 
 def _symbol(definition: Definition, path: str, lines: list[str], language: str) -> Symbol:
