@@ -36,6 +36,7 @@ _NEAR_LINES = 10
 _WORD = re.compile(r"[^\W_]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _HUMPED = re.compile(r"\b(?:[a-z0-9_]++[A-Z]|[A-Z][a-z0-9_]++[A-Z]|[A-Z]{2,}+[a-z])\w*+")
+_HAS_HUMPS = re.compile(r"[a-z0-9_][A-Z]|[A-Z]{2}[a-z]").search  # a quick look: most text has none
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}")  # Chinese, Japanese, Korean
 _COMMON = (
     "a an and are as at be by can do does for from has have how i if in is it its my of on or that the "
@@ -186,7 +187,8 @@ def _searchable(text: str) -> str:
     The words of CamelCase identifiers (snake_case is split as it stands), and the pairs of characters
     of scripts that write no spaces.
     """
-    more = [_HUMP.sub(" ", each) for each in sorted({*_HUMPED.findall(text)})]
+    humped = {*_HUMPED.findall(text)} if _HAS_HUMPS(text) else ()
+    more = [_HUMP.sub(" ", each) for each in sorted(humped)]
     if not text.isascii():
         more += [run[at : at + 2] for run in _UNSPACED.findall(text) for at in range(len(run) - 1)]
     return "\n".join([text, *more]) if more else text

@@ -123,7 +123,7 @@ def _python_tests(sources: Sources) -> Iterator[Check]:
         if not path.endswith(".py"):
             continue
         for number, line in enumerate(sources.lines(path), 1):
-            if re.match(r"\s*import pytest\b|\s*from pytest\b", line):
+            if "pytest" in line and re.match(r"\s*import pytest\b|\s*from pytest\b", line):
                 yield _check("pytest", "test", (*_PYTHON, "pytest", "-q"), path, number)
                 return
     yield from _unittest(sources)
@@ -132,7 +132,7 @@ def _python_tests(sources: Sources) -> Iterator[Check]:
 def _unittest(sources: Sources) -> Iterator[Check]:
     for path in sources.files("test"):
         for number, line in enumerate(sources.lines(path) if path.endswith(".py") else (), 1):
-            if re.match(r"\s*(import|from) unittest\b", line):
+            if "unittest" in line and re.match(r"\s*(import|from) unittest\b", line):
                 yield _check("unittest", "test", (*_PYTHON, "unittest", "discover"), path, number)
                 return
 

@@ -30,6 +30,7 @@ _STRONG: frozenset[str] = frozenset(_STRONG_WORDS.split())
 _WEAK: frozenset[str] = frozenset(_WEAK_WORDS.split())
 _SETTING = re.compile(r"\w*(Config|Settings|Options|Configuration|Opts)\b|(?:DEFAULT|MAX|MIN)_\w+")
 _ENVIRONMENT = re.compile(r"os\.environ|os\.getenv|process\.env\b|os\.Getenv|env::var|os\.LookupEnv")
+_ENVIRONMENT_WORDS = frozenset({"environ", "environb", "getenv", "getenvb", "env", "Getenv", "LookupEnv"})
 _ERROR = re.compile(
     r"class\s+(?P<py>\w+)\s*\((?P<base>[\w.]*(?:Error|Exception|Warning)|[\w.]+)[,)]"
     r"|class\s+(?P<js>\w*(?:Error|Exception))\s+extends\s+(?P<jsbase>[\w.]+)"
@@ -262,7 +263,7 @@ class Survey:
         """The lines of code that read environment variables."""
         return [
             Place(path, number, line.strip())
-            for path in self.sources.files("code")
+            for path in self.words.files_with_any(_ENVIRONMENT_WORDS, "code")
             if self.sources.is_product(path)
             for number, line in enumerate(self.sources.lines(path), 1)
             if _ENVIRONMENT.search(line)

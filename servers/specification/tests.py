@@ -68,10 +68,19 @@ def _by_name(source: str, sources: Sources) -> list[str]:
     names = {f"test_{stem}", f"{stem}_test", f"{stem}.test", f"{stem}.spec", f"test-{stem}", f"{stem}-test"}
     names |= {f"test_{folder}_{stem}", f"test_{stem.lstrip('_')}", f"test_{stem.removesuffix('s')}"}
     plain = {stem} if ending in (".js", ".ts", ".mjs", ".cjs", ".rs", ".jsx", ".tsx") else set()
-    tests = [path for path in sources.files("test") if _same_language(path, source)]
-    found = [path for path in tests if PurePosixPath(path).stem.lower() in names]
-    found += [path for path in tests if PurePosixPath(path).stem.lower() in plain and path not in found]
+    by_stem = sources.once(_by_stem)
+    found = [path for name in sorted(names) for path in by_stem.get(name, ())]
+    found += [path for name in plain for path in by_stem.get(name, ()) if path not in found]
+    found = [path for path in found if _same_language(path, source)]
     return sorted(found, key=lambda path: (-_shared(path, source), path))[:3]
+
+
+def _by_stem(sources: Sources) -> dict[str, list[str]]:
+    """The test files by their names without ending, in lower case."""
+    found: dict[str, list[str]] = {}
+    for path in sources.files("test"):
+        found.setdefault(PurePosixPath(path).stem.lower(), []).append(path)
+    return found
 
 
 def _shared(path: str, source: str) -> int:

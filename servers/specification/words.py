@@ -41,17 +41,23 @@ class WordIndex:
         self._last_hits: tuple[frozenset[str], list[Hit]] = (frozenset(), [])
 
     @cached_property
-    def _counts(self) -> dict[str, Counter[str]]:
-        return {
-            path: Counter(_IDENTIFIER.findall(self._sources.text(path))) for path in self._sources.classes
-        }
+    def _counted(self) -> tuple[dict[str, Counter[str]], dict[str, Counter[str]]]:
+        """By file, and by kind of file."""
+        files: dict[str, Counter[str]] = {}
+        kinds: dict[str, Counter[str]] = {}
+        for path, file in self._sources.classes.items():
+            words = _IDENTIFIER.findall(self._sources.text(path))
+            files[path] = Counter(words)
+            kinds.setdefault(file.kind, Counter()).update(words)
+        return files, kinds
 
-    @cached_property
+    @property
+    def _counts(self) -> dict[str, Counter[str]]:
+        return self._counted[0]
+
+    @property
     def _by_kind(self) -> dict[str, Counter[str]]:
-        totals: dict[str, Counter[str]] = {}
-        for path, counts in self._counts.items():
-            totals.setdefault(self._sources.classes[path].kind, Counter()).update(counts)
-        return totals
+        return self._counted[1]
 
     def mentions(self, name: str, *kinds: str) -> int:
         """How often `name` stands in files of those kinds, as a whole word."""
@@ -65,6 +71,11 @@ class WordIndex:
             if name in counts and self._sources.classes[path].kind in kinds
         ]
         return [path for _, path in sorted(found)]
+
+    def files_with_any(self, names: frozenset[str], *kinds: str) -> list[str]:
+        """The files of those kinds that mention one of `names`, sorted."""
+        found = (path for path, counts in self._counts.items() if not names.isdisjoint(counts))
+        return sorted(path for path in found if self._sources.classes[path].kind in kinds)
 
     def first_line(self, name: str, path: str) -> int | None:
         """The first line of a file that mentions `name`."""
