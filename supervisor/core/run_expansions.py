@@ -1,0 +1,149 @@
+"""Nodes that become many: `foreach`, one child an item, and sub-workflows, one child a node.
+
+A child's number follows the last one that there is; the expansion is on disk before a child starts. Its result is not
+written: it is made of its children's when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from sage_actors.messages.codec import pack, unpack
+from sage_actors.messages.definition import OperationSpec
+from sage_actors.messages.errors import ResultError
+from sage_actors.messages.records import NodeExpanded, NodeFailed
+from sage_actors.messages.wire import error_map
+from sage_actors.supervisor.core import states as st
+from sage_actors.supervisor.core.ports import Scope
+from sage_actors.supervisor.core.run_answers import RunAnswers
+from sage_actors.supervisor.core.run_state import GATHER
+
+__all__ = ["RunExpansions"]
+
+_MAX_CHILDREN = 1_000_000
+
+
+class RunExpansions(RunAnswers):
+    """The part of a run's decisions about nodes with children. `RunCore` is the whole."""
+
+    def _expand_foreach(self, node: int, scope: Scope, local: int) -> None:
+        items = self.evaluate(scope, local, scope.plan.foreaches[local])
+        if not isinstance(items, list):
+            kind = "null" if items is None else type(items).__name__
+            raise ResultError(
+                f"foreach of {self.id_of(node)} needs a list, {scope.plan.spec.nodes[local].foreach!r} is {kind}"
+            )
+        if len(items) > _MAX_CHILDREN:
+            raise ResultError(
+                f"foreach of {self.id_of(node)}: {len(items)} items; the limit is {_MAX_CHILDREN}"
+            )
+        if not items:
+            self._succeed_here(node, pack([]))
+            return
+        self._record_expansion(node, pack(items), len(items))
+
+    def _start_workflow(self, node: int, scope: Scope, local: int, operation: OperationSpec) -> None:
+        from sage_actors.supervisor.definitions.loading import resolve_inputs
+
+        source = self._opened(scope, local)
+        subplan = scope.plan.subplans[local]
+        inputs = resolve_inputs(subplan.spec, {**source["arguments"], **source["inputs"]})
+        self._record_expansion(node, pack(inputs), subplan.size)
+
+    def _record_expansion(self, node: int, packed: bytes, count: int) -> None:
+        self.state[node] = st.EXPANDED
+        first = self.expand(node, packed, count)
+        record = NodeExpanded(self.clock.now(), node, first, count, hashlib.sha256(packed).digest(), packed)
+        self._persist([record], sync=True, token=("expanded", node))
+
+    def expand(self, node: int, packed: bytes, count: int) -> int:
+        """Number the children of `node`; they start when `release_children` is called. Returns the first."""
+        scope, local = self.where(node)
+        first = len(self.state)
+        prefix = self.id_of(node)
+        data = unpack(packed)
+        is_foreach = scope.only < 0 and local in scope.plan.foreaches
+        self.children[node] = (first, count)
+        self.state[node] = st.EXPANDED
+        if is_foreach:
+            for i, item in enumerate(data):
+                self.scopes.append(
+                    Scope(scope.plan, scope.base, scope.inputs, node, prefix, item, i, local, open=1)
+                )
+            self.indegree.extend([0] * count)
+        else:
+            subplan = scope.plan.subplans[local]
+            inner = Scope(subplan, first, data, node, prefix + "/", scope.item, scope.index, open=count)
+            self.inner[node] = inner
+            self._open_room(node)
+            self.scopes.extend([inner] * count)
+            self.indegree.extend(subplan.indegree)
+            for each, uses in subplan.value_uses.items():
+                self.uses[first + each] = uses
+        for column in (self.state, self.simple, self.bad):
+            column.extend(bytes(count))
+        self.attempts.extend([0] * count)
+        self.where_stored.extend([0] * count)
+        self.open += count
+        self.left[node] = count
+        return first
+
+    def release_children(self, node: int) -> None:
+        first, count = self.children[node]
+        self._time_instance(node)
+        self.todo.extend(
+            each for each in range(first, first + count) if self.indegree[each] == 0 and not self.state[each]
+        )
+        if self.left.get(node) == 0:
+            self._close_expansion(node)
+
+    def _child_ended(self, owner: int) -> None:
+        self.left[owner] -= 1
+        if self.left[owner] == 0:
+            self._close_expansion(owner)
+
+    def _close_expansion(self, node: int) -> None:
+        """All children of `node` ended: its own result, or its own failure."""
+        if self.state[node] != st.EXPANDED:
+            return
+        self.rooms.pop(node, None)
+        if self.overdue and self.is_cut(node):
+            self._cut(node)
+            return
+        first, count = self.children[node]
+        inner = self.inner.get(node)
+        failed = (
+            [each for each in inner.failed if each not in self.excused_failures]
+            if inner is not None
+            else [each for each in range(first, first + count) if self.state[each] == st.FAILED]
+        )
+        if inner is None:
+            failed = failed or [
+                each for each in range(first, first + count) if self.state[each] == st.DROPPED
+            ]
+        self.running += 1
+        self.attempts[node] = max(self.attempts[node], 1)
+        if node in self.overdue:
+            self._fail_overdue(node)
+            return
+        if failed:
+            cause = self.errors.get(failed[0], {}).get("message", "")
+            text = f"{len(failed)} of {count} children failed; the first: {self.id_of(failed[0])}: {cause}"
+            self._expansion_failed(node, error_map("OperationError", text, retryable=False))
+            return
+        self.state[node] = st.COMMITTING
+        if self.volatile or self.uses.get(node) or node >= self.plan.size:
+            self.values[node] = GATHER
+        self._commit([(node, self.attempts[node], 0, GATHER, None)])
+
+    def _expansion_failed(self, node: int, error: dict[str, Any]) -> None:
+        error = self.without_secrets(error)
+        if not self.operation(node).has_fallback:
+            self._fail(node, error)
+            return
+        attempt = self.attempts[node]
+        self.errors[node] = error
+        self._persist([NodeFailed(self.clock.now(), node, attempt, error, None, "", 0, None)])
+        self.emit("node_failed", node, attempt=attempt, error=error, will_retry=False, fallback=True)
+        self._take_fallback(node)
