@@ -267,7 +267,7 @@ def test_a_lost_call_says_nothing_about_its_endpoint_and_a_failed_one_does() -> 
     ],
 )
 def test_a_wait_knows_how_long(given: dict[str, Any], seconds: float) -> None:
-    assert run_core._seconds_to_wait(given, 100.0) == seconds
+    assert run_waits._seconds_to_wait(given, 100.0) == seconds
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_a_wait_knows_how_long(given: dict[str, Any], seconds: float) -> None:
 )
 def test_a_wait_for_no_time_fails_its_node(given: dict[str, Any]) -> None:
     with pytest.raises(ResultError):
-        run_core._seconds_to_wait(given, 100.0)
+        run_waits._seconds_to_wait(given, 100.0)
     _, run = ended({"nodes": [node("w", type="wait", **given)]})
     assert run.status == "failed"
 
@@ -363,7 +363,7 @@ def test_a_fallback_that_cannot_be_made_is_a_failure() -> None:
 
 
 def test_too_many_items_fail_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_core, "_MAX_CHILDREN", 2)
+    monkeypatch.setattr(run_expansions, "_MAX_CHILDREN", 2)
     _, run = ended({"nodes": [node("a", foreach=[1, 2, 3])]})
     assert "3 items; the limit is 2" in run.errors[0]["message"]
 
