@@ -10,7 +10,7 @@ from core_harness import Core, flow, node
 from sage_actors.messages.errors import ResultError, StorageError
 from sage_actors.messages.records import NodeFailed, NodesSucceeded
 from sage_actors.messages.wire import Evidence
-from sage_actors.supervisor.core import run_core, run_state
+from sage_actors.supervisor.core import run_core, run_expansions, run_state, run_waits
 
 pytestmark = pytest.mark.requirement("ORCH-002")
 
