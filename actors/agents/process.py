@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.actors.agents.answer import AgentAnswer, read_answer
+from sage_actors.actors.agents.git_command import LOCAL_VARIABLES
 from sage_actors.actors.agents.structured import check_schema
 from sage_actors.actors.agents.table import AgentEntry, Mode, executable_problem, plan_call
-from sage_actors.actors.agents.worktree import LOCAL_VARIABLES
 from sage_actors.actors.keys.provider import KEY_VARIABLE
 from sage_actors.actors.operations.command import run_command
 from sage_actors.messages.errors import UsageError

@@ -20,7 +20,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,42 +27,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sage_actors.actors.agents.git_command import GitError, git, git_environment, without_filters
 from sage_actors.actors.state.disk import temporary_name
-from sage_actors.messages.errors import OperationError, StorageError, UsageError
+from sage_actors.messages.errors import StorageError, UsageError
 from sage_actors.servers.corpus.repository import shown_name
 from sage_actors.servers.corpus.repository_own import foreign_git
 
-__all__ = ["LOCAL_VARIABLES", "Changes", "GitError", "Worktree", "attempt_worktree", "safe_parts"]
+__all__ = ["Changes", "GitError", "Worktree", "attempt_worktree", "remove_tree", "safe_parts"]
 
-LOCAL_VARIABLES = frozenset(
-    {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE"}
-    | {"GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_PREFIX", "GIT_GRAFT_FILE", "GIT_SHALLOW_FILE", "GIT_CONFIG"}
-)
-"""What git sets for hooks: it would lead git, and an agent's git, to another repository than the directory says."""
-
-_TIMEOUT_S = 300.0
 _DIFF_CHARS = 20_000
 _MAX_FILES = 1_000
 _MAX_COMMITS = 100
 _MAX_NAMES = 100
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _IGNORE_ALL = "# Made by sage-actors: what agents do belongs to one machine.\n*\n"
-_GIT = (
-    *("git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "commit.gpgSign=false"),
-    *("-c", "submodule.recurse=false", "-c", "safe.bareRepository=explicit"),
-)
-_USERS_SCOPES = frozenset({"system", "global", "command"})
-_FILTER = re.compile(r"filter\..*\.(clean|smudge|process|required)", re.IGNORECASE | re.DOTALL)
 _DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames")
 _AUTHOR = {
     f"GIT_{role}_{key}": value
     for role in ("AUTHOR", "COMMITTER")
     for key, value in (("NAME", "sage-actors"), ("EMAIL", "sage-actors@localhost"))
 }
-
-
-class GitError(OperationError):
-    """git failed; the text holds what it said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +133,11 @@ class _Repository:
 
     @classmethod
     def of(cls, project: Path, environ: Mapping[str, str]) -> _Repository:
-        env = _git_environment(environ)
+        env = git_environment(environ)
         if reason := foreign_git(Path(os.path.realpath(project))):
             raise UsageError(f"git would find another repository at {project}: {reason}; clone it anew")
         try:
-            root = _git(project, env, "rev-parse", "--show-toplevel").rstrip("\n")
+            root = git(project, env, "rev-parse", "--show-toplevel").rstrip("\n")
         except GitError as cause:
             raise UsageError(
                 f"{project} is in no git repository ({cause}); an agent that changes files works in a worktree of "
@@ -163,17 +146,17 @@ class _Repository:
         if not root:
             raise UsageError(f"{project} is in a git repository without a checkout")
         try:
-            head = _git(project, env, "rev-parse", "--verify", "--end-of-options", "HEAD^{commit}").strip()
+            head = git(project, env, "rev-parse", "--verify", "--end-of-options", "HEAD^{commit}").strip()
         except GitError as cause:
             raise UsageError(
                 f"the repository {root} has no commit yet: commit once, then run again"
             ) from cause
         real = Path(os.path.realpath(project))
-        env = _without_filters(project, env)
+        env = without_filters(project, env)
         return cls(project, Path(root), real.relative_to(os.path.realpath(root)), head, env)
 
     def git(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
-        return _git(self.root, {**self.environ, **(env or {})}, *arguments)
+        return git(self.root, {**self.environ, **(env or {})}, *arguments)
 
     def snapshot(self) -> str:
         """HEAD, or a commit on top of it with what the checkout has not committed. Uses an index of its own."""
@@ -196,7 +179,7 @@ class _Repository:
     def add(self, path: Path, base: str, parts: tuple[str, ...]) -> Worktree:
         """Makes the worktree at `path`, detached at `base`."""
         self.git("worktree", "add", "--detach", "--force", "--", str(path), base)
-        git_dir = Path(_git(path, self.environ, "rev-parse", "--absolute-git-dir").rstrip("\n"))
+        git_dir = Path(git(path, self.environ, "rev-parse", "--absolute-git-dir").rstrip("\n"))
         return Worktree(self, path, path / self.inside, base, git_dir, parts)
 
     def forget(self, path: Path) -> None:
@@ -250,7 +233,7 @@ class Worktree:
     def _git(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
         # The directories are said, not found: the `.git` file here is the agent's to change.
         where = ("--git-dir", str(self.git_dir), "--work-tree", str(self.root))
-        return _git(self.root, {**self._repository.environ, **(env or {})}, *where, *arguments)
+        return git(self.root, {**self._repository.environ, **(env or {})}, *where, *arguments)
 
     def _commit_rest(self, message: str, leaves: tuple[str, ...]) -> str:
         """The commit that holds all there is; nothing is committed where nothing changed."""
@@ -316,59 +299,6 @@ def _file_row(row: str) -> dict[str, Any]:
         "removed": None if removed == "-" else int(removed),
     }
     return {"path": shown_name(path), **counts}
-
-
-def _git(cwd: Path, env: Mapping[str, str], *arguments: str) -> str:
-    """What git printed. Raises GitError with what it said."""
-    try:
-        done = subprocess.run(
-            [*_GIT, *arguments],
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TIMEOUT_S,
-        )
-    except FileNotFoundError as cause:
-        what = "the directory is gone" if not cwd.is_dir() else "git is not on your PATH: install it"
-        raise GitError(f"git cannot be run in {cwd}: {what}") from cause
-    except (OSError, subprocess.TimeoutExpired) as cause:
-        raise GitError(f"git cannot be run in {cwd}: {cause}") from cause
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "backslashreplace").strip() or f"exit code {done.returncode}"
-        raise GitError(f"git {_verb(arguments)}: {said[-2000:]}")
-    return done.stdout.decode("utf-8", "surrogateescape")
-
-
-def _verb(arguments: tuple[str, ...]) -> str:
-    return next((each for each in arguments if not each.startswith(("-", "/"))), "")
-
-
-def _git_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in environ.items() if name not in LOCAL_VARIABLES}
-    quiet = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
-    return {**kept, **quiet, "GIT_NO_LAZY_FETCH": "1"}  # a transport may be a command of the repository
-
-
-def _without_filters(project: Path, env: dict[str, str]) -> dict[str, str]:
-    """The environment in which git runs none of the filters that the repository's own configuration names.
-
-    The user's own (git-lfs in ~/.gitconfig) stay: without them a worktree would hold pointers for files.
-    """
-    said = ("config", "--show-scope", "--includes", "-z", "--get-regexp", r"^filter\.")
-    try:
-        words = _git(project, env, *said).split("\0")
-    except GitError:  # exit code 1: there is none
-        return env
-    scoped = zip(words[::2], words[1::2], strict=False)
-    found = [entry.partition("\n")[0] for scope, entry in scoped if scope not in _USERS_SCOPES]
-    names = [name for name in found if _FILTER.fullmatch(name)]
-    first = int(env.get("GIT_CONFIG_COUNT") or 0)
-    said_now: dict[str, str] = {"GIT_CONFIG_COUNT": str(first + len(names))}
-    for number, name in enumerate(names, first):
-        said_now[f"GIT_CONFIG_KEY_{number}"] = name
-        said_now[f"GIT_CONFIG_VALUE_{number}"] = "false" if name.lower().endswith(".required") else ""
-    return env | said_now
 
 
 def _own_directory(project: Path, top: str, *parts: str) -> Path:

@@ -14,6 +14,7 @@ import click
 from sage_actors.supervisor.cli.options import confirmed, json_option, project_option, state_of
 
 if TYPE_CHECKING:
+    from sage_actors.actors.agents.leftovers import Leftovers
     from sage_actors.actors.state.directory import StateDirectory
 
 __all__ = ["delete_command", "prune_command", "seconds_of"]
@@ -29,7 +30,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 def delete_command(run_ids: tuple[str, ...], yes: bool, project: Path, as_json: bool) -> int:
     """Remove the state of RUN: its results, its history, everything. There is no way back.
 
-    A run that a live process owns is refused, with exit code 3.
+    So are the worktrees and the patches that agents of it left in .sage; their branches stay, and a worktree that
+    is locked. A run that a live process owns is refused, with exit code 3.
 
     \b
     Examples:
@@ -45,9 +47,8 @@ def delete_command(run_ids: tuple[str, ...], yes: bool, project: Path, as_json: 
     _refuse_live(state, run_ids)
     if not _may(f"Delete {', '.join(run_ids)} for good?", yes):
         return 1
-    for run_id in run_ids:
-        _delete(state, run_id)
-    _tell(as_json, list(run_ids), "deleted")
+    leftovers = [_delete(state, run_id) for run_id in run_ids]
+    _tell(as_json, list(run_ids), "deleted", leftovers)
     return 0
 
 
@@ -61,7 +62,8 @@ def delete_command(run_ids: tuple[str, ...], yes: bool, project: Path, as_json: 
 def prune_command(age: str, yes: bool, dry_run: bool, audit_too: bool, project: Path, as_json: bool) -> int:
     """Remove the state of runs, and of archived ones, that nothing was written to for longer than AGE.
 
-    A run that a live process owns stays, and so does the audit log, unless --audit is given.
+    What agents of these runs left goes as with delete. A run that a live process owns stays, and so does the audit
+    log, unless --audit is given.
 
     \b
     Examples:
@@ -79,22 +81,21 @@ def prune_command(age: str, yes: bool, dry_run: bool, audit_too: bool, project: 
     logs = old_files(state.root.parent, before) if audit_too else []
     names = [*old, *(f"archive/{path.name}" for path in archived), *(f"../{path.name}" for path in logs)]
     if dry_run or not names:
-        _tell(as_json, names, "would be deleted")
+        _tell(as_json, names, "would be deleted", [_leftovers(state, run_id, dry_run=True) for run_id in old])
         return 0
     if not as_json:
         for name in names:
             click.echo(f"  {name}  last written {_day(state.root / name)}")
     if not _may(f"Delete {len(names):,} run{'s' if len(names) != 1 else ''} for good?", yes):
         return 1
-    for run_id in old:
-        _delete(state, run_id)
+    leftovers = [_delete(state, run_id) for run_id in old]
     for path in archived:
         _audited(state, "archive_deleted", None, archive=path.name)
         _remove_archived(path)
     if logs:
         with audit_project(project) as audit:
             audit.drop_before(before)
-    _tell(as_json, names, "deleted")
+    _tell(as_json, names, "deleted", leftovers)
     return 0
 
 
@@ -112,17 +113,26 @@ def _is_live(state: StateDirectory, run_id: str) -> bool:
     return holder(state, run_id) is not None
 
 
-def _delete(state: StateDirectory, run_id: str) -> None:
+def _delete(state: StateDirectory, run_id: str) -> Leftovers:
+    """Remove a run and what agents of it left: that first, so that a crash leaves a run to delete again."""
     from sage_actors.actors.state.directory import Registry
     from sage_actors.actors.state.locks import RunLock
 
     lock = RunLock.acquire(state, run_id)
     try:
         _audited(state, "run_deleted", run_id)
+        leftovers = _leftovers(state, run_id)
         state.delete(run_id)
         Registry(state).forget(run_id)
+        return leftovers
     finally:
         lock.release()
+
+
+def _leftovers(state: StateDirectory, run_id: str, *, dry_run: bool = False) -> Leftovers:
+    from sage_actors.actors.agents.leftovers import remove_leftovers
+
+    return remove_leftovers(state.project, run_id, dry_run=dry_run)
 
 
 def _audited(state: StateDirectory, event: str, run_id: str | None, **fields: object) -> None:
@@ -173,12 +183,17 @@ def _may(question: str, yes: bool) -> bool:
     return False
 
 
-def _tell(as_json: bool, names: list[str], done: str) -> None:
+def _tell(as_json: bool, names: list[str], done: str, leftovers: list[Leftovers]) -> None:
     from sage_actors.supervisor.json_text import to_json
 
+    removed = [path for each in leftovers for path in each.removed]
+    kept = {path: why for each in leftovers for path, why in each.kept.items()}
     if as_json:
-        click.echo(to_json({done.replace(" ", "_"): names}))
+        more = {key: value for key, value in (("leftovers", removed), ("kept", kept)) if value}
+        click.echo(to_json({done.replace(" ", "_"): names, **more}))
     elif names:
-        click.echo("\n".join(f"{name} {done}" for name in names))
+        click.echo("\n".join(f"{name} {done}" for name in (*names, *removed)))
     else:
         click.echo("Nothing is that old.")
+    for path, why in kept.items():
+        click.echo(f"{path} stays: {why}", err=True)
