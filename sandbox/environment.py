@@ -59,6 +59,7 @@ def clean_environment(
     kept.setdefault("PATH", "/usr/local/bin:/usr/bin:/bin")
     if proxy_url is not None:
         kept |= dict.fromkeys(_PROXIES, proxy_url)
+        kept |= {"NODE_USE_ENV_PROXY": "1"}  # node looks at the variables above only if it is told to
         if no_proxy:
             kept |= dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1")
     return kept

@@ -220,8 +220,9 @@ def test_what_was_trusted_by_mistake_reaches_nothing_but_the_project(
     assert run.end["results"]["mcp"] == "hello"
     server_said = (hostile.root / "loot.json").read_text()
     tried = json.loads(server_said if node == "server" else run.end["results"][node]["stdout"])
-    # the home directory that it wrote to was an empty one of its own
-    assert {name for name, said in tried.items() if said == "done"} == {"own", "bashrc"}
+    # the home directory that operations wrote to was an empty one; a server is led to another one of its own
+    home = set() if node == "server" else {"bashrc"}
+    assert {name for name, said in tried.items() if said == "done"} == {"own"} | home
     assert (hostile.root / "own.txt").read_text() == "written"
     assert not (hostile.sage.home / ".bashrc").exists()
     assert hostile.sprung == set()

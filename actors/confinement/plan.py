@@ -24,11 +24,12 @@ from sage_actors.actors.confinement.policy import REOPENED, Grant, SandboxPolicy
 from sage_actors.actors.confinement.settings import Mode
 from sage_actors.actors.egress.doorman import PROXY_PORT, Doorman, Proxy, broker_pair, proxy_url
 from sage_actors.messages.codec import frame
-from sage_actors.messages.errors import SandboxUnavailable
+from sage_actors.messages.errors import SandboxUnavailable, UsageError
 from sage_actors.messages.wire import Kind
 
 if TYPE_CHECKING:
     from sage_actors.sandbox.probe import Report
+    from sage_actors.sandbox.profile import Profile
 
 __all__ = ["Confinement", "Words", "resolve_tier"]
 
@@ -68,6 +69,7 @@ class Confinement:
         if self.active and make_proxy is not None:
             self._door = Doorman(make_proxy)
         self._lanes: dict[str, Grant] = {}
+        self._beside: dict[str, list[str]] = {}  # tokens that end with a worker's
         self._tmp = _PRIVATE_TMP
 
     @property
@@ -107,7 +109,7 @@ class Confinement:
         grant = self._lanes.get(kind)
         if grant is None:
             grant = self._lanes[kind] = self.policy.lane(kind)
-        return self._words(grant, alone=kind == "mcp")
+        return self._words(grant, alone=kind == "mcp", with_servers=kind == "mcp")
 
     def task_words(self, spec: Mapping[str, Any], label: str) -> Words:
         """For a worker of one task.
@@ -127,7 +129,8 @@ class Confinement:
     def released(self, token: str | None) -> None:
         """Whoever held this token has ended."""
         if token is not None and self._door is not None:
-            self._door.revoke(token)
+            for each in (token, *self._beside.pop(token, ())):
+                self._door.revoke(each)
 
     def close(self) -> None:
         """Ends the proxy, and removes the output folders that nothing was put into."""
@@ -144,19 +147,44 @@ class Confinement:
             with contextlib.suppress(OSError):
                 (self._project / name).mkdir(mode=0o755, parents=True, exist_ok=True)
 
-    def _words(self, grant: Grant, *, alone: bool) -> Words:
-        token = None if self._door is None else self._door.grant(grant.rules, grant.label)
-        environ = grant.with_proxy(None if token is None else proxy_url(token), tmp=self._tmp)
-        profile = grant.profile
-        if self.tier == "landlock":  # no root of its own, so no private /tmp either
-            profile = replace(profile, write=(*profile.write, self._tmp))
+    def _words(self, grant: Grant, *, alone: bool, with_servers: bool = False) -> Words:
+        token, environ = self._admit(grant)
         said = {
             "tier": self.tier,
-            "profile": profile.to_dict(),
+            "profile": self._profile(grant).to_dict(),
             "environ": environ,
             "alone": alone and self.tier == "namespaces",
         }
+        if with_servers:
+            said["servers"] = self._server_words(token)
         return Words(frame(Kind.PROFILE, said), token)
+
+    def _server_words(self, token: str | None) -> dict[str, Any]:
+        """See actors/mcp/server_sandbox.py. Each has a token of its own, which ends with that of its worker."""
+        words: dict[str, Any] = {}
+        for name, grant in self.policy.servers().items():
+            if grant is None:
+                words[name] = None
+            elif isinstance(grant, UsageError):
+                words[name] = {"refused": str(grant)}
+            else:
+                own, environ = self._admit(grant) if grant.rules else (None, dict(grant.environ))
+                if own is not None and token is not None:
+                    self._beside.setdefault(token, []).append(own)
+                profile = replace(grant.profile, network=own is not None)
+                words[name] = {"profile": profile.to_dict(), "environ": environ}
+        return words
+
+    def _admit(self, grant: Grant) -> tuple[str | None, dict[str, str]]:
+        """(a token for its rules, if there is a proxy; its environment with that)."""
+        token = None if self._door is None else self._door.grant(grant.rules, grant.label)
+        return token, grant.with_proxy(None if token is None else proxy_url(token), tmp=self._tmp)
+
+    def _profile(self, grant: Grant) -> Profile:
+        """With the folder for temporary files where there is no root of its own, and so no private /tmp."""
+        if self.tier != "landlock":
+            return grant.profile
+        return replace(grant.profile, write=(*grant.profile.write, self._tmp))
 
 
 def resolve_tier(mode: Mode, min_tier: str, report: Report | None = None) -> tuple[str, tuple[str, ...]]:

@@ -13,19 +13,27 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sage_actors.actors.agents.data import built_in_tables
+from sage_actors.actors.confinement.repository import git_directories, virtual_environments
+from sage_actors.actors.confinement.servers import (
+    ANY_OTHER,
+    consented_servers,
+    is_trusted,
+    named_files,
+    server_variables,
+)
 from sage_actors.actors.confinement.settings import Narrowing, SandboxSettings, absolute, parse_narrowing
+from sage_actors.actors.egress.doorman import PROXY_PORT
 from sage_actors.actors.egress.rules import Rule, covers, implicit_rules, operation_rules, parse_rules
 from sage_actors.actors.user_config import UserConfig, default_config_path
-from sage_actors.messages.errors import DefinitionError, KeyUnusableError, Problem, UsageError
+from sage_actors.messages.errors import KeyUnusableError, Problem, UsageError
 from sage_actors.sandbox.profile import (
     Layout,
     Limits,
@@ -35,6 +43,9 @@ from sage_actors.sandbox.profile import (
     outermost,
     system_paths,
 )
+
+if TYPE_CHECKING:
+    from sage_actors.actors.mcp.config import ServerEntry
 
 __all__ = ["REOPENED", "Grant", "SandboxPolicy"]
 
@@ -121,11 +132,36 @@ class SandboxPolicy:
         kernel = {name: limits[name] for name in _KERNEL_LIMITS if limits.get(name) is not None}
         profile = replace(self._base, name=label, limits=replace(self._base.limits, **kernel))
         if spec.get("type") == "agent":
-            git = _Needs(write=tuple(_git_directories(self._project)))
+            git = _Needs(write=tuple(git_directories(self._project)))
             grant = self._grant(label, profile, _Needs.union([self._agent_needs(spec), git]))
         else:
             grant = replace(self._plain, label=label, profile=profile)
         return grant if spec.get("sandbox") is None else self._narrowed(grant, spec["sandbox"], label)
+
+    def servers(self) -> dict[str, Grant | UsageError | None]:
+        """What each stdio server gets that the user consented to: less than its worker. None: what its worker has,
+        as the user trusts it; UsageError: its `sandbox` asks for more. ANY_OTHER: for one that comes later."""
+        found: dict[str, Grant | UsageError | None] = {ANY_OTHER: replace(self._server("other"), rules=())}
+        for each in self._servers:
+            if each.transport == "stdio":
+                found[each.name] = None if is_trusted(each, self.settings.trusted) else self._own(each)
+        return found
+
+    def _own(self, entry: ServerEntry) -> Grant | UsageError:
+        grant = self._server(entry.name, named_files([entry.command, *entry.args]))
+        try:
+            said = entry.sandbox
+            return grant if said is None else self._narrowed(grant, said, f"mcpServers.{entry.name}")
+        except UsageError as wrong:
+            return wrong
+
+    def _server(self, name: str, read: Iterable[str] = ()) -> Grant:
+        from sage_actors.sandbox.environment import clean_environment
+
+        profile = replace(self._base, name=f"mcp/{name}", shared=False, connect=(PROXY_PORT,))
+        grant = self._grant(profile.name, profile, _Needs(read=tuple(read)))
+        environ = server_variables(self._environ)
+        return replace(grant, environ=clean_environment(environ, extra=(), tmp="/tmp", proxy_url=None))
 
     @cached_property
     def _base(self) -> Profile:
@@ -160,14 +196,14 @@ class SandboxPolicy:
     def layout(self) -> Layout:
         """The union of all that any worker may be granted."""
         agents = [self._needs_of(name) for name in self._known_agents()]
-        git = _Needs(write=tuple(_git_directories(self._project)))
+        git = _Needs(write=tuple(git_directories(self._project)))
         needs = _Needs.union([*agents, self._backend_needs(), self._server_needs, git])
         return Layout.of(self._grant("all", self._base, needs).profile)
 
     # How
 
     def _project_profile(self, given: Sequence[str]) -> Profile:
-        git = _git_directories(self._project)
+        git = git_directories(self._project)
         files = [os.path.join(_config_directory(self._environ), name) for name in _USER_FILES]
         reads = [
             *system_paths(),
@@ -183,10 +219,13 @@ class SandboxPolicy:
             read=_existing(reads),
             write=_existing(write),
             protected=tuple(dict.fromkeys((*self._protected(git), *own))),
-            hidden=(*self.settings.hide, *(os.path.join(each, "state.key") for each in own)),
+            hidden=(*self._hidden(), *(os.path.join(each, "state.key") for each in own)),
             limits=Limits(tmp=self.settings.tmp_bytes),
             reopened=tuple(os.path.join(self._project, each) for each in REOPENED),
         )
+
+    def _hidden(self) -> Iterable[str]:
+        return (absolute(each, self._project) for each in self.settings.hide)
 
     def _own_directory(self, granted: Sequence[str]) -> list[str]:
         """Where key, consents and settings are, if something that is granted holds it: a home as project."""
@@ -210,7 +249,7 @@ class SandboxPolicy:
             yield os.path.join(self._project, name)
         for folder in git:
             yield from (os.path.join(folder, name) for name in ("hooks", "config", "config.worktree"))
-        yield from _virtual_environments(self._project)
+        yield from virtual_environments(self._project)
 
     def _grant(self, label: str, profile: Profile, needs: _Needs) -> Grant:
         from sage_actors.sandbox.environment import clean_environment
@@ -267,21 +306,16 @@ class SandboxPolicy:
         return self._chosen_needs(chosen_backend(self._environ, self._user))
 
     @cached_property
-    def _server_needs(self) -> _Needs:
-        """What servers of `.mcp.json` name that the user consented to: variables, and the hosts of their addresses."""
-        from sage_actors.actors.mcp.config import load_servers
-        from sage_actors.actors.trust.consents import TrustStore
+    def _servers(self) -> list[ServerEntry]:
+        return consented_servers(Path(self._project), self._environ)
 
-        project, store = Path(self._project), TrustStore()
-        try:
-            entries = load_servers(project, self._environ).values()
-        except DefinitionError:
-            return _Needs()  # said when a server is asked for
-        trusted = [each for each in entries if store.trusts(project, each.trust_item())]
+    @cached_property
+    def _server_needs(self) -> _Needs:
+        """Of all servers: variables, programs, and the hosts of their addresses."""
         return _Needs(
-            variables=tuple(name for each in trusted for name in each.variables),
-            read=tuple(path for each in trusted for path in _named_files([each.command, *each.args])),
-            rules=tuple(rule for each in trusted for rule in implicit_rules(each.url)),
+            variables=tuple(name for each in self._servers for name in each.variables),
+            read=tuple(path for each in self._servers for path in named_files([each.command, *each.args])),
+            rules=tuple(rule for each in self._servers for rule in implicit_rules(each.url)),
         )
 
     def _agent_needs(self, spec: Mapping[str, Any]) -> _Needs:
@@ -340,18 +374,6 @@ def _narrower(profile: Profile, own: Narrowing, problems: list[Problem], system:
     return replace(profile, read=tuple(dict.fromkeys(read)), write=write)
 
 
-def _named_files(words: Sequence[str]) -> Iterable[str]:
-    """What a command line that the user consented to names outside: a program with the packages that it is among."""
-    for word in words:
-        for part in word.replace(";", " ").split():
-            path = os.path.expanduser(part)
-            real = os.path.realpath(path)
-            if os.path.isabs(path) and os.path.exists(path) and not is_beneath(os.path.expanduser("~"), real):
-                head, found, _ = real.rpartition("/node_modules/")
-                yield path
-                yield head + "/node_modules" if found else real
-
-
 def _texts(said: Any) -> tuple[str, ...]:
     """The texts of a list in a table that is checked when the agent is started."""
     return tuple(each for each in said if isinstance(each, str)) if isinstance(said, list) else ()
@@ -367,37 +389,3 @@ def _config_directory(environ: Mapping[str, str]) -> str:
         return str(default_config_path(environ).parent)
     except KeyUnusableError:  # without a home there is no such directory
         return "/nonexistent"
-
-
-def _virtual_environments(project: str) -> list[str]:
-    """What a program would be started from next time: not to be changed by what runs now."""
-    found = [
-        entry.path for entry in os.scandir(project) if os.path.exists(os.path.join(entry.path, "pyvenv.cfg"))
-    ]
-    inside = [each for each in {sys.prefix, sys.base_prefix} if is_beneath(each, project) and each != project]
-    return sorted({*found, *inside})
-
-
-def _git_directories(project: str) -> list[str]:
-    """The directories of git's own files for this project: of the worktree, and what worktrees share."""
-    for folder in (Path(project), *Path(project).parents):
-        git = folder / ".git"
-        if git.is_dir():
-            return [str(git)]
-        if git.is_file():
-            return _linked_directories(git)
-    return []
-
-
-def _linked_directories(file: Path) -> list[str]:
-    """Those of a linked worktree. It must be known there too: a file that came along cannot name any directory."""
-    try:
-        target = file.read_text(errors="surrogateescape").partition("gitdir:")[2].strip()
-        own = Path(os.path.normpath(file.parent / target))
-        if not os.path.samefile((own / "gitdir").read_text(errors="surrogateescape").strip(), file):
-            return []
-        common = own / "commondir"
-        shared = os.path.normpath(own / common.read_text().strip()) if common.is_file() else str(own)
-    except (OSError, ValueError):
-        return []
-    return list(dict.fromkeys([str(own), shared]))

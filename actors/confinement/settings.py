@@ -5,11 +5,12 @@
     min_tier = "landlock"                # namespaces: refuse where only Landlock is there
     read = ["~/data", "/srv/models"]     # besides the system and the project
     write = ["~/.cache/pip"]             # besides the project
-    hide = [".env"]                      # of the project: neither read nor written
+    hide = [".env"]                      # of the project, whichever it is: neither read nor written
     network = ["api.example.com:443"]    # [] is none
     env = ["MY_TOKEN"]                   # variables handed on to operations
     tmp = "1GiB"                         # of the private temporary directory
-    trusted = ["deploy:push", "agent"]   # calls, or types, that may say `sandbox: trusted`: they are not confined
+    trusted = ["deploy:push", "agent"]   # calls, or types, that may say `sandbox: trusted`: they are not confined;
+                                         # "mcp:NAME": a stdio server that shares the sandbox of its worker
 
 A project's `.sage/config.toml` may say the same but for mode, min_tier and trusted. What it adds to read, write,
 network and env widens what operations may do, so that it counts only once the user consented to it (`trust.py`);
@@ -33,12 +34,15 @@ Mode = Literal["enforce", "degrade", "off"]
 
 _LISTS = ("read", "write", "hide", "network", "env")
 _OF_USER = {"mode", "min_tier", "trusted"}
+_AS_WRITTEN = {"env", "trusted", "hide"}
 _TMP_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxSettings:
-    """See the module's text. Paths are absolute, network entries as they were written. mode None: not said."""
+    """See the module's text. Paths are absolute, but for those of `hide`, which are below whatever project it is;
+    network entries are as they were written. mode None: not said.
+    """
 
     mode: Mode | None = None
     min_tier: Literal["namespaces", "landlock"] = "landlock"
@@ -131,7 +135,7 @@ def _list(
     if not all(isinstance(each, str) and each and "\0" not in each for each in values):
         problems.append(Problem(f"{place}.{name}", "must be a list of texts"))
         return ()
-    return tuple(values) if name in ("env", "trusted") else tuple(absolute(each, base) for each in values)
+    return tuple(values) if name in _AS_WRITTEN else tuple(absolute(each, base) for each in values)
 
 
 def _size(said: Mapping[str, Any], problems: list[Problem], place: str) -> int:

@@ -52,6 +52,10 @@ def take_profile(
     except (SandboxSetupError, OSError, ValueError) as cause:
         _refuse(link, cause)
     judge_by(profile)
+    if "servers" in said:
+        from sage_actors.actors.mcp.server_sandbox import tell
+
+        tell(said["tier"], said["servers"])
     if broker_fd >= 0 and profile.network:
         from sage_actors.actors.egress.broker import install
         from sage_actors.actors.egress.doorman import PROXY_PORT

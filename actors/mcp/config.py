@@ -53,7 +53,8 @@ class ServerEntry:
     """One server as the file says it. `written`: the entry, unexpanded. `problems`: why it cannot be used.
 
     timeout_s: longest wait for the answer to one call (`request_timeout_ms` or `timeout`, milliseconds in the
-    file). startup_s: longest wait until it has started (`startup_timeout_ms`).
+    file). startup_s: longest wait until it has started (`startup_timeout_ms`). sandbox: what narrows it, as that of
+    an operation does; for a server that is started here.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ServerEntry:
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float | None = None
     startup_s: float | None = None
+    sandbox: Any = None
     unset: tuple[str, ...] = ()
 
     @property
@@ -296,6 +298,7 @@ def _entry(name: str, raw: Any, project: Path, environ: Mapping[str, str]) -> Se
         headers=fields.mapping("headers"),
         timeout_s=fields.seconds("request_timeout_ms", "timeout"),
         startup_s=fields.seconds("startup_timeout_ms"),
+        sandbox=raw.get("sandbox"),
     )
     _check_target(fields, entry)
     return replace(entry, problems=tuple(fields.problems), unset=tuple(fields.unset))

@@ -30,6 +30,7 @@ from mcp_types import LoggingMessageNotificationParams
 from sage_actors.actors.egress.client import explain_response, explain_tunnel
 from sage_actors.actors.mcp.config import CONFIG_NAME, ServerEntry, load_servers
 from sage_actors.actors.mcp.errors import LIMIT_TEXT
+from sage_actors.actors.mcp.server_sandbox import sandbox_of
 from sage_actors.actors.mcp.stdio import MAX_MESSAGE_BYTES, StdioServer
 from sage_actors.actors.trust.consents import TrustStore, checks_item
 from sage_actors.messages.backend import Backend
@@ -149,12 +150,14 @@ def _client(server: Any, hear: Hear) -> Client:
 
 
 def _stdio(entry: ServerEntry, hear: Hear) -> OpenServer:
+    sandbox = sandbox_of(entry.name)
     server = StdioServer(
         entry.command,
         entry.args,
-        env=get_default_environment() | dict(entry.env),
+        env=entry.env if sandbox is not None else get_default_environment() | dict(entry.env),
         cwd=entry.directory,
         hear=hear,
+        sandbox=sandbox,
     )
     return OpenServer(
         _client(server, hear),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections import deque
@@ -26,6 +27,8 @@ from mcp.shared.message import SessionMessage
 from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, jsonrpc_message_adapter
 
 from sage_actors.actors.mcp.lines import LineSplitter, LongLine
+from sage_actors.actors.mcp.server_sandbox import ServerSandbox
+from sage_actors.sandbox import launch
 
 __all__ = ["MAX_MESSAGE_BYTES", "TOO_LARGE", "StdioServer"]
 
@@ -45,7 +48,8 @@ _WATCH_S = 1.0
 class StdioServer:
     """A server's process, as a transport: `async with server as (read, write)`, once.
 
-    hear: gets what it says beside the protocol: ("stderr" or "note", a line).
+    hear: gets what it says beside the protocol: ("stderr" or "note", a line). sandbox: what it is to be started in;
+    `env` is then added to the variables of that, otherwise it is all that the server gets.
     """
 
     def __init__(
@@ -56,12 +60,14 @@ class StdioServer:
         env: Mapping[str, str],
         cwd: Path,
         hear: Callable[[str, str], None],
+        sandbox: ServerSandbox | None = None,
     ) -> None:
         self._command = command
         self._args = args
         self._env = env
         self._cwd = cwd
         self._hear = hear
+        self._sandbox = sandbox
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._garbage = 0
         self._process: Process | None = None
@@ -93,18 +99,55 @@ class StdioServer:
     async def __aexit__(self, *exception: Any) -> Any:
         return await self._stack.__aexit__(*exception)
 
-    @contextlib.asynccontextmanager
-    async def _connect(self) -> AsyncIterator[Any]:
-        process = self._process = await asyncio.create_subprocess_exec(
-            self._command,
-            *self._args,
+    async def _start(self, place: str) -> Process:
+        """The process. place: its own folder, if it has a sandbox of its own.
+
+        Raises:
+            OSError: there is no such program, or no such directory to start it in.
+        """
+        argv, env = [self._command, *self._args], dict(self._env)
+        if self._sandbox is None:
+            return await self._spawn(argv, env)
+        fd = self._sandbox.order(argv, env, cwd=self._cwd, place=place)
+        try:
+            return await self._spawn(launch.command(fd), {}, fd)
+        finally:
+            os.close(fd)
+
+    async def _spawn(self, argv: Sequence[str], env: Mapping[str, str], *fds: int) -> Process:
+        return await asyncio.create_subprocess_exec(
+            *argv,
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
-            env=dict(self._env),
+            env=env,
             cwd=self._cwd,
             start_new_session=True,
+            pass_fds=fds,
         )
+
+    @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncIterator[str]:
+        """The folder for as long as it runs; removed in a thread, as a server may have left much."""
+        if self._sandbox is None:
+            yield ""
+            return
+        place = self._sandbox.make_place()
+        try:
+            yield place
+        finally:
+            with anyio.CancelScope(shield=True):
+                await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+
+    @contextlib.asynccontextmanager
+    async def _connect(self) -> AsyncIterator[Any]:
+        async with self._place() as place:
+            process = self._process = await self._start(place)
+            async with self._talk(process) as streams:
+                yield streams
+
+    @contextlib.asynccontextmanager
+    async def _talk(self, process: Process) -> AsyncIterator[Any]:
         try:
             to_client, read = anyio.create_memory_object_stream[Any](0)
             # Room, so that the cancel of a call to a server that reads no more does not have to wait for it

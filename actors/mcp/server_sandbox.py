@@ -1,0 +1,99 @@
+"""The sandbox of one stdio server: narrower than that of the worker that starts it, and told to that worker.
+
+    supervisor: SandboxPolicy.server(entry)   -> {name: what it gets}, with the first words to the worker
+    worker:     tell(tier, servers), once; sandbox_of(name), for each start; launched through sandbox/launch.py
+
+A server has a Landlock domain of its own, so that it can look into neither the worker nor another server; a folder of
+its own for temporary files and as its home; the variables that its entry sets; and its own right to use the proxy.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sage_actors.actors.confinement.servers import ANY_OTHER
+from sage_actors.messages.errors import UsageError
+from sage_actors.sandbox import launch
+from sage_actors.sandbox.profile import Profile, is_beneath, outermost
+
+__all__ = ["ServerSandbox", "sandbox_of", "tell"]
+
+_told: tuple[str, Mapping[str, Any]] | None = None  # of this worker, which has one tier for its whole life
+
+
+def tell(tier: str, servers: Mapping[str, Any]) -> None:
+    """From now on `sandbox_of` knows: {name: {profile, environ}, {refused: why}, or None for one that is trusted}."""
+    global _told
+    _told = tier, servers
+
+
+def sandbox_of(name: str) -> ServerSandbox | None:
+    """What to start the server in; None: nothing of its own, as nothing is confined, or its user trusts it.
+
+    Raises:
+        UsageError: its `sandbox` asks for what the project's policy does not grant.
+    """
+    if _told is None:
+        return None
+    tier, servers = _told
+    said = servers.get(name, servers[ANY_OTHER])
+    if said is None:
+        return None
+    if why := said.get("refused"):
+        raise UsageError(why)
+    return ServerSandbox(tier, Profile.from_dict(said["profile"]), said["environ"])
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSandbox:
+    """environ: the variables that it gets besides those of its entry."""
+
+    tier: str
+    profile: Profile
+    environ: Mapping[str, str]
+
+    def make_place(self) -> str:
+        """A folder that is the server's alone. Whoever made it removes it when the server has ended."""
+        return os.path.realpath(tempfile.mkdtemp(prefix="sage-server-", dir=os.environ.get("TMPDIR")))
+
+    def order(self, argv: Sequence[str], env: Mapping[str, str], *, cwd: Path, place: str) -> int:
+        """What `launch.command` is to carry out, as a descriptor of the caller's. env: what its entry sets.
+
+        Raises:
+            OSError: there is no such program, said as if it were started right here.
+        """
+        own = {**self.environ, **self._places(place), **env}
+        _check_program(argv[0], own.get("PATH"), cwd)
+        profile = replace(self.profile, write=(*self.profile.write, place))
+        return launch.order(profile, self.tier, argv, own)
+
+    def _places(self, place: str) -> dict[str, str]:
+        """Its own temporary folder; and its own home, where what is granted of the user's is found as it is there."""
+        tmp, home = f"{place}/tmp", f"{place}/home"
+        os.mkdir(tmp)
+        os.mkdir(home)
+        found: dict[str, str] = {name: tmp for name in ("TMPDIR", "TMP", "TEMP")}
+        real = os.path.expanduser("~")
+        granted = (*self.profile.read, *self.profile.write)
+        if any(is_beneath(real, each) for each in granted):
+            return found  # the home is the project, or part of it
+        for path in outermost(each for each in granted if is_beneath(each, real)):
+            link = os.path.join(home, os.path.relpath(path, real))
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            os.symlink(path, link)
+        return {**found, "HOME": home}
+
+
+def _check_program(name: str, path: str | None, cwd: Path) -> None:
+    place = os.path.join(cwd, name) if os.sep in name else shutil.which(name, path=path)
+    if place is None or not os.path.exists(place):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    if not os.access(place, os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
