@@ -79,7 +79,7 @@ class ServerSandbox:
         tmp, home = f"{place}/tmp", f"{place}/home"
         os.mkdir(tmp)
         os.mkdir(home)
-        found: dict[str, str] = {name: tmp for name in ("TMPDIR", "TMP", "TEMP")}
+        found: dict[str, str] = dict.fromkeys(("TMPDIR", "TMP", "TEMP"), tmp)
         real = os.path.expanduser("~")
         granted = (*self.profile.read, *self.profile.write)
         if any(is_beneath(real, each) for each in granted):
