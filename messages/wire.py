@@ -1,6 +1,7 @@
 """What supervisor and workers say to each other. One frame carries many messages of one kind.
 
     supervisor -> worker                        worker -> supervisor
+    EXPECT      profile
     PROFILE     {tier, profile, environ, alone}
     OPERATIONS  [[op, spec], ...]               READY     [pid, kind]
     TASKS       [task row, ...]                 RESULTS   [result row, ...]
@@ -17,6 +18,7 @@
 owner's number never matches); with `node` and `attempt` it is the fencing token of the attempt.
 
 PROFILE comes before anything else, if the worker was forked to be confined. alone: in a process namespace of its own.
+EXPECT may come before it: a profile that is likely, for a worker of one task to prepare while it waits.
 HEARTBEAT lists what executes: async workers send it twice a second, any worker as it starts a limited task.
 BLOCKED says which attempt blocks the event loop, where that is known.
 """
@@ -52,6 +54,7 @@ class Kind(IntEnum):
     INSPECT = 6
     STOP = 7
     PROFILE = 8
+    EXPECT = 9
 
     READY = 20
     RESULTS = 21

@@ -13,6 +13,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 
 from sage_actors.messages.errors import SandboxSetupError
 from sage_actors.sandbox import kernel, landlock, mounts, seccomp
@@ -22,7 +23,7 @@ from sage_actors.sandbox.profile import Limits, Profile, device_paths, is_beneat
 if sys.platform != "win32":
     import resource  # now: nothing can be imported once the files are gone
 
-__all__ = ["STEPS", "TIERS", "confine"]
+__all__ = ["STEPS", "TIERS", "Preparation", "confine", "prepare"]
 
 TIERS = ("namespaces", "landlock")
 STEPS = (
@@ -43,28 +44,60 @@ _AS_ROOT = frozenset(
 )  # so that files of others in the project can be worked on
 
 
+@dataclass(slots=True)
+class Preparation:
+    """What takes longest of confining in the tier "namespaces", made ahead for grants that are likely.
+
+    It holds for this process and this mount namespace: whoever mounts something in between throws it away. A look at
+    what is writable or visible is no part of it, as that may change.
+    """
+
+    grants: tuple[object, ...]
+    private: list[str]
+    further: list[str]
+    ruleset: int  # a descriptor; -1: there is none
+
+    def drop(self) -> None:
+        """Lets go of the ruleset."""
+        if self.ruleset >= 0:
+            os.close(self.ruleset)
+        self.ruleset = -1
+
+
+def prepare(profile: Profile) -> Preparation:
+    """Makes ahead what `confine` needs for profiles that grant the same. Raises OSError."""
+    private, further = _look(profile)
+    seccomp.program(sockets=profile.network, namespaces=True, own_pids=os.getpid() == 1)
+    rules = _grants(profile, private)
+    ruleset = landlock.build(rules, connect=profile.connect) if landlock.abi() else -1
+    return Preparation(_key(profile), private, further, ruleset)
+
+
 def confine(
     profile: Profile,
     tier: str,
     *,
     keep_fds: Collection[int],
+    prepared: Preparation | None = None,
     before: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Confines this process, which must have one thread. In the tier "namespaces" it must be inside `enter_root`.
 
-    keep_fds: descriptors that stay open besides 0, 1 and 2; each is a grant. before: called with the name of each of
-    `STEPS`; for faults in tests. Raises SandboxSetupError that names the step: the process must then end at once,
-    as it is confined in part.
+    keep_fds: descriptors that stay open besides 0, 1 and 2; each is a grant. prepared: used if it is for the same
+    grants, and gone afterwards. before: called with the name of each of `STEPS`; for faults in tests. Raises
+    SandboxSetupError that names the step: the process must then end at once, as it is confined in part.
     """
+    if prepared is None or tier != "namespaces" or prepared.grants != _key(profile):
+        prepared = Preparation((), [], [], -1)  # what was prepared is closed with all else
     private: list[str] = []
     actions: dict[str, Callable[[], object]] = {
         "tier": lambda: _check_tier(tier),
         "threads": _check_threads,
-        "mounts": lambda: private.extend(_narrow_mounts(profile) if tier == "namespaces" else ()),
-        "descriptors": lambda: _close_all_but(keep_fds),
+        "mounts": lambda: private.extend(_narrow_mounts(profile, prepared) if tier == "namespaces" else ()),
+        "descriptors": lambda: _close_all_but((*keep_fds, prepared.ruleset)),
         "limits": lambda: _limit(profile.limits, own_users=tier == "namespaces"),
         "no_new_privs": lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1),
-        "landlock": lambda: _restrict_files(profile, tier, private),
+        "landlock": lambda: _restrict_files(profile, tier, private, prepared),
         "capabilities": lambda: kernel.keep_capabilities(_AS_ROOT if os.geteuid() == 0 else frozenset()),
         "seccomp": lambda: _filter_calls(profile, tier),
     }
@@ -88,14 +121,23 @@ def _check_threads() -> None:
         raise OSError(errno.EBUSY, f"this process has {count} threads, and only this one would be confined")
 
 
-def _narrow_mounts(profile: Profile) -> list[str]:
+def _key(profile: Profile) -> tuple[object, ...]:
+    return (profile.read, profile.write, profile.shared, profile.connect)
+
+
+def _look(profile: Profile) -> tuple[list[str], list[str]]:
+    return mounts.look(profile.read, profile.write, everywhere=not landlock.abi())
+
+
+def _narrow_mounts(profile: Profile, prepared: Preparation) -> list[str]:
     """Takes away what the root holds and this profile does not, where Landlock cannot: in a mount namespace of
     its own, and only if there is such a thing. Returns the private directories that may be granted."""
-    private, further = mounts.look(profile.read, profile.write, everywhere=not landlock.abi())
+    private, further = (prepared.private, prepared.further) if prepared.grants else _look(profile)
     within = [each for each in profile.protected if is_beneath_any(each, profile.write)]
     protected, hidden = mounts.open_for(within, profile.hidden)
     if not (protected or hidden or further):
         return private
+    prepared.drop()  # what is mounted now may be granted
     try:
         kernel.unshare(kernel.CLONE_NEWNS)
     except PermissionError:  # confined already
@@ -141,11 +183,13 @@ def _rlimits(limits: Limits, *, own_users: bool) -> Iterator[tuple[int, int]]:
             yield kind, value
 
 
-def _restrict_files(profile: Profile, tier: str, private: list[str]) -> None:
+def _restrict_files(profile: Profile, tier: str, private: list[str], prepared: Preparation) -> None:
+    if prepared.ruleset >= 0:
+        landlock.enforce(prepared.ruleset)
+        prepared.drop()
+        return
     if tier == "namespaces" and not landlock.abi():
         return  # the root holds nothing else; the probe names what is missing
-    devices = dict.fromkeys(device_paths(), landlock.USE_DEVICE)
-    common = {"/proc": landlock.READ, **devices}
     if tier == "landlock":
         spread = landlock.spread(
             profile.read,
@@ -154,14 +198,24 @@ def _restrict_files(profile: Profile, tier: str, private: list[str]) -> None:
             hidden=profile.hidden,
             reopened=profile.reopened,
         )
-        landlock.restrict({**common, **spread})
+        landlock.restrict({**_common_grants(), **spread})
         return
-    grants = dict.fromkeys(profile.read, landlock.EXECUTE) | common | {"/dev/pts": landlock.USE_TERMINAL}
+    landlock.restrict(_grants(profile, private), connect=profile.connect)
+
+
+def _grants(profile: Profile, private: list[str]) -> dict[str, int]:
+    """Inside of the new root, where mounts keep what is protected."""
+    grants = dict.fromkeys(profile.read, landlock.EXECUTE) | _common_grants()
+    grants |= {"/dev/pts": landlock.USE_TERMINAL}
     if not profile.shared:
         private, grants[_SHARED_MEMORY] = [], landlock.SHARE
     for path in (*private, *profile.write):
         grants[path] = landlock.WRITE
-    landlock.restrict(grants, connect=profile.connect)
+    return grants
+
+
+def _common_grants() -> dict[str, int]:
+    return {"/proc": landlock.READ, **dict.fromkeys(device_paths(), landlock.USE_DEVICE)}
 
 
 def _filter_calls(profile: Profile, tier: str) -> None:

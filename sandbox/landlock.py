@@ -19,7 +19,19 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from sage_actors.sandbox import kernel
 from sage_actors.sandbox.profile import is_beneath
 
-__all__ = ["EXECUTE", "READ", "SHARE", "USE_DEVICE", "USE_TERMINAL", "WRITE", "abi", "restrict", "spread"]
+__all__ = [
+    "EXECUTE",
+    "READ",
+    "SHARE",
+    "USE_DEVICE",
+    "USE_TERMINAL",
+    "WRITE",
+    "abi",
+    "build",
+    "enforce",
+    "restrict",
+    "spread",
+]
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REMOVE_FILE, _MAKE_REG = 1 << 5, 1 << 8
@@ -58,11 +70,20 @@ def abi() -> int:
 
 
 def restrict(grants: Mapping[str, int], *, connect: Collection[int] | None = None) -> None:
-    """From now on this thread, and all that it starts, reaches files only by `grants` (path: rights), cannot signal
-    anyone outside, and reaches no abstract socket outside, as far as the kernel's version can.
+    """`build`, and `enforce` at once."""
+    ruleset = build(grants, connect=connect)
+    try:
+        enforce(ruleset)
+    finally:
+        os.close(ruleset)
+
+
+def build(grants: Mapping[str, int], *, connect: Collection[int] | None = None) -> int:
+    """A ruleset: files are reached only by `grants` (path: rights), nobody outside is signalled, and no abstract
+    socket outside is reached, as far as the kernel's version can. Returns a descriptor, which the caller closes.
 
     connect: TCP ports that may be connected to; None leaves TCP alone. A path that does not exist is skipped, and so
-    is a symbolic link, unless it was to be written: then OSError. no_new_privs must be set. Raises OSError.
+    is a symbolic link, unless it was to be written: then OSError. Raises OSError.
     """
     version = abi()
     connect = connect if version >= 4 else None
@@ -73,9 +94,15 @@ def restrict(grants: Mapping[str, int], *, connect: Collection[int] | None = Non
         for port in connect or ():
             rule = ctypes.create_string_buffer(struct.pack("QQ", _CONNECT_TCP, port), 16)
             kernel.call("landlock_add_rule", ruleset, _RULE_NET_PORT, rule, 0)
-        kernel.call("landlock_restrict_self", ruleset, 0)
-    finally:
+    except BaseException:
         os.close(ruleset)
+        raise
+    return ruleset
+
+
+def enforce(ruleset: int) -> None:
+    """From now on it holds for this thread and all that it starts. no_new_privs must be set. Raises OSError."""
+    kernel.call("landlock_restrict_self", ruleset, 0)
 
 
 def _handled(version: int) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import struct
 from collections.abc import Iterable
@@ -70,12 +71,17 @@ _ON_PROCESSES = {"setpriority": 2, "ioprio_set": 3}
 def program(*, sockets: bool, namespaces: bool, own_pids: bool) -> bytes:
     """A filter. sockets: TCP over IPv4 and IPv6 is allowed. namespaces: the mounts and IPC are our own, so changing
     files' metadata, SysV IPC and inotify reach nothing outside. own_pids: so are the process numbers."""
-    code = _check_architecture()
+    return _program(kernel.machine(), sockets, namespaces, None if own_pids else os.getpid())
+
+
+@functools.cache
+def _program(machine: str, sockets: bool, namespaces: bool, own_pid: int | None) -> bytes:
+    code = _check_architecture(machine)
     code += _deny(_DENIED)
     if not namespaces:
         code += _deny(_METADATA) + _deny(_SHARED) + _only_on_open_file()
-    if not own_pids:
-        code += _only_on_itself()
+    if own_pid is not None:
+        code += _only_on_itself(own_pid)
     code += _no_new_namespaces() + _no_typing_for_others()
     code += _socket_pairs() + _no_fast_open() + _sockets(allowed=sockets)
     code.append((_RETURN, 0, 0, _ALLOW))
@@ -104,14 +110,14 @@ def _on(name: str, body: list[_Instruction]) -> list[_Instruction]:
     return [] if number is None else [(_IF_EQUAL, 0, len(body), number), *body]
 
 
-def _check_architecture() -> list[_Instruction]:
+def _check_architecture(machine: str) -> list[_Instruction]:
     code = [
         (_LOAD, 0, 0, 4),
-        (_IF_EQUAL, 1, 0, _ARCHITECTURE[kernel.machine()]),
+        (_IF_EQUAL, 1, 0, _ARCHITECTURE[machine]),
         (_RETURN, 0, 0, _KILL_PROCESS),  # int 0x80: the numbers below would mean other calls
         (_LOAD, 0, 0, 0),
     ]
-    if kernel.machine() == "x86_64":
+    if machine == "x86_64":
         code += [(_IF_AT_LEAST, 0, 1, _X32_BIT), _refuse(errno.ENOSYS)]
     return code
 
@@ -126,8 +132,8 @@ def _only_on_open_file() -> list[_Instruction]:
     return _on("utimensat", [*number, (_RETURN, 0, 0, _ALLOW)])
 
 
-def _only_on_itself() -> list[_Instruction]:
-    own = [(_IF_EQUAL, 2, 0, 0), (_IF_EQUAL, 1, 0, os.getpid()), _refuse(), (_RETURN, 0, 0, _ALLOW)]
+def _only_on_itself(pid: int) -> list[_Instruction]:
+    own = [(_IF_EQUAL, 2, 0, 0), (_IF_EQUAL, 1, 0, pid), _refuse(), (_RETURN, 0, 0, _ALLOW)]
     code: list[_Instruction] = []
     for name in _ON_PROCESS:
         code += _on(name, [_argument(0), *own])

@@ -43,10 +43,12 @@ _WAYS_OUT = (
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a worker is told first. token: its right to use the proxy, None without one."""
+    """What a worker is told first. token: its right to use the proxy, None without one. expected: a frame for the
+    next worker, which may be asked for the same; empty where nothing can be prepared."""
 
     data: bytes
     token: str | None
+    expected: bytes = b""
 
 
 class Confinement:
@@ -157,7 +159,8 @@ class Confinement:
         }
         if with_servers:
             said["servers"] = self._server_words(token)
-        return Words(frame(Kind.PROFILE, said), token)
+        expected = frame(Kind.EXPECT, said["profile"]) if said["alone"] else b""
+        return Words(frame(Kind.PROFILE, said), token, expected)
 
     def _server_words(self, token: str | None) -> dict[str, Any]:
         """See actors/mcp/server_sandbox.py. Each has a token of its own, which ends with that of its worker."""

@@ -6,6 +6,7 @@ follow are answered with that failure, and nothing of them is executed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource  # noqa: F401 - loaded once, in the keeper, for all who are confined
 import socket
@@ -17,7 +18,7 @@ from sage_actors.actors.confinement.violations import judge_by
 from sage_actors.messages.codec import FrameReader, frame
 from sage_actors.messages.errors import SandboxSetupError
 from sage_actors.messages.wire import FAILED, Kind, error_map
-from sage_actors.sandbox.confine import confine
+from sage_actors.sandbox.confine import Preparation, confine, prepare
 from sage_actors.sandbox.namespaces import enter_pid_namespace
 from sage_actors.sandbox.profile import Profile
 from sage_actors.sandbox.temporary import shrink_temporary
@@ -40,15 +41,16 @@ def take_profile(
     try:
         if early:
             enter_pid_namespace()
-        said = _read_profile(link)
+        said, prepared = _read_profile(link, early=early)
         os.environ.clear()
         os.environ.update(said["environ"])
         profile = Profile.from_dict(said["profile"])
         if said["alone"]:
             if not early:
                 enter_pid_namespace()
-            shrink_temporary(profile.limits.tmp)
-        confine(profile, said["tier"], keep_fds=(*keep_fds, broker_fd))
+            if shrink_temporary(profile.limits.tmp):
+                prepared = None  # it was for what was mounted before
+        confine(profile, said["tier"], keep_fds=(*keep_fds, broker_fd), prepared=prepared)
     except (SandboxSetupError, OSError, ValueError) as cause:
         _refuse(link, cause)
     judge_by(profile)
@@ -64,18 +66,27 @@ def take_profile(
     return profile
 
 
-def _read_profile(link: socket.socket) -> dict[str, Any]:
-    """Reads that frame and no byte more: what follows is for the worker's own thread."""
-    head = _receive(link, _LENGTH_BYTES)
-    length = int.from_bytes(head, "big")
-    if length > _MOST_BYTES:
-        os._exit(_SETUP_FAILED)
-    for kind, payload in FrameReader().feed(head + _receive(link, length)):
+def _read_profile(link: socket.socket, *, early: bool) -> tuple[dict[str, Any], Preparation | None]:
+    """Reads that frame and no byte more: what follows is for the worker's own thread. What is expected meanwhile is
+    prepared, by a process that has its namespaces already."""
+    prepared: Preparation | None = None
+    while True:
+        head = _receive(link, _LENGTH_BYTES)
+        length = int.from_bytes(head, "big")
+        if length > _MOST_BYTES:
+            os._exit(_SETUP_FAILED)
+        [(kind, payload)] = FrameReader().feed(head + _receive(link, length))
         if kind == Kind.PROFILE:
-            return dict(payload)
+            return dict(payload), prepared
         if kind == Kind.STOP:
             os._exit(0)  # it was not needed
-    os._exit(_SETUP_FAILED)
+        if kind != Kind.EXPECT:
+            os._exit(_SETUP_FAILED)
+        if early and prepared is None:
+            with contextlib.suppress(
+                OSError
+            ):  # then it is done when it is needed, and fails where that is heard
+                prepared = prepare(Profile.from_dict(payload))
 
 
 def _receive(link: socket.socket, count: int) -> bytes:

@@ -209,6 +209,7 @@ class Keeper:
             if kind in ON_A_LOOP:  # loaded once, here, so that every fork has it
                 import sage_actors.actors.workers.async_worker
             elif kind == "own":
+                import sage_actors.actors.operations.python
                 import sage_actors.actors.operations.shell  # noqa: F401
             context = multiprocessing.get_context("fork")
             process = context.Process(

@@ -98,6 +98,7 @@ class LocalPool:
         self._specs: dict[int, dict[str, Any]] = {}
         self._http_tokens: dict[int, str] = {}
         self._spare: int | None = None
+        self._expected = b""  # what the spare prepares for: the profile of the last such worker
         self._spare_lock = threading.Lock()
         self._placeholders: list[Any] = []
         self._doors: set[socket.socket] = set()  # ways out of the sandbox that nobody took yet
@@ -173,6 +174,8 @@ class LocalPool:
                 number = self._new_worker(kind)
             if not self._closing:
                 self._spare = self._new_worker(kind)
+                if self._expected:
+                    self._send_to(self._spare, self._expected)
         return number
 
     def define(self, op: int, spec: dict[str, Any]) -> None:
@@ -396,6 +399,7 @@ class LocalPool:
         except UsageError as error:
             self._refuse(handle, row, str(error))
             return False
+        self._expected = words.expected
         self._tell_profile(handle, words)
         return True
 
