@@ -459,6 +459,51 @@ def test_a_machine_that_confines_nothing_runs_nothing(project: Path, monkeypatch
         assert any("not confined here: a gap" in notice for notice in run.notices)
 
 
+def test_degraded_each_result_says_what_did_not_confine_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sage_actors.supervisor.cli.main import main
+
+    monkeypatch.setattr("sage_actors.sandbox.probe.probe", lambda: report("none", "namespaces", "landlock"))
+    missing = {"tier": "none", "gaps": ["a gap"]}
+    flow = Workflow("flow")
+    first = flow.add(ops.value, number=1)
+    flow.add(ops.value, id="second", number=2, after=[first])
+    with supervise(project, sandbox="degrade", keys=None) as supervisor:
+        run = supervisor.start(flow, run_id="r")
+        said = {
+            each.node: each.data.get("sandbox") for each in run.events() if each.event == "node_succeeded"
+        }
+        assert run.result(30)["second"] == 2
+    assert said == {"value": missing, "second": missing}
+
+    def printed(*command: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--project", str(project)])
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    status, show = (json.loads(printed(command, "r", "--json")) for command in ("status", "show"))
+    history = map(json.loads, printed("history", "r", "--json").splitlines())
+    assert [each["sandbox"] for each in status["nodes"]] == [missing, missing]
+    assert show["sandbox"] == {"second": missing}
+    done = [row for each in history if each["record"] == "nodes_succeeded" for row in each["nodes"]]
+    assert [row["usage"]["sandbox"] for row in done] == [missing, missing]
+    with pytest.raises(SystemExit):
+        main(["show", "r", "second", "--project", str(project)])
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("2\n", "second was not confined: a gap\n")
+
+
+def test_a_result_says_nothing_of_gaps_that_its_user_was_not_promised_away(project: Path) -> None:
+    for mode in ("enforce", "off"):
+        flow = Workflow("flow")
+        flow.add(ops.value, number=1)
+        with supervise(project, sandbox=mode) as supervisor:
+            run = supervisor.start(flow, run_id=mode)
+            assert not [each for each in run.events() if "sandbox" in each.data and each.node]
+
+
 def test_with_landlock_alone_files_are_kept_and_there_is_no_network(
     project: Path, monkeypatch: pytest.MonkeyPatch, web: int, tmp_path: Path
 ) -> None:

@@ -55,6 +55,14 @@ class RunOptions:
     max_cost: float | None = None
     sandbox: Mapping[str, Any] | None = None
 
+    @property
+    def gaps(self) -> dict[str, Any] | None:
+        """{tier, gaps}, for every result, where less than what is wanted may confine (`degrade`) and does."""
+        said = self.sandbox or {}
+        if said.get("mode") != "degrade" or not said.get("gaps"):
+            return None
+        return {"tier": said["tier"], "gaps": list(said["gaps"])}
+
 
 @dataclass(slots=True)
 class Scope:

@@ -51,6 +51,9 @@ class RunAnswers(RunInstances):
                 self._add_usage(row[4])
             if self.asked_cache or row[4] is not None:
                 self._keep(row)
+        if self.gaps is not None:
+            for row in rows:
+                row[4] = {**(row[4] or {}), "sandbox": self.gaps}
         if self.is_limited:
             self._mind_budget()
         if self.permits:

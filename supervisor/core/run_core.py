@@ -48,6 +48,7 @@ _TOLD = (
     "artifacts",
     "stale",
     "redacted",
+    "sandbox",
 )
 
 

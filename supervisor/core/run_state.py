@@ -122,6 +122,7 @@ class RunState:
         self._ending = False
         self.secrets = KnownValues()  # what was handed over, and what must not come back
         self.withholds = _withholds(plan)
+        self.gaps = options.gaps  # what did not confine operations, to be told with each result
 
     # ------------------------------------------------------------------ who is who
 

@@ -54,6 +54,7 @@ class NodeView:
     seconds: of the last attempt; for a node that the engine carries out, from its start to its end.
     started_at, ended_at: Unix times or None. error: {"type", "message", ...} of the last failure.
     reason: why it was skipped, or what it waits for. tokens: input and output, of all attempts.
+    sandbox: {"tier", "gaps"} if its result was made where less than was wanted confined it, else None.
     """
 
     id: str
@@ -68,6 +69,7 @@ class NodeView:
     tokens: int
     cost: float
     crashes: int
+    sandbox: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ class _Track:
     seconds: float = 0.0
     tokens: int = 0
     cost: float = 0.0
+    sandbox: Mapping[str, Any] | None = None
 
 
 class History:
@@ -202,6 +205,7 @@ class History:
             tokens=track.tokens,
             cost=track.cost,
             crashes=run.crashes.get(node, 0),
+            sandbox=track.sandbox,
         )
 
     def _state(self, node: int) -> str:
@@ -335,6 +339,7 @@ class _Watch:
         if usage:
             track.tokens += _count(usage, "input_tokens") + _count(usage, "output_tokens")
             track.cost += float(usage.get("cost") or 0.0)
+        track.sandbox = usage.get("sandbox") if usage else None
 
 
 def open_history(state: StateDirectory, keys: KeyRing, run_id: str) -> History:
