@@ -173,6 +173,7 @@ def _node_cells(node: NodeView) -> tuple[str, ...]:
 def _node_map(node: NodeView) -> dict[str, Any]:
     names = ("id", "phase", "state", "attempts", "seconds", "error", "reason", "tokens", "cost", "crashes")
     out = {name: getattr(node, name) for name in names}
+    out |= {"sandbox": node.sandbox} if node.sandbox else {}
     return out | {"started_at": _iso(node.started_at), "ended_at": _iso(node.ended_at)}
 
 
@@ -203,6 +204,8 @@ def show_command(run_id: str, node: str | None, full: bool, project: Path, as_js
         from sage_actors.supervisor.json_text import to_json
 
         facts = {"run_id": run_id, "workflow": past.workflow, "status": past.status, "reason": past.reason}
+        gaps = {node.id: node.sandbox for node in past.nodes() if node.sandbox and node.id in results}
+        facts |= {"sandbox": gaps} if gaps else {}
         click.echo(to_json(facts | {"inputs": past.inputs, "results": results, "errors": errors}))
         return 0
     from sage_actors.supervisor.cli.display import error_text, results_text
@@ -238,6 +241,8 @@ def _show_node(past: History, node_id: str, *, as_json: bool, whole: bytes | Non
         why = f": {error_text(view.error)}" if view.error else ""
         click.echo(f"{node_id} has no result; it is {view.state}{why}", err=True)
         return 1
+    if view.sandbox:
+        click.echo(f"{node_id} was not confined: {'; '.join(view.sandbox['gaps'])}", err=True)
     value = past.value(node_id) if whole is None else unpack(whole)
     if isinstance(value, str) and not as_json:
         click.echo(printable(value) if sys.stdout.isatty() else value)
