@@ -111,6 +111,21 @@ def test_a_long_definition_has_pieces_with_its_name_and_their_own_lines() -> Non
         assert lines[piece.passage.line - 1] == piece.passage.text.split("\n")[0]
 
 
+def test_an_example_in_a_docstring_defines_nothing() -> None:
+    text = (
+        'class Actor:\n    """An actor::\n\n        class MyActor(Actor):\n            def run(self): ...\n    """\n\n'
+        "    MARK = 1  # ''' opens nothing\n    def stop(self):\n        pass\n"
+    )
+    names = [each.name for each in definitions(text.split("\n"), "python")]
+    assert names == ["Actor", "Actor.stop"]
+
+
+def test_a_list_of_imports_weighs_less_than_code() -> None:
+    imports = "from typing import (\n    Any,\n    Limit,\n)\n\nimport limits\n\n__all__ = []\n\n\n"
+    first, second = _pieces(imports + "def limit():\n    return 1\n")
+    assert 0 < first.passage.weight < second.passage.weight / 2
+
+
 def test_notes_in_comments_are_found_with_what_goes_on_below() -> None:
     text = "x = 1  # TODO(ann): limit this\n# per user, please\ny = 2\nTODO = 3\n// FIXME later\n"
     first, second = note_pieces(text.split("\n"), "a.py", 1.0)

@@ -26,6 +26,7 @@ from sage_actors.servers.corpus.sources import Sources
 from sage_actors.servers.settings import ServerSettings
 from sage_actors.servers.specification.markdown import Document, block, code, plain
 from sage_actors.servers.specification.server import create_server
+from sage_actors.servers.specification.study import Study
 from sage_actors.servers.specification.topic import Topic, stem
 
 TOPIC = "rate limiting for the public API"
@@ -393,3 +394,51 @@ def test_a_report_from_another_version_is_asked_about(tmp_path: Path) -> None:
     assert any(
         question.startswith("Which version is the report from?") for question in result["open_questions"]
     )
+
+
+PACKAGE = {
+    "src/net/__init__.py": "from ._client import *\n\n__all__ = ['Client']\n",
+    "src/net/_client.py": (
+        "class BaseClient:\n    def event_hooks(self): ...\n    def _hooks(self): ...\n\n"
+        "class Client(BaseClient):\n    def get(self): ...\n\nclass Hidden:\n    def mount_hooks(self): ...\n"
+    ),
+    "src/net/_open_api.py": "class OpenAPIResponse: ...\n",
+    "README.md": "# Net\n\nUse the `Client`.\n",
+}
+
+
+def test_what_a_package_exports_from_its_private_modules_is_its_public_surface(tmp_path: Path) -> None:
+    survey = Study(write(tmp_path, PACKAGE), "rate limiting for the public API", "feature").survey
+    assert [each.name for each in survey.surface] == ["Client"]
+    assert [each.name for each in survey.extension_points] == ["BaseClient.event_hooks"]
+
+
+def test_words_for_the_public_surface_are_no_part_of_longer_names(tmp_path: Path) -> None:
+    result, text, _ = create(write(tmp_path, PACKAGE))
+    assert "OpenAPIResponse" not in text
+    assert not any("What is meant by" in question for question in result["open_questions"])
+
+
+def test_the_thing_is_found_under_another_word_of_the_trade(tmp_path: Path) -> None:
+    files = {"actor.py": "class Actor: ...\nclass ActorInbox: ...\nclass ActorThread: ...\n"}
+    survey = Study(write(tmp_path, files), "bounded mailboxes for actors", "feature").survey
+    best = survey.candidates[0]
+    assert (best.symbol.name, best.reasons) == ("ActorInbox", ["named after “actors”, akin to “mailboxes”"])
+
+
+def test_what_is_derived_from_the_place_already_is_shown_as_a_model(tmp_path: Path) -> None:
+    files = {
+        "shells.py": "class ShellComplete: ...\nclass BashComplete(ShellComplete): ...\nclass Other: ...\n",
+        "zsh.py": "from shells import ShellComplete\n\nclass ZshComplete(ShellComplete): ...\n",
+    }
+    _, text, _ = create(write(tmp_path, files), topic="shell complete for nushell")
+    [line] = [line for line in text.split("\n") if line.startswith("Derived from `ShellComplete`")]
+    assert "`BashComplete` (`shells.py:2`), `ZshComplete` (`zsh.py:3`)" in line
+
+
+def test_what_a_docstring_says_is_quoted_to_the_end_of_its_sentence(tmp_path: Path) -> None:
+    files = {
+        "limit.py": 'def rate_limit():\n    """Slow down the calls that\n    are too many. And more."""\n'
+    }
+    _, text, _ = create(write(tmp_path, files))
+    assert "“Slow down the calls that are too many. And more.”" in text

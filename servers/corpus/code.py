@@ -1,14 +1,13 @@
 """Source text in pieces: definitions with their names and comments, and the notes left in comments.
 
 Definitions are found line by line by patterns, not by parsing: one mechanism for every language, whole
-repositories in a second, files that do not compile included. A definition inside a string is a rare, harmless
-extra; what a piece cites is always the text that stands there.
+repositories in a second, files that do not compile included. What a piece cites is always the text that stands there.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 
@@ -61,6 +60,12 @@ _HINTS = {  # cheaper than a pattern
 }
 _ANY = re.compile("")
 _PIECE_CHARS = 900
+_TRIPLE = ('"""', "'''")
+_IMPORTING = re.compile(
+    r"\s*(?:import\b|from\b|use\b|require|\}? from\b|[\w.*, ]+,?$|[({})\]]+,?;?$|\"[\w./-]+\"$|if TYPE_CHECKING:)"
+)
+_IMPORTS_WEIGHT = 0.3
+_MOSTLY = 0.6
 _CONTAINERS = _words("class interface impl trait struct enum mod namespace module defmodule object extension")
 _ABOVE = re.compile(r"\s*(#(?!include|define|if|endif|!)|//|/\*|\*|--|@|///|;;|%%|\[\w)")
 _NOTE = re.compile(r"(?:#|//|/\*|^\s*\*|--|;|<!--|%)[^\n]{0,80}?\b(TODO|FIXME|XXX|HACK)\b")
@@ -96,12 +101,13 @@ def definitions(lines: Sequence[str], language: str) -> Iterator[Definition]:
     if pattern is None:
         return
     hinted = _HINTS.get(language, _ANY).search
+    quoted = _in_strings(lines) if language == "python" else ()
     owners: list[tuple[int, str]] = []  # containers that are open, by indentation
     last = 0
     for number, line in enumerate(lines):
         if not line or len(line) > 300 or not hinted(line):
             continue
-        if (match := pattern.match(line)) is None:
+        if number in quoted or (match := pattern.match(line)) is None:
             continue
         groups = match.groupdict()
         name = groups.get("name") or groups.get("name2") or groups.get("name3") or groups.get("name4") or ""
@@ -116,6 +122,25 @@ def definitions(lines: Sequence[str], language: str) -> Iterator[Definition]:
             first -= 1
         last = number + 1
         yield Definition(qualified, number + 1, first + 1)
+
+
+def _in_strings(lines: Sequence[str]) -> Set[int]:
+    """The lines inside Python's triple-quoted strings: an example in a docstring defines nothing.
+
+    A mark that is never closed opens nothing: it stood in a comment or in another string.
+    """
+    found: set[int] = set()
+    opened, mark = 0, ""
+    for number, line in enumerate(lines):
+        if mark:
+            if mark in line:
+                found.update(range(opened + 1, number + 1))
+                mark = ""
+        elif '"""' in line or "'''" in line:
+            first = min((at, each) for each in _TRIPLE if (at := line.find(each)) >= 0)[1]
+            if line.count(first) % 2:
+                opened, mark = number, first
+    return found
 
 
 def code_pieces(
@@ -134,9 +159,16 @@ def code_pieces(
             islice(cuts, 1) if kind == "test" else cuts
         ):  # a test says at its beginning what it tests
             text = "\n".join(line.rstrip()[:_PIECE_CHARS] for line in lines[first:last])
-            passage = Passage(text.rstrip(), source, first + 1, kind, weight)
+            own = weight if definition.name or not _mostly_imports(text) else weight * _IMPORTS_WEIGHT
+            passage = Passage(text.rstrip(), source, first + 1, kind, own)
             yield Piece(passage, definition.name, defines=defines)
             defines = False
+
+
+def _mostly_imports(text: str) -> bool:
+    """Whether it is mostly the list of imports at the top of a file: that has many words and says nothing."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    return sum(1 for line in lines if _IMPORTING.match(line)) >= _MOSTLY * len(lines)
 
 
 def _cuts(lines: Sequence[str], first: int, end: int) -> Iterator[tuple[int, int]]:

@@ -19,7 +19,7 @@ from itertools import pairwise
 from sage_actors.messages.ranking import Ranked
 from sage_actors.servers.corpus.code import Piece
 
-__all__ = ["Found", "Query", "first_scores", "stems", "weigh"]
+__all__ = ["Found", "Query", "first_scores", "kindred", "stems", "weigh"]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -68,6 +68,10 @@ validation: schema validator invalid
 encryption: cipher tls crypto
 notification: email webhook alert
 delete: remove purge
+mailbox inbox: mailbox inbox queue
+bounded: maxsize capacity limit
+middleware: hook interceptor transport
+websocket: ws socket stream
 """.strip()
 _CONTEXT = re.compile(r"\s(?:for|of|in|on|from|when|while|during|to|at|by)\s", re.I)
 _CONTEXT_WEIGHT = 0.5  # of what stands behind it: rate limiting FOR the public API is about rate limiting
@@ -119,6 +123,11 @@ def stems(text: str) -> list[str]:
     """The words of `text` by their beginnings, in order, joined words parted, common words left out."""
     words = _WORD.findall(_HUMP.sub(" ", _joined(text)))
     return [_stem(word) for word in map(str.lower, words) if word not in _STOP]
+
+
+def kindred(word: str) -> tuple[str, ...]:
+    """Other words of the trade for the same thing."""
+    return _KIN_WORDS.get(_stem(word.lower()), ())
 
 
 def first_scores(ranked: Iterable[tuple[Piece, Ranked]]) -> list[Found]:

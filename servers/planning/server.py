@@ -35,6 +35,7 @@ _INSTRUCTIONS = (
     " and the command that checks it, and the risks that the evidence shows."
 )
 _DRAFT = "Draft the plan for this {kind}: {topic!r}. Small tasks, each with the files it touches and how it is checked."
+_OFTEN = 3  # commits of a file, and a tenth of all
 _REQUIREMENT = re.compile(
     r"- \*\*(?P<id>N?FR-\d+)\*\* \((?P<status>asked|from evidence|proposed)\) (?P<text>.+)"
 )
@@ -261,7 +262,7 @@ def _risks(study: Study, tasks: list[Task], document: Document) -> list[str]:
     commits = len(study.sources.history)
     for path in paths:
         changed = study.churn[path]
-        if commits >= 10 and changed * 10 >= commits:
+        if changed >= _OFTEN and changed * 10 >= commits:
             risks.append(
                 f"{document.at(path, 1, 'risk')} changes often: in {changed} of the {commits} commits known here;"
                 " others may be at it."

@@ -11,6 +11,7 @@ from sage_actors.servers.specification.requirements import (
     project_requirements,
 )
 from sage_actors.servers.specification.study import Study
+from sage_actors.servers.specification.topic import SURFACE_WORDS
 
 __all__ = ["questions", "write_feature"]
 
@@ -89,10 +90,11 @@ def _meaning(study: Study) -> list[str]:
             " and what a user sees when it acts?"
             " Nothing in the project says: its words stand together nowhere."
         )
+    clear = SURFACE_WORDS if study.survey.surface else frozenset[str]()  # those definitions are what it means
     unknown = [
         part
         for part in topic.place_stems
-        if not any(part in hit.stems for hit in study.survey.hits if hit.kind == "code")
+        if part not in clear and not any(part in hit.stems for hit in study.survey.hits if hit.kind == "code")
     ]
     if topic.place and unknown:
         words = ", ".join(f"“{plain(topic.word_of(part))}”" for part in unknown)

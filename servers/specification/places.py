@@ -9,16 +9,13 @@ from sage_actors.servers.corpus.sources import Symbol
 from sage_actors.servers.specification.study import Study
 from sage_actors.servers.specification.survey import Candidate
 from sage_actors.servers.specification.tests import TestFile, find_tests
-from sage_actors.servers.specification.topic import split_name, stem
+from sage_actors.servers.specification.topic import SURFACE_WORDS
 
 __all__ = ["Spot", "doc_files", "near", "spots"]
 
 _NEAR = 8
 _HOOKS = 4
 _SURFACE = 5
-_SURFACE_WORDS = frozenset(
-    {"api", "publ", "public", "interfac", "client", "librar", "endpoint", "cli", "surfac"}
-)
 
 
 @dataclass(slots=True)
@@ -47,15 +44,9 @@ def near(study: Study) -> list[Candidate]:
 
 def _of_the_place(study: Study, kept: list[Candidate]) -> list[Candidate]:
     """The best definitions of the place that the topic names, where the thing's words pushed them all out."""
-    place = set(study.topic.place_stems)
-
-    def is_there(candidate: Candidate) -> bool:
-        names = (*split_name(candidate.symbol.name), *split_name(candidate.symbol.path.rpartition("/")[2]))
-        return bool(place & {stem(part) for part in names})
-
-    if not place or any(is_there(candidate) for candidate in kept):
+    if not study.topic.place_stems or any(candidate.in_place for candidate in kept):
         return []
-    return [candidate for candidate in study.survey.candidates if is_there(candidate)][:3]
+    return [candidate for candidate in study.survey.candidates if candidate.in_place][:3]
 
 
 def spots(study: Study) -> list[Spot]:
@@ -74,8 +65,8 @@ def spots(study: Study) -> list[Spot]:
 
 
 def hooks_matter(study: Study) -> bool:
-    """Whether the ways to extend the project are of interest: not where the thing itself has definitions already."""
-    own = any(candidate.shared and is_likely(study, candidate) for candidate in near(study))
+    """Whether the ways to extend the project are of interest: not where the topic itself leads to definitions."""
+    own = any(is_likely(study, candidate) for candidate in near(study))
     return names_the_surface(study) or not own
 
 
@@ -90,7 +81,7 @@ def is_likely(study: Study, candidate: Candidate) -> bool:
 
 def names_the_surface(study: Study) -> bool:
     """Whether the topic speaks of what users of the project see."""
-    return bool(_SURFACE_WORDS.intersection(study.topic.stems))
+    return bool(SURFACE_WORDS.intersection(study.topic.stems))
 
 
 def _join(found: dict[tuple[str, int], Spot], symbol: Symbol, role: str, reasons: list[str]) -> None:

@@ -191,11 +191,26 @@ def where(study: Study, document: Document, found: list[Spot]) -> None:
     if close:
         shown = ", ".join(f"{code(spot.symbol.name)} ({document.at_place(spot.symbol)})" for spot in close)
         document.add(f"In or beside the definitions above: {shown}.")
+    _models(study, document, close)
     for role in dict.fromkeys(spot.role for spot in found if spot.role in _ROLE_TITLES):
         document.add("", f"{_ROLE_TITLES[role]}:", "")
         for spot in (spot for spot in found if spot.role == role):
             _spot(study, document, spot)
     _settings(study, document)
+
+
+def _models(study: Study, document: Document, close: list[Spot]) -> None:
+    """What is derived from those definitions already: a new one would be written as these are."""
+    for spot in close:
+        derived = study.survey.derived_from(spot.symbol)
+        if derived:
+            shown = ", ".join(
+                f"{code(each.name)} ({document.at_place(each, 'model')})" for each in derived[:4]
+            )
+            more = f" and {len(derived) - 4} more" if len(derived) > 4 else ""
+            document.add(
+                "", f"Derived from {code(spot.symbol.name)} already, to be read as models: {shown}{more}."
+            )
 
 
 _ROLE_TITLES = {

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from sage_actors.servers.corpus.sources import Sources, Symbol
 from sage_actors.servers.specification.evidence import Evidence
-from sage_actors.servers.specification.topic import Topic, split_name
+from sage_actors.servers.specification.topic import SURFACE_WORDS, Topic, split_name, stem
 from sage_actors.servers.specification.words import Hit, WordIndex
 
 __all__ = ["Candidate", "Place", "Survey", "is_mechanism"]
@@ -28,6 +28,7 @@ _WEAK_WORDS = (
 )
 _STRONG: frozenset[str] = frozenset(_STRONG_WORDS.split())
 _WEAK: frozenset[str] = frozenset(_WEAK_WORDS.split())
+_ERROR_ENDINGS = ("Error", "Exception", "Warning")
 _SETTING = re.compile(r"\w*(Config|Settings|Options|Configuration|Opts)\b|(?:DEFAULT|MAX|MIN)_\w+")
 _ENVIRONMENT = re.compile(r"os\.environ|os\.getenv|process\.env\b|os\.Getenv|env::var|os\.LookupEnv")
 _ENVIRONMENT_WORDS = frozenset({"environ", "environb", "getenv", "getenvb", "env", "Getenv", "LookupEnv"})
@@ -37,6 +38,10 @@ _ERROR = re.compile(
     r"|(?P<go>\bErr[A-Z]\w*)\s*=\s*(?:errors\.New|fmt\.Errorf)|type\s+(?P<gotype>\w*Error)\s+struct"
     r"|enum\s+(?P<rust>\w*Error)\b|(?P<code>\w+):\s*createError\("
 )
+_ADVICE = "best_practices"
+_AKIN = 0.7  # of what the word itself would count
+_BASES = re.compile(r"^class\s+\w+\s*\(([^)]*)\)")
+_IMPORT = re.compile(r"(?:from|import|use|export)\s|.*\brequire\(")
 _DOC_START = re.compile(r'\s*[rRuUbB]*("""|\'\'\'|")')
 _ITEM = re.compile(r"\s*(?:[-*+•|]\s|\d+[.)]\s|\.\. )")
 _HEADING = re.compile(r"\s*(?:#{1,6}\s|[=\-~*^]{3,}\s*$|```)")
@@ -75,6 +80,7 @@ class Survey:
         self.topic = topic
         self.evidence = evidence
         self.words = sources.once(WordIndex)
+        self._public: dict[Symbol, bool] = {}
 
     @cached_property
     def hits(self) -> list[Hit]:
@@ -89,9 +95,10 @@ class Survey:
     def whole(self, *kinds: str) -> list[Hit]:
         """The lines of those kinds that speak of the thing that is asked for."""
         wanted, needed = set(self.topic.thing_stems), self.words_needed
-        return [
+        found = [
             hit for hit in self.hits if needed and len(wanted & hit.stems) >= needed and hit.kind in kinds
         ]
+        return sorted(found, key=lambda hit: bool(_IMPORT.match(hit.text)))  # those say least
 
     def sentence(self, hit: Hit) -> Hit | None:
         """The hit with the whole paragraph or list item around it, cited where that begins; None for a table's row."""
@@ -119,6 +126,8 @@ class Survey:
             if symbol is None or not self.sources.is_product(item.source):
                 continue
             key = (symbol.path, symbol.line)
+            if key not in found and item.operation == _ADVICE:
+                continue  # it says how things are done here, not where
             candidate = found.setdefault(key, Candidate(symbol, 0.0))
             if not candidate.by_research:
                 candidate.by_research = True
@@ -137,15 +146,17 @@ class Survey:
     def _by_name(self, symbol: Symbol, rarity: dict[str, float]) -> Candidate | None:
         own = self.words.stems(symbol.short_name)
         around = self.words.stems(symbol.name) | self.words.stems(symbol.path)
-        named = [part for part in self.topic.stems if part in own]
-        near = [part for part in self.topic.stems if part in around and part not in own]
-        if not named and not near:
+        meant = [part for part in self.topic.stems if part not in SURFACE_WORDS or _is_all(part, symbol)]
+        named = [part for part in meant if part in own]
+        near = [part for part in meant if part in around and part not in own]
+        akin = [part for part in self.topic.thing_stems if part not in around and self.topic.kin[part] & own]
+        if not named and not near and not akin:
             return None
         score = sum(rarity[part] for part in named) + 0.4 * sum(rarity[part] for part in near)
+        score += _AKIN * sum(rarity[part] for part in akin)
         score *= 1.0 if self.is_public(symbol) else 0.6
-        words = ", ".join(f"“{self.topic.word_of(part)}”" for part in (*named, *near))
-        reason = f"named after {words}" if named else f"stands under {words}"
-        matched = {*named, *near}
+        reason = _reason(named or near, akin, self.topic, is_named=bool(named))
+        matched = {*named, *near, *akin}
         return Candidate(
             symbol,
             score,
@@ -176,6 +187,8 @@ class Survey:
             words = split_name(symbol.short_name)
             if (_STRONG | _WEAK).isdisjoint(words) or len(words) > 3 or not self.is_public(symbol):
                 continue
+            if symbol.short_name.endswith(_ERROR_ENDINGS):
+                continue
             if symbol.is_nested and not self._is_called_in_docs(symbol.short_name):
                 continue
             mentions = self.words.mentions(symbol.short_name, "code", "test", "documentation")
@@ -194,7 +207,13 @@ class Survey:
         )
 
     def is_public(self, symbol: Symbol) -> bool:
-        """Whether users may name it, by the rules of its language."""
+        """Whether users may name it, by the rules of its language. `_client.Client` is if its package exports it."""
+        known = self._public.get(symbol)
+        if known is None:
+            known = self._public[symbol] = self._may_be_named(symbol)
+        return known
+
+    def _may_be_named(self, symbol: Symbol) -> bool:
         parts = symbol.name.split(".")
         if any(part.startswith(("_", "#")) for part in parts) or "internal" in symbol.path.split("/"):
             return False
@@ -202,15 +221,51 @@ class Survey:
             return all(part[:1].isupper() for part in parts)
         if symbol.language == "rust":
             return "pub" in symbol.signature.split("fn")[0] or symbol.signature.startswith("impl")
-        return not any(part.startswith("_") and part != "__init__.py" for part in symbol.path.split("/"))
+        if not any(part.startswith("_") and part != "__init__.py" for part in symbol.path.split("/")):
+            return True
+        return symbol.language == "python" and (self._is_exported(symbol) or parts[0] in self._bases)
+
+    def _faces(self, path: str) -> list[str]:
+        """The `__init__.py` of its package and of those around it, the innermost first."""
+        folders = path.split("/")[:-1]
+        found = ["/".join([*folders[:depth], "__init__.py"]) for depth in range(len(folders), -1, -1)]
+        return [each for each in found if self.sources.has(each)]
+
+    def _is_exported(self, symbol: Symbol) -> bool:
+        name = symbol.name.split(".")[0]
+        return any(self.words.has(name, face) for face in self._faces(symbol.path))
+
+    @cached_property
+    def _bases(self) -> frozenset[str]:
+        """The bases of exported classes: their methods are methods of these."""
+        exported = (s for s in self.sources.symbols if s.language == "python" and self._is_exported(s))
+        signatures = (_BASES.search(s.signature) for s in exported if "." not in s.name)
+        return frozenset(word for found in signatures if found for word in re.findall(r"\w+", found[1]))
+
+    def derived_from(self, symbol: Symbol) -> list[Symbol]:
+        """The classes that name it as a base: what a new one would be modelled on."""
+        if not symbol.signature.startswith(
+            ("class ", "export class ", "abstract class ", "export abstract class ")
+        ):
+            return []
+        base = re.compile(
+            rf"\bclass\s+\w+\s*(?:\(|extends\b|.*\bimplements\b).*\b{re.escape(symbol.short_name)}\b"
+        )
+        return [
+            each for each in self.sources.symbols if each.name != symbol.name and base.search(each.signature)
+        ]
 
     def exported_at(self, symbol: Symbol) -> Place | None:
-        """Where a package's face names it: an `__init__.py`, or an export line of its own file."""
-        name = symbol.name.split(".")[0]
+        """Where a package's face names it: the outermost `__init__.py`, or an export line of its own file.
+
+        None for a method: not it is exported, but its class.
+        """
+        name = symbol.name
+        if "." in name or symbol.is_nested:
+            return None
         pattern = re.compile(rf"(?<![\w$.]){re.escape(name)}(?![\w$])")
         if symbol.language == "python":
-            package = symbol.path.rpartition("/")[0]
-            paths = [f"{package}/__init__.py" if package else "__init__.py"]
+            paths = self._faces(symbol.path)[::-1]
         elif symbol.language == "javascript":
             paths = [symbol.path]
         else:
@@ -270,6 +325,20 @@ class Survey:
         ]
 
 
+def _is_all(part: str, symbol: Symbol) -> bool:
+    """Whether it is a whole name there: `_api.py` is about the API, `OpenAPIResponse` is not."""
+    whole = (symbol.short_name, *re.split(r"[/.]", symbol.path))
+    return any(stem(name.strip("_")) == part for name in whole)
+
+
+def _reason(words: list[str], akin: list[str], topic: Topic, *, is_named: bool) -> str:
+    shown = ", ".join(f"“{topic.word_of(part)}”" for part in words)
+    parts = [f"{'named after' if is_named else 'stands under'} {shown}"] if words else []
+    if akin:
+        parts.append("akin to " + ", ".join(f"“{topic.word_of(part)}”" for part in akin))
+    return ", ".join(parts)
+
+
 def is_mechanism(symbol: Symbol) -> bool:
     """Whether its name alone says that others hook in there: a middleware, a plugin, a mount."""
     return not _STRONG.isdisjoint(split_name(symbol.short_name))
@@ -298,7 +367,17 @@ def _docstring(lines: list[str], symbol: Symbol) -> Place | None:
     if begins is None or not _DOC_START.match(lines[begins]):
         return None
     for number in range(begins, min(begins + 2, len(lines))):
-        plain = _DOC_START.sub("", lines[number]).strip("\"' ")
-        if plain:
-            return Place(symbol.path, number + 1, plain)
+        if _DOC_START.sub("", lines[number]).strip("\"' "):
+            return Place(symbol.path, number + 1, _first_sentence(lines, number))
     return None
+
+
+def _first_sentence(lines: list[str], first: int) -> str:
+    """The line and those that it goes on in, up to the end of a sentence, of the paragraph or of the string."""
+    said: list[str] = []
+    for line in lines[first : first + 4]:
+        text = _DOC_START.sub("", line) if not said else line
+        said.append(text.strip("\"' "))
+        if not said[-1] or said[-1].endswith((".", ":", "!", "?")) or text.rstrip().endswith(('"""', "'''")):
+            break
+    return " ".join(filter(None, said))

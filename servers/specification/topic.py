@@ -6,7 +6,14 @@ import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-__all__ = ["Topic", "split_name", "stem"]
+from sage_actors.servers.corpus.relevance import kindred
+
+__all__ = ["SURFACE_WORDS", "Topic", "split_name", "stem"]
+
+SURFACE_WORDS = frozenset(
+    {"api", "publ", "public", "interfac", "client", "librar", "endpoint", "cli", "surfac"}
+)
+"""Stems that mean what users of a project see, and only by chance a word in a name."""
 
 _STOP_WORDS = (
     "a an the and or of to in on for with without by from as at is are be it its this that these those "
@@ -91,6 +98,14 @@ class Topic:
     def stems(self) -> tuple[str, ...]:
         """All of them, each once, in the order of the topic."""
         return tuple(dict.fromkeys((*self.thing_stems, *self.place_stems)))
+
+    @cached_property
+    def kin(self) -> dict[str, frozenset[str]]:
+        """Of each stem of `thing` those of other words for it: who asks for a mailbox may mean the inbox."""
+        return {
+            part: frozenset(_stems(" ".join(kindred(self.word_of(part))))) - {part}
+            for part in self.thing_stems
+        }
 
     def word_of(self, part: str) -> str:
         """The word of the topic that has this stem, as it was written."""

@@ -72,6 +72,10 @@ class WordIndex:
         ]
         return [path for _, path in sorted(found)]
 
+    def has(self, name: str, path: str) -> bool:
+        """Whether a file mentions `name`."""
+        return name in self._counts.get(path, ())
+
     def files_with_any(self, names: frozenset[str], *kinds: str) -> list[str]:
         """The files of those kinds that mention one of `names`, sorted."""
         found = (path for path, counts in self._counts.items() if not names.isdisjoint(counts))
