@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,7 +18,6 @@ from bench.report_kills import Kills
 from bench.report_measure import MEASURES, Section, Subject
 from bench.report_pages import html, markdown
 from bench.report_svg import Bar, Chart, svg
-from bench.rivals import compare
 from bench.sage_feature import Waited, one_after_another
 from bench.sage_ground import Told, copied, repositories, template_data
 from bench.sage_makespan import Phase
@@ -311,32 +309,3 @@ def test_a_repository_that_was_given_and_is_none_is_named(monkeypatch: pytest.Mo
     monkeypatch.setenv("SAGE_BENCH_REPOSITORIES", "/no/such/place")
     with pytest.raises(RuntimeError, match="/no/such/place"):
         repositories()
-
-
-# ------------------------------------------------------------------ rivals
-
-
-def test_a_rival_that_cannot_be_installed_is_left_out_with_the_reason(tmp_path: Path) -> None:
-    engine = compare.Engine("rival", "none.py", (str(tmp_path / "no-such-package"),))
-    compare._install(engine, Path(sys.executable))
-    assert engine.left_out.startswith("it could not be installed: ")
-    compare._run(engine, Path(sys.executable), 1, 1)
-    assert (engine.us, engine.line().split()[:3]) == ([], ["rival", "left", "out:"])
-    page = compare._page("what", {"CPU": "fast"}, [engine])
-    assert "| rival |  | not measured |  | it could not be installed: " in page
-
-
-def test_a_rival_that_fails_is_left_out_with_the_reason() -> None:
-    engine = compare.Engine("rival", "no_such_file.py", ("something",))
-    compare._run(engine, Path(sys.executable), 1, 1)
-    assert engine.left_out.startswith("it failed: ")
-
-
-@pytest.mark.slow
-def test_our_side_of_the_comparison_runs_every_node() -> None:
-    (engine, _) = compare._OURS
-    compare._run(engine, Path(sys.executable), 20, 5)
-    assert engine.left_out == ""
-    assert len(engine.us) == 1
-    assert engine.us[0] > 0
-    assert engine.durability.startswith("strict, encrypted")

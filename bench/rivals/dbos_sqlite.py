@@ -13,27 +13,26 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID
-from graph import journal_mode, measured
+from graph import Runs, async_work, journal_mode, measured
 
 
 @DBOS.step()
-async def noop() -> int:
-    return 1
+async def noop(number: int) -> int:
+    return await async_work(number)
 
 
 @DBOS.workflow()
 async def layers(nodes: int, width: int) -> int:
     ran = 0
     for first in range(0, nodes, width):
-        ran += sum(await asyncio.gather(*(noop() for _ in range(first, min(nodes, first + width)))))
+        ran += sum(await asyncio.gather(*(noop(each) for each in range(first, min(nodes, first + width)))))
     return ran
 
 
-def prepare(nodes: int, width: int, directory: Path) -> Callable[[str], int]:
+def prepare(nodes: int, width: int, directory: Path) -> Runs:
     logging.disable(logging.WARNING)
     if os.environ.get("DBOS_JOURNAL") == "wal":
         with sqlite3.connect(directory / "dbos.sqlite") as connection:
@@ -44,13 +43,16 @@ def prepare(nodes: int, width: int, directory: Path) -> Callable[[str], int]:
         "run_admin_server": False,
     }
     DBOS(config=config)
-    DBOS.launch()
+    DBOS.launch()  # recovers what was pending
 
     def run(name: str) -> int:
         with SetWorkflowID(name):
             return asyncio.run(layers(nodes, width))
 
-    return run
+    def resume(name: str) -> int:
+        return int(DBOS.retrieve_workflow(name).get_result(polling_interval_sec=0.05))
+
+    return Runs(run, resume)
 
 
 def durability(directory: Path) -> str:

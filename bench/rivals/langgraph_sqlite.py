@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-from graph import journal_mode, measured, parents
+from graph import Runs, journal_mode, measured, parents, work
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 
@@ -21,14 +21,17 @@ class State(TypedDict):
     ran: Annotated[int, operator.add]
 
 
-def noop(state: State) -> dict[str, Any]:
-    return {"ran": 1}
+def node(number: int) -> Callable[[State], dict[str, Any]]:
+    def noop(state: State) -> dict[str, Any]:
+        return {"ran": work(number)}
+
+    return noop
 
 
-def prepare(nodes: int, width: int, directory: Path) -> Callable[[str], int]:
+def prepare(nodes: int, width: int, directory: Path) -> Runs:
     made = StateGraph(State)
     for number in range(nodes):
-        made.add_node(f"n{number}", noop)
+        made.add_node(f"n{number}", node(number))
     for number in range(nodes):
         above = parents(number, width)
         if above:
@@ -40,11 +43,11 @@ def prepare(nodes: int, width: int, directory: Path) -> Callable[[str], int]:
     connection = sqlite3.connect(directory / "langgraph.sqlite", check_same_thread=False)
     app = made.compile(checkpointer=SqliteSaver(connection))
 
-    def run(name: str) -> int:
+    def invoke(given: dict[str, int] | None, name: str) -> int:
         options: dict[str, Any] = {"configurable": {"thread_id": name}}
-        return int(app.invoke({"ran": 0}, options, durability="sync")["ran"])
+        return int(app.invoke(given, options, durability="sync")["ran"])
 
-    return run
+    return Runs(lambda name: invoke({"ran": 0}, name), lambda name: invoke(None, name))
 
 
 def durability(directory: Path) -> str:
