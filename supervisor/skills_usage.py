@@ -1,4 +1,4 @@
-"""How often runs made use of skills, read from their journals: nothing is counted twice, and nothing is kept aside.
+"""How often runs made use of skills, read from their journals: nothing is counted twice.
 
     offered   a search found the skill for the run's topic (the tool `skills_search` gave it to the run)
     used      an operation executed it or handed its instructions on, or the result of a later step names it
@@ -60,31 +60,37 @@ def skills_of_project(project: Path) -> SkillStatistics:
     """The statistics over all runs in the project's state. A run that cannot be read does not hide the others."""
     from sage_actors.actors.keys.provider import load_keys
     from sage_actors.actors.state.directory import StateDirectory
-    from sage_actors.supervisor.recovery.history import open_history
+    from sage_actors.supervisor.recovery.summaries import Summaries
 
     state = StateDirectory(project)
     run_ids = state.run_ids()
     found = SkillStatistics()
     if not run_ids:
         return found
-    keys = load_keys(create=False)
+    summaries = Summaries(state, load_keys(create=False), kind="skills", shape=1, summary=_said_of)
     offered: Counter[str] = Counter()
     used: Counter[str] = Counter()
-    for run_id in run_ids:
+    for run_id in summaries.run_ids():
         try:
-            run = skills_of_run(open_history(state, keys, run_id))
+            run = summaries.of(run_id)
         except (SageError, OSError):
             found.unreadable += 1
             continue
-        if run is None:
+        if not run:
             continue
         found.runs += 1
-        found.offered += bool(run.offered | run.used)
-        found.used += bool(run.used)
-        offered.update(run.offered)
-        used.update(run.used)
+        found.offered += bool(run["offered"] or run["used"])
+        found.used += bool(run["used"])
+        offered.update(run["offered"])
+        used.update(run["used"])
+    summaries.keep()
     found.by_skill = {name: (offered[name], used[name]) for name in sorted({*offered, *used})}
     return found
+
+
+def _said_of(past: History) -> dict[str, Any]:
+    run = skills_of_run(past)
+    return {} if run is None else {"offered": sorted(run.offered), "used": sorted(run.used)}
 
 
 def skills_of_run(past: History) -> RunSkills | None:

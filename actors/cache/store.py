@@ -4,9 +4,8 @@
     .sage/cache/results/damaged/<name>        what could not be opened, set aside
     .sage/cache/counts.json                   hits and misses, over all processes
 
-    file       = magic(8) | key id(8) | salt(32) | AES-256-GCM(msgpack of the entry, associated data: all before)
-    file's key = HKDF-SHA256(master key, salt, "sage-actors/v1/cache" | name)
-    name       = HMAC-SHA256(master key, what was asked), hex: it tells nothing about the arguments
+    file = msgpack of the entry, sealed for "sage-actors/v1/cache" | name (actors/keys/sealed.py)
+    name = HMAC-SHA256(master key, what was asked), hex: it tells nothing about the arguments
 
 An entry is written beside its place and renamed: a reader sees the old one, the new one, or none. Nothing is
 synced: what a loss of power tears does not open, is set aside, and counts as a miss.
@@ -26,7 +25,8 @@ from typing import Any, Final
 
 import msgpack
 
-from sage_actors.actors.keys.provider import KeyRing, MasterKey
+from sage_actors.actors.keys.provider import KeyRing
+from sage_actors.actors.keys.sealed import key_id_of, open_sealed, seal
 from sage_actors.actors.state.disk import exclusive_directory, make_private_directory, replace_file
 
 __all__ = ["DEFAULT_TTL_S", "MAX_BYTES", "CacheCounts", "CacheEntry", "ResultCache"]
@@ -35,8 +35,6 @@ DEFAULT_TTL_S: Final = 30 * 86400.0
 MAX_BYTES: Final = 100 * 1024 * 1024
 _MAGIC: Final = b"SAGECAC1"
 _INFO: Final = b"sage-actors/v1/cache"
-_SALT_BYTES: Final = 32
-_HEAD_BYTES: Final = len(_MAGIC) + 8 + _SALT_BYTES
 _HALF_DONE_S: Final = 3600.0
 _TRIM_TO: Final = 0.9  # of the limit, as upstream's research cache does
 
@@ -100,7 +98,7 @@ class ResultCache:
             return None
         entry = self._open(name, data)
         if entry is None:
-            if self._keys.get(data[len(_MAGIC) : len(_MAGIC) + 8]) is not None or not data.startswith(_MAGIC):
+            if self._keys.get(key_id_of(data)) is not None or not data.startswith(_MAGIC):
                 self._set_aside(path)  # else it is only another key's
             return None
         return entry if stale or entry.is_fresh(self._now()) else None
@@ -144,7 +142,7 @@ class ResultCache:
                 data, status = path.read_bytes(), path.stat()
             except FileNotFoundError:  # another process removed it
                 continue
-            if data[len(_MAGIC) : len(_MAGIC) + 8] == self._keys.primary.id:
+            if key_id_of(data) == self._keys.primary.id:
                 continue
             entry = self._open(path.stem, data)
             if entry is not None:
@@ -234,8 +232,6 @@ class ResultCache:
             os.replace(path, damaged / path.name)
 
     def _seal(self, name: str, entry: CacheEntry) -> bytes:
-        master = self._keys.primary
-        head = _MAGIC + master.id + os.urandom(_SALT_BYTES)
         plain = msgpack.packb(
             [
                 entry.label,
@@ -247,27 +243,13 @@ class ResultCache:
                 entry.node,
             ]
         )
-        # a key of its own for every file, so that one nonce is never used twice under a key
-        return bytes(head + _cipher(master, head, name).encrypt(bytes(12), plain, head))
+        return seal(self._keys, bytes(plain), magic=_MAGIC, info=_INFO + name.encode())
 
     def _open(self, name: str, data: bytes) -> CacheEntry | None:
-        from cryptography.exceptions import InvalidTag
-
-        head = data[:_HEAD_BYTES]
-        master = self._keys.get(head[len(_MAGIC) : len(_MAGIC) + 8])
-        if len(head) < _HEAD_BYTES or not head.startswith(_MAGIC) or master is None:
+        plain = open_sealed(self._keys, data, magic=_MAGIC, info=_INFO + name.encode())
+        if plain is None:
             return None
         try:
-            plain = _cipher(master, head, name).decrypt(bytes(12), data[_HEAD_BYTES:], head)
             return CacheEntry(*msgpack.unpackb(plain))
-        except (InvalidTag, ValueError, TypeError, msgpack.UnpackException):
+        except (ValueError, TypeError, msgpack.UnpackException):
             return None
-
-
-def _cipher(master: MasterKey, head: bytes, name: str) -> Any:
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-    salt = head[-_SALT_BYTES:]
-    return AESGCM(HKDF(hashes.SHA256(), 32, salt, _INFO + name.encode()).derive(master.secret))

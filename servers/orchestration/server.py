@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -29,7 +31,6 @@ from sage_actors.servers.orchestration.models import (
     Status,
     ValidationIssue,
     Verdict,
-    WorkflowRow,
 )
 from sage_actors.servers.orchestration.resources import OrchestrationServer, add_prompt, add_resources
 from sage_actors.servers.orchestration.runs import Runs, Standing
@@ -111,14 +112,9 @@ class Orchestration:
 
     def list_runs(self, state: str | None, limit: int) -> Listing:
         """The runs in that state, those last written to first."""
-        rows: list[WorkflowRow] = []
-        for run_id in self.book.run_ids():
-            row = self.book.row(run_id)
-            if state in (None, row.status):
-                rows.append(row)
-            if len(rows) == limit:
-                break
-        return Listing(success=True, workflows=rows)
+        with closing(self.book.rows()) as rows:
+            chosen = islice((row for row in rows if state in (None, row.status)), limit)
+            return Listing(success=True, workflows=list(chosen))
 
     def cancel(self, feature: str, save_checkpoint: bool) -> Cancellation:
         """Stop a run; its state stays, unless it shall not."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from sage_actors.servers.orchestration.models import (
 from sage_actors.supervisor.definitions.inputs import default_run_id
 from sage_actors.supervisor.json_text import abbreviate, to_line
 from sage_actors.supervisor.recovery.history import History, NodeView, open_history
+from sage_actors.supervisor.recovery.summaries import Summaries
 
 __all__ = ["Runbook", "artifact_uri", "describe", "execution_of", "feature_of", "state_of"]
 
@@ -85,25 +86,26 @@ class Runbook:
             "Begin one with sage_workflow_execute, or see all with sage_workflow_list",
         )
 
-    def row(self, run_id: str) -> WorkflowRow:
-        """One line of a list; one that cannot be read must not hide the others."""
+    def rows(self) -> Generator[WorkflowRow]:
+        """A line for each run, those last written to first; what was read is kept for the next list."""
         try:
-            past = self.read(run_id)
+            keys = load_keys(create=False)
+        except SageError as error:
+            yield from (_unreadable(run_id, error) for run_id in self.run_ids())
+            return
+        summaries = Summaries(self.state, keys, kind="workflows", shape=1, summary=_row_of)
+        try:
+            for run_id in summaries.run_ids():
+                yield self._row(summaries, run_id)
+        finally:
+            summaries.keep()
+
+    def _row(self, summaries: Summaries, run_id: str) -> WorkflowRow:
+        """One that cannot be read must not hide the others."""
+        try:
+            return WorkflowRow(workflow_id=run_id, **summaries.of(run_id))
         except (SageError, OSError, ValueError) as error:
-            return WorkflowRow(
-                feature=run_id, workflow_id=run_id, status="unreadable", progress=0, reason=str(error)
-            )
-        nodes = past.nodes()
-        return WorkflowRow(
-            feature=feature_of(past),
-            workflow_id=run_id,
-            template=past.workflow,
-            phase=_current(phases_of(past, nodes)),
-            status=state_of(past),
-            started_at=_iso(past.started_at),
-            progress=_progress(nodes).percentage,
-            reason=past.reason or None,
-        )
+            return _unreadable(run_id, error)
 
     def _has_topic(self, run_id: str, topic: str) -> bool:
         try:
@@ -119,6 +121,23 @@ class Runbook:
             return os.stat(directory / f"journal-{newest:06d}.sage").st_mtime
         except OSError:
             return 0.0
+
+
+def _unreadable(run_id: str, error: Exception) -> WorkflowRow:
+    return WorkflowRow(feature=run_id, workflow_id=run_id, status="unreadable", progress=0, reason=str(error))
+
+
+def _row_of(past: History) -> dict[str, Any]:
+    nodes = past.nodes()
+    return {
+        "feature": feature_of(past),
+        "template": past.workflow,
+        "phase": _current(phases_of(past, nodes)),
+        "status": state_of(past),
+        "started_at": _iso(past.started_at),
+        "progress": _progress(nodes).percentage,
+        "reason": past.reason or None,
+    }
 
 
 def feature_of(past: History) -> str:

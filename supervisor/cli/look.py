@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from sage_actors.supervisor.cli.options import (
 
 if TYPE_CHECKING:
     from sage_actors.supervisor.recovery.history import History, NodeView
+    from sage_actors.supervisor.recovery.summaries import Summaries
 
 __all__ = ["history_command", "list_command", "logs_command", "show_command", "status_command"]
 
@@ -42,10 +44,7 @@ def list_command(wanted: str | None, limit: int | None, project: Path, as_json: 
       sage-actors list
       sage-actors list --status paused --json
     """
-    state = state_of(project)
-    run_ids = sorted(state.run_ids(), key=lambda run_id: _written_at(state.run_dir(run_id)), reverse=True)
-    rows = (row for row in (_row(project, run_id) for run_id in run_ids) if wanted in (None, row["status"]))
-    chosen = [row for row, _ in zip(rows, range(limit or sys.maxsize), strict=False)]
+    chosen = _rows(project, wanted, limit or sys.maxsize)
     if as_json:
         from sage_actors.supervisor.json_text import to_json
 
@@ -59,15 +58,36 @@ def list_command(wanted: str | None, limit: int | None, project: Path, as_json: 
         )
 
 
-def _row(project: Path, run_id: str) -> dict[str, Any]:
-    """What there is to say about one run; one that cannot be read must not hide the others."""
-    from sage_actors.supervisor.recovery.history import open_history
+def _rows(project: Path, wanted: str | None, limit: int) -> list[dict[str, Any]]:
+    """The first runs, up to `limit`, that have the wanted status."""
+    from sage_actors.messages.errors import SageError
+    from sage_actors.supervisor.recovery.summaries import Summaries
 
+    state = state_of(project)
     try:
-        return {"run_id": run_id} | _summary(open_history(state_of(project), reading_keys(), run_id))
+        book = Summaries(state, reading_keys(), kind="list", shape=1, summary=_summary)
+    except SageError as error:  # there is no key that can be used
+        unreadable = [_unreadable(run_id, error) for run_id in state.run_ids()]
+        return unreadable[:limit] if wanted in (None, "unreadable") else []
+    rows = (
+        row for row in (_row(book, run_id) for run_id in book.run_ids()) if wanted in (None, row["status"])
+    )
+    chosen = list(islice(rows, limit))
+    book.keep()
+    return chosen
+
+
+def _row(book: Summaries, run_id: str) -> dict[str, Any]:
+    """What there is to say about one run; one that cannot be read must not hide the others."""
+    try:
+        return {"run_id": run_id, **book.of(run_id)}
     except Exception as error:  # noqa: BLE001 - damage, a wrong key, a later version's state
-        reason = str(error) if hasattr(error, "code") else repr(error)
-        return {"run_id": run_id, "workflow": None, "status": "unreadable", "reason": reason}
+        return _unreadable(run_id, error)
+
+
+def _unreadable(run_id: str, error: Exception) -> dict[str, Any]:
+    reason = str(error) if hasattr(error, "code") else repr(error)
+    return {"run_id": run_id, "workflow": None, "status": "unreadable", "reason": reason}
 
 
 def _summary(past: History) -> dict[str, Any]:
@@ -348,10 +368,6 @@ def _print_log(
     shown = printable(text) if sys.stdout.isatty() else text
     for line_text in shown.removesuffix("\n").split("\n"):
         click.echo(line_text if alone else f"{node} | {line_text}")
-
-
-def _written_at(directory: Path) -> float:
-    return max((path.stat().st_mtime for path in directory.glob("journal-*")), default=0.0)
 
 
 def _unix(moment: Any) -> float:

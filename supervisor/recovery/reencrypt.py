@@ -1,7 +1,7 @@
 """Seals the saved state of a project again, under the key that seals what is new, so that an old key can go.
 
     journals    read under the old keys, written frame by frame beside them, read again, exchanged with them
-    cache       each entry read and replaced
+    cache       each entry read and replaced; what lists keep is removed
     audit log   stays: its chain proves what was written when, under the key of that time
 
 The tag of a segment's last frame is named by the next one: so all segments of a run change in one step. What a
@@ -36,6 +36,7 @@ from sage_actors.actors.state.journal_format import Header, Tail
 from sage_actors.actors.state.journal_reader import Image, SegmentReader, read_headers, segment_path
 from sage_actors.actors.state.locks import RunLock
 from sage_actors.messages.errors import SageError, StateError, StorageError
+from sage_actors.supervisor.recovery.summaries import forget_summaries
 
 __all__ = ["Reencrypted", "reencrypt"]
 
@@ -86,6 +87,7 @@ def reencrypt(
             if name in done.runs:
                 on_run(name)
         try:
+            forget_summaries(state)
             done.cache_entries = ResultCache(state.root.parent / "cache", keys).reseal()
         except OSError as cause:
             raise StorageError(f"cannot seal the cache again: {cause}") from cause
