@@ -292,6 +292,40 @@ def install(monkeypatch: pytest.MonkeyPatch, backend: object) -> None:
     module.get_keyring = lambda: backend  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "keyring", module)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/run/user/0/bus")
+    monkeypatch.delenv("PYTHON_KEYRING_BACKEND", raising=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="keychains of other systems need no bus")
+@pytest.mark.parametrize(
+    ("environ", "asked"),
+    [
+        ({}, False),
+        ({"DBUS_SESSION_BUS_ADDRESS": "unix:path=/x"}, True),
+        ({"DISPLAY": ":0"}, True),
+        ({"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring", "DISPLAY": ":0"}, False),
+        ({"PYTHON_KEYRING_BACKEND": "keyring.backends.SecretService.Keyring"}, True),
+        ({"PYTHON_KEYRING_BACKEND": "keyring.backends.chainer.ChainerBackend", "DISPLAY": ":0"}, True),
+    ],
+)
+def test_keyring_is_loaded_only_where_a_keychain_may_answer(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    keychain: type[FakeBackend],
+    environ: dict[str, str],
+    asked: bool,
+) -> None:
+    install(monkeypatch, keychain(format_key(SECRET)))
+    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert load_keys(environ={}, path=tmp_path / "state.key").source == ("keychain" if asked else "file")
+    (tmp_path / "bus").touch()
+    if "PYTHON_KEYRING_BACKEND" not in environ:
+        assert load_keys(environ={}, path=tmp_path / "state.key").source == "keychain"
 
 
 def test_the_keychain_is_asked_before_the_file(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sage_actors.messages.errors import KeyUnusableError
@@ -57,10 +61,20 @@ def tell_keychain(text: str) -> None:
         raise KeyUnusableError("the keychain did not keep what it was given; use a key file")
 
 
+def _may_be_there(environ: Mapping[str, str]) -> bool:
+    """Whether a keychain that the system protects can answer. Those of Linux are reached through the session's bus."""
+    named = environ.get("PYTHON_KEYRING_BACKEND", "").rpartition(".")[0]
+    if named and named != "keyring.backends.chainer":
+        return named in _SAFE_BACKENDS
+    if sys.platform != "linux" or environ.keys() & {"DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY"}:
+        return True
+    return Path(environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}", "bus").exists()
+
+
 def _backend() -> Any:
-    if importlib.util.find_spec("keyring") is None:
+    if not _may_be_there(os.environ) or importlib.util.find_spec("keyring") is None:
         return None
-    import keyring  # 100 ms and more: only where no key is in the environment
+    import keyring  # 100 ms and more: only where no key is in the environment, and a keychain can be
 
     backend = keyring.get_keyring()
     parts = getattr(backend, "backends", None) or [backend]  # the chainer asks several in turn
