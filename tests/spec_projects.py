@@ -18,6 +18,7 @@ __all__ = [
     "python_project",
     "rust_project",
     "ts_project",
+    "write",
 ]
 
 FINDING = {

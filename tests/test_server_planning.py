@@ -16,6 +16,7 @@ from spec_projects import (
     python_project,
     rust_project,
     ts_project,
+    write,
 )
 from test_server_specification import TOPIC, TRACEBACK, Drafter
 
@@ -80,7 +81,36 @@ def test_a_feature_begins_with_a_failing_test_and_ends_with_all_checks(tmp_path:
     assert test["files"] == ["tests/test_client.py"]
     assert test["checked_by"] == "it fails: python -m pytest -q tests/test_client.py"
     assert result["commands"] == ["python -m pytest -q", "ruff check ."]
-    assert "FR-1" in result["tasks"][2]["why"]
+    work = next(task for task in result["tasks"] if task["title"].startswith("Implement it"))
+    assert "FR-1" in work["why"]
+    assert "Client.add_middleware" in work["title"]
+    assert work["files"] == ["src/shop/client.py:16"]
+    errors = next(task for task in result["tasks"] if "subclass of ShopError" in task["title"])
+    assert errors["files"] == ["src/shop/errors.py:1"]
+    assert errors["id"] in work["needs"]
+
+
+def test_places_are_worked_on_in_the_order_of_their_imports_and_pinned_down_first(tmp_path: Path) -> None:
+    project = write(
+        tmp_path,
+        {
+            "src/net/client.py": "from net.rate_limit import RateLimit\n\n\ndef rate_limit_client(): ...\n",
+            "src/net/rate_limit.py": "class RateLimit: ...\n\n\nclass SlowRateLimit(RateLimit): ...\n",
+            "tests/test_other.py": "import pytest\n",
+        },
+    )
+    tasks = plan(project, topic="rate limit for uploads")[0]["tasks"]
+    assert_ordered(tasks)
+    work = [task for task in tasks if task["title"].startswith("Implement it")]
+    assert [task["files"][0].rpartition(":")[0] for task in work] == [
+        "src/net/rate_limit.py",
+        "src/net/client.py",
+    ]
+    assert "as SlowRateLimit do" in work[0]["title"]
+    assert work[1]["needs"] == [work[0]["id"]]
+    pinned = [task for task in tasks if task["title"].startswith("Pin down")]
+    assert {task["files"][0] for task in pinned} == {"tests/test_rate_limit.py", "tests/test_client.py"}
+    assert {task["id"] for task in pinned} < set(work[0]["needs"])
 
 
 def test_a_bugfix_reproduces_before_it_mends(tmp_path: Path) -> None:
@@ -90,6 +120,9 @@ def test_a_bugfix_reproduces_before_it_mends(tmp_path: Path) -> None:
     )
     titles = [task["title"] for task in result["tasks"]]
     assert titles.index("Reproduce the error with a test that fails") < titles.index("Mend the cause")
+    suspects = [task for task in result["tasks"] if task["title"].startswith("Rule in or out as the cause: ")]
+    assert suspects[0]["files"] == ["src/shop/client.py:13"]
+    assert {task["id"] for task in suspects} == set(result["tasks"][titles.index("Mend the cause")]["needs"])
     assert next(t for t in result["tasks"] if t["title"] == "Mend the cause")["files"] == [
         "src/shop/client.py:13"
     ]
@@ -134,13 +167,13 @@ def test_an_empty_project_gets_a_plan_without_claims(tmp_path: Path) -> None:
 def test_files_that_change_often_and_together_are_risks(tmp_path: Path) -> None:
     project = python_project(tmp_path)
     for number in range(10):
-        for path in ("src/shop/client.py", "src/shop/errors.py"):
+        for path in ("src/shop/client.py", ".github/workflows/ci.yml"):
             (project / path).write_text((project / path).read_text() + f"\n# {number}\n")
         commit_all(project, f"Change {number}")
     result, _ = plan(project, specification=specify(project))
     said = " ".join(result["risks"])
     assert "`src/shop/client.py:1` changes often: in 12 of the 12 commits" in said
-    assert "changed with it: `src/shop/errors.py` (11 times)" in said
+    assert "changed with it: `.github/workflows/ci.yml` (11 times)" in said
 
 
 def test_tasks_in_a_circle_or_with_unknown_needs_are_refused() -> None:

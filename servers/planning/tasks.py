@@ -2,50 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 
+from sage_actors.servers.planning.build import build_tasks
+from sage_actors.servers.planning.plan import Plan, run_of
 from sage_actors.servers.specification.enhancement import measure
 from sage_actors.servers.specification.models import Requirement, Task
-from sage_actors.servers.specification.places import Spot, doc_files, spots
-from sage_actors.servers.specification.study import SkillHint, Study
+from sage_actors.servers.specification.places import doc_files, spots
+from sage_actors.servers.specification.study import Study
 from sage_actors.servers.specification.suspects import Investigation
-from sage_actors.servers.specification.tests import find_tests, narrowed, new_test_path
+from sage_actors.servers.specification.tests import find_tests, new_test_path
 
-__all__ = ["Plan", "check_order", "plan_tasks"]
+__all__ = ["check_order", "plan_tasks"]
 
-
-@dataclass
-class Plan:
-    """Tasks are numbered as they are added; what they need must have been added before."""
-
-    study: Study
-    requirements: list[Requirement]
-    tasks: list[Task] = field(default_factory=list)
-
-    def add(self, title: str, *, needs: list[str], files: list[str], why: str, checked_by: str) -> str:
-        """The id of the new task."""
-        made = f"T{len(self.tasks) + 1}"
-        self.tasks.append(
-            Task(
-                id=made,
-                title=title,
-                needs=list(dict.fromkeys(needs)),
-                files=list(dict.fromkeys(files)),
-                why=why,
-                checked_by=checked_by,
-                skill=_skill_for(title, self.study.skills),
-            )
-        )
-        return made
-
-    def ids(self, *prefixes: str) -> str:
-        """The ids of the requirements of those kinds, as text; "" where there are none."""
-        return ", ".join(r.id for r in self.requirements if r.id.startswith(prefixes))
-
-    def resting_on(self, word: str) -> str:
-        """The ids of requirements that speak of `word`."""
-        return ", ".join(r.id for r in self.requirements if word in r.text)
+_SUSPECTS = 3
 
 
 def check_order(tasks: list[Task]) -> list[Task]:
@@ -85,7 +55,7 @@ def plan_tasks(study: Study, requirements: list[Requirement], questions: list[st
     elif study.kind == "enhancement":
         last = _enhance(plan, settle)
     else:
-        last = _build(plan, settle)
+        last = build_tasks(plan, settle)
     _finish(plan, last)
     return check_order(plan.tasks)
 
@@ -105,65 +75,6 @@ def _settle(plan: Plan, questions: list[str]) -> list[str]:
     ]
 
 
-def _place(spot: Spot) -> str:
-    return f"{spot.symbol.path}:{spot.symbol.line}"
-
-
-def _test_file(study: Study, spot: Spot) -> str:
-    """The test file by its name; else where a new one would stand; else one that mentions it."""
-    named = [test.path for test in spot.tests if test.reason != f"it mentions `{spot.symbol.short_name}`"]
-    new = new_test_path(spot.symbol.path, study.sources)
-    return (named or [new])[0] or next((test.path for test in spot.tests), "")
-
-
-def _run(study: Study, test: str) -> str:
-    return narrowed(study.test_check, test) if test else (study.test_check.text if study.test_check else "")
-
-
-def _build(plan: Plan, settle: list[str]) -> list[str]:
-    """A failing test, then the work at the place that was found, then its public face."""
-    study = plan.study
-    found = spots(study)
-    hooks = [spot for spot in found if spot.role.startswith("a way")]
-    close = [spot for spot in found if spot.role == "near the topic"]
-    begin = (
-        close[:1] if close and any(study.topic.word_of(s) for s in study.topic.thing_stems) else []
-    ) or hooks[:1]
-    begin = begin or found[:1]
-    test = _test_file(study, begin[0]) if begin else ""
-    thing = study.topic.text
-    written = plan.add(
-        f"Write a failing test for: {thing}",
-        needs=settle,
-        files=[test] if test else [],
-        why=plan.ids("FR-1") or "what was asked",
-        checked_by=f"it fails: {_run(study, test)}" if _run(study, test) else "",
-    )
-    read = list(dict.fromkeys(_place(spot) for spot in (*close[:3], *hooks[:2])))
-    done = plan.add(
-        f"Implement it: {thing}",
-        needs=[written],
-        files=read,
-        why=", ".join(
-            filter(
-                None, [plan.ids("FR-"), plan.resting_on("raised as") or plan.resting_on("errors are defined")]
-            )
-        ),
-        checked_by=_run(study, test),
-    )
-    exported = [place for spot in found if (place := study.survey.exported_at(spot.symbol)) is not None]
-    if exported:
-        face = [str(place) for place in exported[:2]]
-        done = plan.add(
-            "Export what is public of it where the others are exported",
-            needs=[done],
-            files=face,
-            why=f"{exported[0]} exports the present ones",
-            checked_by=_run(study, ""),
-        )
-    return [done]
-
-
 def _fix(plan: Plan, settle: list[str]) -> list[str]:
     study = plan.study
     looked = Investigation(study)
@@ -178,23 +89,35 @@ def _fix(plan: Plan, settle: list[str]) -> list[str]:
         needs=settle,
         files=shown,
         why=plan.ids("FR-1") or "the report",
-        checked_by=f"it fails with the reported error: {_run(study, test)}" if _run(study, test) else "",
+        checked_by=f"it fails with the reported error: {run_of(study, test)}" if run_of(study, test) else "",
     )
-    suspects = [f"{s.path}:{s.line}" for s in looked.suspects[:4]]
-    found = plan.add(
-        "Find the cause among the suspects",
-        needs=[reproduced],
-        files=suspects,
-        why="; ".join(first.reasons) if first else "no suspect was found: begin at the failing test",
-        checked_by="the failing test explains itself by one of these lines",
-    )
+    found = [
+        plan.add(
+            f"Rule in or out as the cause: {suspect.symbol.name if suspect.symbol else suspect.path}",
+            needs=[reproduced],
+            files=[f"{suspect.path}:{suspect.line}"],
+            why="; ".join(suspect.reasons),
+            checked_by="the failing test is explained by this line, or it is not",
+        )
+        for suspect in looked.suspects[:_SUSPECTS]
+    ]
+    if not found:
+        found = [
+            plan.add(
+                "Find the cause",
+                needs=[reproduced],
+                files=[],
+                why="no suspect was found: begin at the failing test",
+                checked_by="a line of the project explains the failing test",
+            )
+        ]
     return [
         plan.add(
             "Mend the cause",
-            needs=[found],
-            files=suspects[:1],
+            needs=found,
+            files=[f"{first.path}:{first.line}"] if first else [],
             why=plan.ids("FR-"),
-            checked_by=_run(study, test),
+            checked_by=run_of(study, test),
         )
     ]
 
@@ -211,7 +134,7 @@ def _enhance(plan: Plan, settle: list[str]) -> list[str]:
                     needs=settle,
                     files=[new_test_path(figures.path, study.sources), f"{figures.path}:1"],
                     why="no test was found for it",
-                    checked_by=_run(study, new_test_path(figures.path, study.sources)),
+                    checked_by=run_of(study, new_test_path(figures.path, study.sources)),
                 )
             ]
         symbols = [c.symbol for c in study.survey.candidates if c.symbol.path == figures.path][:3]
@@ -221,13 +144,13 @@ def _enhance(plan: Plan, settle: list[str]) -> list[str]:
                 needs=needs,
                 files=[f"{s.path}:{s.line}" for s in symbols] or [f"{figures.path}:1"],
                 why=", ".join(filter(None, [plan.ids("FR-1"), f"{figures.branches} branches"])),
-                checked_by=_run(study, figures.tests[0] if figures.tests else ""),
+                checked_by=run_of(study, figures.tests[0] if figures.tests else ""),
             )
         )
     if not last:
         last = [
             plan.add(
-                study.topic.text, needs=settle, files=[], why=plan.ids("FR-"), checked_by=_run(study, "")
+                study.topic.text, needs=settle, files=[], why=plan.ids("FR-"), checked_by=run_of(study, "")
             )
         ]
     return last
@@ -257,15 +180,3 @@ def _finish(plan: Plan, last: list[str]) -> None:
             why=plan.resting_on("own checks pass") or "the project's own checks",
             checked_by="; ".join(check.text for check in study.checks),
         )
-
-
-def _skill_for(title: str, skills: list[SkillHint]) -> str | None:
-    """The skill that shares most words with the task, if it shares two, or its name shares one."""
-    words = {word.lower().strip(":,.") for word in title.split() if len(word) > 3}
-    best, most = None, 0
-    for skill in skills:
-        name = set(skill.name.lower().replace("-", " ").replace("_", " ").split())
-        shared = len(words & set(skill.description.lower().split())) + 2 * len(words & name)
-        if shared > max(most, 1):
-            best, most = skill.name, shared
-    return best

@@ -20,6 +20,7 @@ from sage_actors.servers.specification.words import Hit
 
 __all__ = [
     "Requirements",
+    "error_base",
     "feature_requirements",
     "finish_requirements",
     "habit_with_place",
@@ -161,11 +162,9 @@ def _versions(study: Study, found: list[Spot], into: Requirements) -> None:
 def _errors(study: Study, found: list[Spot], into: Requirements) -> None:
     """The base that most error types share, if most do; in languages without bases the file that has most."""
     errors = study.survey.errors
-    own = {name: place for name, _, place in errors}
-    roots = _roots(errors)
-    base, count = roots.most_common(1)[0] if roots else ("", 0)
-    if count > 1 and count * 2 >= len(errors):
-        place = own[base]
+    shared = error_base(study)
+    if shared is not None:
+        base, place, count = shared
         text = (
             f"What goes wrong in it is raised as a subclass of {code(base)}"
             f" ({into.document.at_place(place, 'error types')}),"
@@ -184,6 +183,15 @@ def _errors(study: Study, found: list[Spot], into: Requirements) -> None:
     else:
         return
     into.add("NFR", text, "proposed", [str(place)], [])
+
+
+def error_base(study: Study) -> tuple[str, Place, int] | None:
+    """The error type that most others descend from, where it stands, and of how many it is the root."""
+    errors = study.survey.errors
+    roots = _roots(errors)
+    base, count = roots.most_common(1)[0] if roots else ("", 0)
+    place = next((place for name, _, place in errors if name == base), None)
+    return (base, place, count) if place is not None and count > 1 and count * 2 >= len(errors) else None
 
 
 def _roots(errors: list[tuple[str, str, Place]]) -> Counter[str]:

@@ -117,7 +117,8 @@ def new_test_path(source: str, sources: Sources) -> str:
     usual = [path for path in tests if path.rpartition("/")[0] == folders.most_common(1)[0][0]]
     model = PurePosixPath((beside or usual)[0])
     if pure.suffix == ".py":
-        return str(model.parent / f"test_{pure.stem.lstrip('_')}.py")
+        name = pure.parent.name if pure.stem == "__init__" else pure.stem
+        return str(model.parent / f"test_{name.strip('_')}.py")
     for mark in (".test", ".spec"):
         if model.stem.endswith(mark):
             return str(model.parent / f"{pure.stem}{mark}{model.suffix}")
