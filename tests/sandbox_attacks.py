@@ -9,6 +9,7 @@ import asyncio
 import ctypes
 import errno
 import fcntl
+import itertools
 import json
 import mmap
 import multiprocessing
@@ -27,6 +28,7 @@ import ssl
 import struct
 import subprocess
 import termios
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -46,6 +48,7 @@ class Scene:
     victim_address: int = 0
     shm_key: int = 0
     shm_file: str = ""
+    queue: str = ""
     ports: dict[str, int] = field(default_factory=dict)
     unix: str = ""
     abstract: str = ""
@@ -397,6 +400,49 @@ def chmod_through_a_link(s: Scene) -> None:
 
 
 @_in(FILES)
+def chmod_a_link_that_turns(s: Scene) -> None:
+    """Whoever looks first and acts then is led to what is protected, or outside."""
+    link, prey = s.project + "/sub/turning", (s.project + "/.git/config", s.outside + "/metadata")
+    modes = [_mode(each) for each in prey]
+    over = threading.Event()
+
+    def turn() -> None:
+        for target in itertools.cycle((s.project + "/sub/f", *prey)):
+            os.symlink(target, link + ".next")
+            os.rename(link + ".next", link)
+            if over.is_set():
+                return
+
+    turner = threading.Thread(target=turn)
+    turner.start()
+    refused: OSError | None = None
+    for _ in range(2000):
+        try:
+            os.chmod(link, 0o606)
+        except OSError as error:
+            refused = error
+        if [_mode(each) for each in prey] != modes:
+            break
+    over.set()
+    turner.join()
+    os.unlink(link)
+    if [_mode(each) for each in prey] == modes:
+        raise refused or NoEffect
+
+
+def _mode(path: str) -> int:
+    try:
+        return os.stat(path).st_mode
+    except OSError:
+        return -1
+
+
+@_in(FILES)
+def chmod_what_is_protected(s: Scene) -> None:
+    os.chmod(s.project + "/.git/config", 0o666)
+
+
+@_in(FILES)
 def chown_outside(s: Scene) -> None:
     os.chown(s.outside + "/metadata", os.getuid(), os.getgid())
 
@@ -596,6 +642,21 @@ def raise_the_core_limit(s: Scene) -> None:
 @_in(PROCESSES)
 def attach_shared_memory(s: Scene) -> None:
     raw(29 if X86 else 194, s.shm_key, 64, 0)
+
+
+@_in(PROCESSES)
+def open_semaphores_of_another(s: Scene) -> None:
+    raw(64 if X86 else 190, s.shm_key, 1, 0)
+
+
+@_in(PROCESSES)
+def open_messages_of_another(s: Scene) -> None:
+    raw(68 if X86 else 186, s.shm_key, 0)
+
+
+@_in(PROCESSES)
+def open_a_message_queue_of_another(s: Scene) -> None:
+    os.close(raw(240 if X86 else 180, s.queue.encode(), os.O_RDONLY, 0, None))
 
 
 @_in(PROCESSES)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import re
+import struct
 import sys
 from pathlib import Path
 
@@ -178,3 +181,76 @@ def test_a_link_that_a_project_brings_is_no_grant_of_what_it_leads_to(tmp_path: 
     writing = Profile("op", system, (f"{project}/out",), ())
     said = run(lambda answer: read(writing, answer))
     assert said == b"nothing" if tier == "namespaces" else b"symbolic link" in said
+
+
+# ---------------------------------------------------------------------- the kernel's numbers
+
+# From include/uapi/linux/landlock.h, in the order of their bits; after each group the version that has it.
+FILE_RIGHTS = {
+    1: "EXECUTE WRITE_FILE READ_FILE READ_DIR REMOVE_DIR REMOVE_FILE MAKE_CHAR MAKE_DIR MAKE_REG MAKE_SOCK"
+    " MAKE_FIFO MAKE_BLOCK MAKE_SYM",
+    2: "REFER",
+    3: "TRUNCATE",
+    5: "IOCTL_DEV",
+    9: "RESOLVE_UNIX",
+}
+NUMBERS = {
+    f"LANDLOCK_ACCESS_FS_{name}": 1 << bit for bit, name in enumerate(" ".join(FILE_RIGHTS.values()).split())
+} | {
+    "LANDLOCK_ACCESS_NET_BIND_TCP": 1,
+    "LANDLOCK_ACCESS_NET_CONNECT_TCP": 2,
+    "LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET": 1,
+    "LANDLOCK_SCOPE_SIGNAL": 2,
+}
+
+
+def bits(names: str) -> int:
+    return sum(NUMBERS[f"LANDLOCK_ACCESS_FS_{name}"] for name in names.split())
+
+
+def test_each_right_is_the_kernels_own() -> None:
+    devices = "MAKE_CHAR MAKE_BLOCK IOCTL_DEV"
+    until_5 = " ".join(each for version, each in FILE_RIGHTS.items() if version <= 5)
+    assert bits("READ_FILE READ_DIR") == READ
+    assert bits("READ_FILE READ_DIR EXECUTE") == EXECUTE
+    assert bits(until_5) - bits(devices) == WRITE
+    assert bits("READ_DIR") == landlock.LIST
+    assert bits("READ_FILE WRITE_FILE TRUNCATE MAKE_REG REMOVE_FILE") == landlock.SHARE
+    assert bits("READ_FILE WRITE_FILE") == landlock.USE_DEVICE
+    assert bits("READ_FILE READ_DIR WRITE_FILE IOCTL_DEV") == landlock.USE_TERMINAL
+    on_files = "EXECUTE WRITE_FILE READ_FILE TRUNCATE IOCTL_DEV RESOLVE_UNIX"
+    assert bits(on_files) == landlock._ON_FILES
+    assert NUMBERS["LANDLOCK_ACCESS_NET_CONNECT_TCP"] == landlock._CONNECT_TCP
+    assert NUMBERS["LANDLOCK_SCOPE_SIGNAL"] == landlock._SCOPE_SIGNAL
+    assert NUMBERS["LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET"] == landlock._SCOPE_ABSTRACT_UNIX
+
+
+@pytest.mark.parametrize("version", range(1, 12))
+def test_each_version_is_asked_for_all_that_it_knows_and_nothing_else(version: int) -> None:
+    known = " ".join(each for since, each in FILE_RIGHTS.items() if since <= version)
+    assert bits(known) == landlock._handled(version)
+
+
+def test_the_header_of_this_machine_says_the_same() -> None:
+    header = Path("/usr/include/linux/landlock.h")
+    if not header.exists():
+        pytest.skip("the kernel's headers are not installed")
+    found = re.findall(r"#define (LANDLOCK_(?:ACCESS|SCOPE)_\w+)\s+\(1ULL << (\d+)\)", header.read_text())
+    said = {name: 1 << int(bit) for name, bit in found if name in NUMBERS}
+    assert said
+    assert said == {name: NUMBERS[name] for name in said}
+
+
+def test_the_kernel_takes_the_newest_right_it_should_know_and_no_newer_one() -> None:
+    """By trying: a right that this version does not have is refused with EINVAL."""
+    needs("landlock")
+
+    def create(rights: int) -> None:
+        buffer = ctypes.create_string_buffer(struct.pack("Q", rights), 8)
+        os.close(kernel.call("landlock_create_ruleset", buffer, 8, 0))
+
+    handled = landlock._handled(landlock.abi())
+    create(handled)
+    if landlock.abi() <= 8:
+        with pytest.raises(OSError, match="Invalid argument"):
+            create(handled + 1)
