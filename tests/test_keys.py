@@ -237,7 +237,7 @@ def test_rotation_puts_a_new_key_first_and_keeps_the_old(tmp_path: Path) -> None
 
 def test_processes_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from sage_actors.actors import keys;"
+        "import sys; from pathlib import Path; from sage_actors.actors.keys import provider as keys;"
         "keys.ask_keychain = lambda: None; sys.stdin.read();"
         "print(keys.load_keys(environ={}, path=Path(sys.argv[1])).primary.id.hex())"
     )
