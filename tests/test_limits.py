@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -396,6 +397,47 @@ def test_a_result_beyond_its_limit_fails_only_its_node(tmp_path: Path) -> None:
         assert error["details"] == {"kind": "result", "limit": 1000, "seen": 1003}
         assert "result limit 1000 bytes exceeded: 1003 bytes seen" in error["message"]
         assert pool.value(pool.submit(worker, "large", size=900)) == bytes(900)
+
+
+GIGABYTE = """
+import os, resource, socket, struct
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def plain(): return bytes(1 << 30)
+def nested(): return {"pages": [1, {"body": bytes(1 << 30)}], "text": "x"}
+def send(sock, chunk):
+    for _ in range((1 << 30) // len(chunk)): sock.sendall(chunk)
+def forged():                      # past all that packs results: a gigabyte on the worker's own socket
+    for name in os.listdir("/proc/self/fd"):
+        try: sock = socket.socket(fileno=os.dup(int(name)))
+        except OSError: continue
+        if sock.family == socket.AF_UNIX and sock.type == socket.SOCK_STREAM:
+            sock.sendall(struct.pack(">I", 1 << 30)); send(sock, bytes(1 << 16))
+"""
+
+
+@pytest.mark.slow
+def test_a_result_of_a_gigabyte_ends_its_node_and_fills_nobodys_memory(tmp_path: Path) -> None:
+    (tmp_path / "giant.py").write_text(GIGABYTE)
+    calls = ("plain", "nested", "peak")
+    nodes: list[dict[str, Any]] = []
+    for name in calls:  # one after the other, in the same worker
+        before = [nodes[-1]["id"]] if nodes else []
+        call = {"id": name, "type": "python", "call": f"giant:{name}", "needs": before}
+        nodes.append(call | {"trigger": "all_done", "on_failure": "continue"})
+    forged = {"id": "forged", "type": "python", "call": "giant:forged", "max_crashes": 1, "needs": ["peak"]}
+    nodes += [forged | {"on_failure": "continue"}, {**nodes[-1], "id": "after", "needs": ["forged"]}]
+    peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with Supervisor(tmp_path, workers=1, sandbox="degrade") as supervisor:
+        outcome = supervisor.run(load_dict({"name": "giant", "nodes": nodes}), timeout=60)
+    for name in ("plain", "nested"):
+        error = outcome.errors[name]
+        assert (error["type"], error["retryable"]) == ("LimitExceeded", False), error
+        assert error["details"]["seen"] >= 1 << 30
+    assert outcome.errors["forged"]["type"] == "PoisonedError"
+    assert "1073741824 bytes; the limit is" in str(outcome.errors["forged"])
+    assert outcome["peak"] < 300 * MB
+    assert outcome["after"] < 300 * MB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - peak_before < 200 * MB
 
 
 def test_a_failure_at_a_limit_of_the_kernel_is_told_as_that_limit(tmp_path: Path) -> None:

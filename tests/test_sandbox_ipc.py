@@ -103,13 +103,13 @@ def test_a_descriptor_that_an_operation_sends_to_its_supervisor_does_not_arrive(
 def leave_behind(key: int, name: str) -> list[str]:
     """Shared memory, semaphores, messages and a queue under names that the next one knows."""
     libc = ctypes.CDLL(None, use_errno=True)
-    calls = (
-        ("shmget", lambda: libc.shmget(key, 64, _CREATE)),
-        ("semget", lambda: libc.semget(key, 1, _CREATE)),
-        ("msgget", lambda: libc.msgget(key, _CREATE)),
-        ("mq_open", lambda: libc.mq_open(name.encode(), os.O_CREAT | os.O_RDWR, 0o666, None)),
-    )
-    return [each for each, call in calls if call() >= 0]
+    made = {
+        "shmget": libc.shmget(key, 64, _CREATE),
+        "semget": libc.semget(key, 1, _CREATE),
+        "msgget": libc.msgget(key, _CREATE),
+        "mq_open": libc.mq_open(name.encode(), os.O_CREAT | os.O_RDWR, 0o666, None),
+    }
+    return [kind for kind, identifier in made.items() if identifier >= 0]
 
 
 def find(key: int, name: str) -> list[str]:

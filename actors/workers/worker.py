@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import CoroutineType
 from typing import Any
@@ -41,6 +42,9 @@ TERMINATED = 128 + signal.SIGTERM
 _ERROR_BYTES = 1024  # about
 _NOTICEABLE_S = 50e-6
 _NO_LIMITS: Mapping[str, Any] = {}
+_LOOKS = 1000
+_TEXTS = (str, bytes, bytearray)
+_NESTED = (*_TEXTS, dict, list, tuple)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,18 +92,40 @@ def pack_result(value: object, node_id: str, most: int = MAX_RESULT_BYTES) -> by
         ResultError: it cannot be carried.
         LimitExceeded: it is larger than `most` bytes.
     """
-    try:
-        packed = pack(value)
-    except ResultError:
-        packed = pack(value, what=f"the result of node {node_id!r}")
-    if len(packed) > most:
+    packed = b""
+    size = _least_bytes(value, most)
+    if size <= most:
+        try:
+            packed = pack(value)
+        except ResultError:
+            packed = pack(value, what=f"the result of node {node_id!r}")
+        size = len(packed)
+    if size > most:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         raise limit_error(
-            limit_hit("result", most, len(packed)),
+            limit_hit("result", most, size),
             where=f"the result of node {node_id!r} ({kind})",
             hint="write it to a file and return its path",
         )
     return packed
+
+
+def _least_bytes(value: object, most: int) -> int:
+    """What the texts that a look finds in it need: to pack a gigabyte only to refuse it would take two more."""
+    if not isinstance(value, _NESTED):
+        return 0
+    total, todo = 0, [value]
+    for _ in range(_LOOKS):
+        if not todo or total > most:
+            break
+        each = todo.pop()
+        if isinstance(each, _TEXTS):
+            total += len(each)
+        elif isinstance(each, dict):
+            todo += islice(each.values(), _LOOKS)
+        elif isinstance(each, (list, tuple)):
+            todo += each[:_LOOKS]
+    return total
 
 
 class OperationTable:
