@@ -24,6 +24,7 @@ __all__ = ["build_tasks"]
 
 _PLACES = 4
 _UNTESTED = 2
+_SETTINGS = frozenset({"Config", "Settings", "Options", "Configuration", "Opts"})
 _SHOWN = 3
 
 
@@ -44,7 +45,7 @@ def build_tasks(plan: Plan, settle: list[str]) -> list[str]:
     ready = [failing, *pinned, *_groundwork(plan, [failing])]
     done = _implement(plan, ready, close, hooks, test)
     done = _export(plan, done, [*close, *hooks] or found)
-    return _keep_callers(plan, done, close)
+    return _keep_callers(plan, done, close or hooks, test)
 
 
 def _places(study: Study, found: list[Spot]) -> tuple[list[Spot], list[Spot]]:
@@ -115,10 +116,13 @@ def _groundwork(plan: Plan, needs: list[str]) -> list[str]:
 
 
 def _settings_in_use(study: Study) -> Place | None:
-    """The settings type that most of the project's own files mention; one that is a product for others is none."""
-    for place in study.survey.settings[:_SHOWN]:
-        users = study.survey.words.files_with(_name(place.text), "code")
-        if sum(1 for path in users if study.sources.is_product(path)) > 2:
+    """The settings of the whole project, or of the thing, if its own files use them: a product for others is none."""
+    words = study.survey.words
+    for place in study.survey.settings:
+        name = _name(place.text)
+        meant = name in _SETTINGS or not words.stems(name).isdisjoint(study.topic.thing_stems)
+        users = [path for path in words.files_with(name, "code") if study.sources.is_product(path)]
+        if meant and len(users) > 2:
             return place
     return None
 
@@ -201,16 +205,16 @@ def _export(plan: Plan, done: list[str], places: list[Spot]) -> list[str]:
     ]
 
 
-def _keep_callers(plan: Plan, done: list[str], close: list[Spot]) -> list[str]:
-    """The tests that mention the places and are not theirs: who calls them must not notice."""
+def _keep_callers(plan: Plan, done: list[str], places: list[Spot], test: str) -> list[str]:
+    """The other tests that mention the places: who uses them must not notice."""
     study = plan.study
     if study.test_check is None:
         return done
-    others = [each for spot in close for each in spot.tests if each.reason.startswith("it mentions")]
+    others = [each for spot in places for each in spot.tests if each.path != test]
     files = dict.fromkeys(f"{each.path}:{each.line}" for each in others)
     if not files:
         return done
-    paths = list(dict.fromkeys(each.path for each in others))[:_SHOWN]
+    paths = list(dict.fromkeys(place.rpartition(":")[0] for place in list(files)[:_SHOWN]))
     return [
         plan.add(
             "See that the tests of those who use these places pass as before",

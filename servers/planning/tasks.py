@@ -160,18 +160,28 @@ def _finish(plan: Plan, last: list[str]) -> None:
     """Documentation and change log where the project has them, then all checks."""
     study = plan.study
     pages = doc_files(study, [spot.symbol for spot in spots(study)]) if study.kind == "feature" else []
-    facts = [*pages, *([study.facts.changelog] if study.facts.changelog else [])]
-    before = list(last)
-    if facts:
-        before = [
+    before = []
+    if pages:
+        before.append(
             plan.add(
-                "Write it down",
+                f"Write it down beside {', '.join(dict.fromkeys(page.text for page in pages))}",
                 needs=last,
-                files=[f"{fact.path}:{fact.line}" for fact in facts],
+                files=[f"{page.path}:{page.line}" for page in pages],
                 why=plan.resting_on("written down") or "the neighbours are documented there",
                 checked_by="the names used there are those of the code",
             )
-        ]
+        )
+    if (log := study.facts.changelog) is not None:
+        before.append(
+            plan.add(
+                f"Tell of it in the change log, under or above {log.text}",
+                needs=last,
+                files=[f"{log.path}:{log.line}"],
+                why=plan.resting_on("written down") or "the project keeps one",
+                checked_by="the entry says what a user sees",
+            )
+        )
+    before = before or list(last)
     if study.checks:
         plan.add(
             "Run all checks",

@@ -153,7 +153,7 @@ def _found_otherwise(study: Study, shown: set[tuple[str, int]], quotes: list[Hit
 
 
 def _quotes(study: Study) -> list[Hit]:
-    """Lines of documentation with all words of the thing; else those of research that have one of its words."""
+    """Lines of documentation with all words of the thing; else those with one of them that research cites."""
     hits = study.survey.whole("documentation", "history", "todo")
     if not hits:
         cited = {(item.source, item.line) for item in study.evidence.items}
@@ -162,7 +162,7 @@ def _quotes(study: Study) -> list[Hit]:
             hit
             for hit in study.survey.hits
             if hit.kind in ("documentation", "history") and len(hit.text.split()) > 5 and hit.stems & thing
-            if (hit.path, hit.line) in cited or len(hit.stems) > 1
+            if (hit.path, hit.line) in cited
         ]
     hits.sort(key=lambda hit: (-len(hit.stems), hit.kind != "documentation"))
     per_file: dict[str, int] = defaultdict(int)

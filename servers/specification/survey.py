@@ -129,8 +129,8 @@ class Survey:
             if key not in found and item.operation == _ADVICE:
                 continue  # it says how things are done here, not where
             candidate = found.setdefault(key, Candidate(symbol, 0.0))
-            if not candidate.by_research:
-                candidate.by_research = True
+            if not candidate.reasons or not candidate.reasons[-1].startswith("found by"):
+                candidate.by_research = item.operation != _ADVICE
                 candidate.score += top * item.score
                 candidate.reasons.append(f"found by {item.operation}")
         return sorted(found.values(), key=lambda c: (-c.score, c.symbol.path, c.symbol.line))
@@ -149,7 +149,7 @@ class Survey:
         meant = [part for part in self.topic.stems if part not in SURFACE_WORDS or _is_all(part, symbol)]
         named = [part for part in meant if part in own]
         near = [part for part in meant if part in around and part not in own]
-        akin = [part for part in self.topic.thing_stems if part not in around and self.topic.kin[part] & own]
+        akin = self._akin(own, around)
         if not named and not near and not akin:
             return None
         score = sum(rarity[part] for part in named) + 0.4 * sum(rarity[part] for part in near)
@@ -164,6 +164,16 @@ class Survey:
             shared=len(matched & set(self.topic.thing_stems)),
             in_place=bool(matched & set(self.topic.place_stems)),
         )
+
+    def _akin(self, own: frozenset[str], around: frozenset[str]) -> list[str]:
+        """Words of the thing that have another word for them in a name: a throttle is one word, not rate and limit."""
+        free, found = set(own), []
+        for part in self.topic.thing_stems:
+            kin = sorted(self.topic.kin[part] & free) if part not in around else []
+            if kin:
+                free.discard(kin[0])
+                found.append(part)
+        return found
 
     @cached_property
     def surface(self) -> list[Symbol]:
