@@ -43,8 +43,8 @@ _ERROR_BYTES = 1024  # about
 _NOTICEABLE_S = 50e-6
 _NO_LIMITS: Mapping[str, Any] = {}
 _LOOKS = 1000
-_TEXTS = (str, bytes, bytearray)
-_NESTED = (*_TEXTS, dict, list, tuple)
+_TEXTS = frozenset((str, bytes, bytearray))
+_LONG = _TEXTS | {dict, list, tuple}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,18 +112,20 @@ def pack_result(value: object, node_id: str, most: int = MAX_RESULT_BYTES) -> by
 
 def _least_bytes(value: object, most: int) -> int:
     """What the texts that a look finds in it need: to pack a gigabyte only to refuse it would take two more."""
-    if not isinstance(value, _NESTED):
+    if type(value) not in _LONG:
         return 0
-    total, todo = 0, [value]
+    total = 0
+    todo: list[Any] = [value]
     for _ in range(_LOOKS):
         if not todo or total > most:
             break
         each = todo.pop()
-        if isinstance(each, _TEXTS):
+        kind = type(each)
+        if kind in _TEXTS:
             total += len(each)
-        elif isinstance(each, dict):
+        elif kind is dict:
             todo += islice(each.values(), _LOOKS)
-        elif isinstance(each, (list, tuple)):
+        elif kind in _LONG:
             todo += each[:_LOOKS]
     return total
 
