@@ -225,8 +225,8 @@ def show_command(run_id: str, node: str | None, full: bool, project: Path, as_js
 
         facts = {"run_id": run_id, "workflow": past.workflow, "status": past.status, "reason": past.reason}
         gaps = {node.id: node.sandbox for node in past.nodes() if node.sandbox and node.id in results}
-        facts |= {"sandbox": gaps} if gaps else {}
-        click.echo(to_json(facts | {"inputs": past.inputs, "results": results, "errors": errors}))
+        said = {"sandbox": gaps} if gaps else {}
+        click.echo(to_json(facts | said | {"inputs": past.inputs, "results": results, "errors": errors}))
         return 0
     from sage_actors.supervisor.cli.display import error_text, results_text
 
