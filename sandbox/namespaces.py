@@ -18,7 +18,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -35,6 +35,7 @@ __all__ = [
     "enter_pid_namespace",
     "enter_root",
     "kill_namespace",
+    "uncover",
     "user_namespace_of",
 ]
 
@@ -86,6 +87,14 @@ def enter_root(
     with _step("directory", before):
         _return_to(directory, layout)
     return Entered(listener, placeholders)
+
+
+def uncover(paths: Iterable[str]) -> None:
+    """Unmounts what is mounted at these paths, for whoever called `enter_root` and is about to end. Never raises."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            while True:  # until nothing is: a path may be held more than once
+                kernel.unmount(path)
 
 
 def enter_pid_namespace() -> None:

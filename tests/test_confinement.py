@@ -378,8 +378,10 @@ def test_nothing_survives_a_kill(project: Path, victim: str) -> None:
         f"if __name__ == '__main__':\n    {code.replace(chr(10), chr(10) + '    ')}"
     )
     process = subprocess.Popen(["python", "carry_out.py"], cwd=project, stderr=subprocess.DEVNULL)
+    theirs = {project / each for each in (".git", ".mcp.json", ".claude", ".agents")}
     try:
         wait_until(lambda: (project / "one").exists() and (project / "two").exists())
+        assert theirs <= set(project.iterdir())  # kept by placeholders, while it runs
         keeper = psutil.Process(process.pid).children()[0]
         if victim == "worker":
             for worker in keeper.children():
@@ -388,6 +390,8 @@ def test_nothing_survives_a_kill(project: Path, victim: str) -> None:
             os.kill(process.pid if victim == "supervisor" else keeper.pid, signal.SIGKILL)
         wait_until(lambda: not marked(marks[1]), what="the daemon of a worker of one task", timeout_s=5)
         wait_until(lambda: not marked(marks[0]), what="the daemon of a shared worker", timeout_s=5)
+        if victim == "supervisor":  # the keeper takes them along
+            wait_until(lambda: theirs.isdisjoint(project.iterdir()), what="the placeholders", timeout_s=5)
     finally:
         process.kill()
         process.wait()

@@ -83,6 +83,7 @@ def main(
         traceback.print_exc()
     finally:
         keeper.kill_everything()
+        keeper.leave_project()
         os._exit(0)  # nothing here needs an orderly end, and nothing may delay it
 
 
@@ -116,6 +117,7 @@ class Keeper:
         self._wake_read, self._wake_write = os.pipe()
         self._parent_fd = -1
         self._finished = False
+        self._placeholders: list[Any] = []
 
     def run(self) -> None:
         self._prepare()
@@ -145,6 +147,18 @@ class Keeper:
                 return
             time.sleep(0.0005)
 
+    def leave_project(self) -> None:
+        """Takes its placeholders out of the project, as a supervisor that was killed does not. Then it must end: no
+        descriptor is left open, as some of them hold the placeholders."""
+        if not self._placeholders:
+            return
+        from sage_actors.sandbox.namespaces import uncover
+        from sage_actors.sandbox.placeholders import remove_placeholders
+
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        uncover(path for path, *_ in self._placeholders)
+        remove_placeholders(self._placeholders)
+
     def _prepare(self) -> None:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -172,6 +186,7 @@ class Keeper:
 
         layout = Layout.from_dict(self._sandbox["layout"])
         entered = enter_root(layout, proxy_port=self._sandbox["proxy_port"])
+        self._placeholders = entered.placeholders
         return entered.listener, entered.placeholders
 
     def _announce(self, entered: tuple[socket.socket | None, list[Any]]) -> None:
