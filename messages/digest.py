@@ -5,17 +5,19 @@
     {"findings": [the 9 best, best first], "log": "first passage\\n[…]\\nanother one", "ok": true}
 
 What is kept is kept as it was: elements of a list whole, with their citations, texts in whole
-passages. Scalars stay, and so do the keys of a dict; what is too large shares the room fairly with
-its neighbours, so that one long text does not cost the others their place. Sizes are those of
-the value packed as JSON in UTF-8, without spaces.
+passages; a list of citations has those of the elements that are kept. Scalars stay, and so do the
+keys of a dict; what is too large shares the room fairly with its neighbours, so that one long text
+does not cost the others their place. Sizes are those of the value packed as JSON in UTF-8, without
+spaces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from sage_actors.messages.cited import CITATIONS, repeated_citations, still_cited
 from sage_actors.messages.packing import key_size as _key_size
 from sage_actors.messages.packing import packed, size_of, utf8_bytes
 from sage_actors.messages.passages import Passage, split_passages
@@ -73,13 +75,10 @@ def digest_value(
     list, a dict of as many of its entries as fit; scalars are never changed.
     """
     raw = packed(value)
-    kept = value
-    if top is not None or threshold > 0:
-        kept = _Digest(query, top, threshold).filtered(value)
-    if max_bytes is not None and size_of(kept) > max_bytes:
-        kept = _Digest(query).within(kept, max_bytes)
-    if max_tokens is not None:
-        kept = _within_tokens(kept, _Digest(query), max_tokens)
+    limits = _Limits(max_tokens, max_bytes, top, threshold)
+    kept = _limited(value, query, limits)
+    if kept is not value and (listed := repeated_citations(value)):
+        kept = _in_step(value, listed, query, limits)
     text = raw if kept is value else packed(kept)
     raw_tokens = count_tokens(raw)
     return kept, DigestCount(
@@ -89,6 +88,61 @@ def digest_value(
         kept_tokens=raw_tokens if text is raw else count_tokens(text),
         tokenizer=tokenizer_name(len(raw)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    max_tokens: int | None
+    max_bytes: int | None
+    top: int | None
+    threshold: float
+
+    def without(self, part: Any) -> _Limits:
+        """With room for `part` beside."""
+        tokens = None if self.max_tokens is None else max(0, self.max_tokens - count_tokens(packed(part)))
+        room = None if self.max_bytes is None else max(0, self.max_bytes - size_of(part))
+        return replace(self, max_tokens=tokens, max_bytes=room)
+
+    def hold(self, value: Any) -> bool:
+        if self.max_bytes is not None and size_of(value) > self.max_bytes:
+            return False
+        return self.max_tokens is None or count_tokens(packed(value)) <= self.max_tokens
+
+
+def _limited(value: Any, query: str, limits: _Limits) -> Any:
+    kept = value
+    if limits.top is not None or limits.threshold > 0:
+        kept = _Digest(query, limits.top, limits.threshold).filtered(value)
+    if limits.max_bytes is not None and size_of(kept) > limits.max_bytes:
+        kept = _Digest(query).within(kept, limits.max_bytes)
+    if limits.max_tokens is not None:
+        kept = _within_tokens(kept, _Digest(query), limits.max_tokens)
+    return kept
+
+
+def _in_step(value: Mapping[Any, Any], listed: Sequence[str], query: str, limits: _Limits) -> Any:
+    """The digest with the citations of what is kept, and no others.
+
+    First without their list; if it does not fit behind that, once more with room for it: what is then kept has not
+    more of them.
+    """
+    bare = {key: part for key, part in value.items() if key != CITATIONS}
+    kept = _limited(bare, query, limits)
+    whole = _with_citations(value, kept, listed)
+    if limits.hold(whole):
+        return whole
+    smaller = limits.without({CITATIONS: whole[CITATIONS]})
+    whole = _with_citations(value, _limited(bare, query, smaller), listed)
+    return whole if limits.hold(whole) else kept
+
+
+def _with_citations(value: Mapping[Any, Any], kept: Any, listed: Sequence[str]) -> dict[Any, Any]:
+    """In the order of the keys that the value has."""
+    return {
+        key: still_cited(kept, listed) if key == CITATIONS else kept[key]
+        for key in value
+        if key == CITATIONS or key in kept
+    }
 
 
 def _within_tokens(value: Any, digest: _Digest, max_tokens: int) -> Any:

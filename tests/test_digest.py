@@ -290,3 +290,33 @@ def test_one_endless_word_is_cut() -> None:
     assert 0 < len(kept) <= 998
     assert count.kept_bytes <= 1000
     assert json.loads(packed(kept)) == kept
+
+
+def _found(number: int) -> dict[str, object]:
+    text = f"rate limit number {number} " + "of the client " * 20
+    return {"text": text, "citation": {"source": f"src/limits_{number}.py", "line": number + 1}, "score": 1.0}
+
+
+RESEARCH = {
+    "topic": "rate limit",
+    "findings": [_found(number) for number in range(40)],
+    "citations": [f"src/limits_{number}.py:{number + 1}" for number in range(40)],
+    "notes": [],
+}
+
+
+@pytest.mark.parametrize("limits", [{"top": 3}, {"max_bytes": 2000}, {"max_tokens": 500, "top": 5}])
+def test_a_digest_cites_what_it_keeps_and_nothing_else(limits: dict[str, int]) -> None:
+    kept, count = digest_value(RESEARCH, "rate limit", **limits)
+    places = [f"{each['citation']['source']}:{each['citation']['line']}" for each in kept["findings"]]
+    assert sorted(kept["citations"]) == sorted(places)
+    assert 1 < len(places) < 40
+    assert list(kept) == list(RESEARCH)
+    assert count.kept_bytes <= limits.get("max_bytes", count.kept_bytes)
+    assert count.kept_tokens <= limits.get("max_tokens", count.kept_tokens)
+
+
+def test_citations_that_are_not_those_of_findings_are_left_to_the_budget() -> None:
+    value = {**RESEARCH, "citations": ["elsewhere.py:1"]}
+    kept, _ = digest_value(value, "rate limit", top=3)
+    assert kept["citations"] == ["elsewhere.py:1"]
