@@ -263,7 +263,7 @@ def test_a_definition_that_the_report_names_is_the_first_suspect(tmp_path: Path,
 def test_an_enhancement_states_the_figures_before(tmp_path: Path) -> None:
     _, text, _ = create(python_project(tmp_path), topic="error handling of the client", kind="enhancement")
     row = next(line for line in text.splitlines() if line.startswith("| `src/shop/client.py:1`"))
-    assert row == "| `src/shop/client.py:1` | 21 | 4 | 2 | 2 | 0 | `tests/test_client.py:1` |"
+    assert row == "| `src/shop/client.py:1` | 21 | 4 | 2 | - | 2 | 0 | `tests/test_client.py:1` |"
 
 
 def test_text_of_the_repository_cannot_become_markup(tmp_path: Path) -> None:
@@ -442,3 +442,63 @@ def test_what_a_docstring_says_is_quoted_to_the_end_of_its_sentence(tmp_path: Pa
     }
     _, text, _ = create(write(tmp_path, files))
     assert "“Slow down the calls that are too many. And more.”" in text
+
+
+QUALITY = {
+    "method": "cyclomatic",
+    "hot_spots": [
+        {
+            "file": "src/shop/errors.py",
+            "line": 1,
+            "complexity": 41,
+            "commits": 1,
+            "worst_function": "f",
+            "worst_complexity": 9,
+        },
+        {
+            "file": "gone.py",
+            "line": 1,
+            "complexity": 99,
+            "commits": 9,
+            "worst_function": "g",
+            "worst_complexity": 9,
+        },
+        {"file": "src/shop/client.py", "line": 9, "complexity": 7, "commits": None},
+        "garbage",
+    ],
+    "complex_functions": [
+        {
+            "name": "Client.send",
+            "file": "src/shop/client.py",
+            "line": 10,
+            "lines": 5,
+            "complexity": 2,
+            "nesting": 1,
+        },
+        {"name": "far", "file": "src/shop/client.py", "line": 999, "lines": 5, "complexity": 2, "nesting": 1},
+    ],
+    "repetitions": [
+        {"lines": 9, "places": ["src/shop/client.py:7", "src/shop/errors.py:1", "/etc/passwd:1"]}
+    ],
+}
+
+
+def test_an_enhancement_rests_on_the_hot_spots_that_were_measured(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    _, text, _ = create(project, topic="retry limits", kind="enhancement", research=[QUALITY])
+    assert "**Most to gain:** `src/shop/errors.py`" in text
+    assert "complexity 41" in text
+    assert "`Client.send` (`src/shop/client.py:10`): complexity 2, 5 lines, nested 1 deep" in text
+    assert "- `src/shop/client.py:7`, `src/shop/errors.py:1`" in text
+    assert not any(word in text for word in ("gone.py", "far", "passwd"))
+    assert_citations_exist(project, text)
+
+
+@pytest.mark.parametrize(
+    "garbage", [3, "x", [None], [{}], [{"file": 3}], [{"file": "src/shop/client.py", "line": True}]]
+)
+def test_measures_that_are_garbage_measure_nothing(tmp_path: Path, garbage: Any) -> None:
+    research = [dict.fromkeys(("hot_spots", "complex_functions", "repetitions"), garbage)]
+    _, text, _ = create(python_project(tmp_path), kind="enhancement", research=research)
+    assert "The most complex functions" not in text
+    assert "The same code" not in text

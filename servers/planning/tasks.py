@@ -6,7 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from sage_actors.servers.planning.build import build_tasks
 from sage_actors.servers.planning.plan import Plan, run_of
-from sage_actors.servers.specification.enhancement import measure
+from sage_actors.servers.specification.enhancement import FileFigures, measure
 from sage_actors.servers.specification.models import Requirement, Task
 from sage_actors.servers.specification.places import doc_files, spots
 from sage_actors.servers.specification.study import Study
@@ -142,8 +142,9 @@ def _enhance(plan: Plan, settle: list[str]) -> list[str]:
             plan.add(
                 f"{study.topic.text}: {figures.path}",
                 needs=needs,
-                files=[f"{s.path}:{s.line}" for s in symbols] or [f"{figures.path}:1"],
-                why=", ".join(filter(None, [plan.ids("FR-1"), f"{figures.branches} branches"])),
+                files=[*_worst(study, figures.path), *(f"{s.path}:{s.line}" for s in symbols)]
+                or [f"{figures.path}:1"],
+                why=", ".join(filter(None, [plan.ids("FR-1"), *_measured(study, figures)])),
                 checked_by=run_of(study, figures.tests[0] if figures.tests else ""),
             )
         )
@@ -154,6 +155,20 @@ def _enhance(plan: Plan, settle: list[str]) -> list[str]:
             )
         ]
     return last
+
+
+def _worst(study: Study, path: str) -> list[str]:
+    """Its most complex functions, where they were measured: there it begins."""
+    found = [each for each in study.evidence.measured.functions if each.path == path]
+    return [f"{each.path}:{each.line}" for each in found[:2]]
+
+
+def _measured(study: Study, figures: FileFigures) -> list[str]:
+    hot = figures.hot
+    if hot is None:
+        return [f"{figures.branches} branches"]
+    worst = f"{hot.worst_function} alone {hot.worst_complexity}" if hot.worst_function else ""
+    return list(filter(None, [f"complexity {hot.complexity}", worst]))
 
 
 def _finish(plan: Plan, last: list[str]) -> None:

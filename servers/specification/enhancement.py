@@ -7,7 +7,8 @@ from collections import Counter
 
 from sage_actors.servers.specification import background, sections
 from sage_actors.servers.specification.feature import questions
-from sage_actors.servers.specification.markdown import Document, code, plain, unmarked
+from sage_actors.servers.specification.markdown import Document, code, plain
+from sage_actors.servers.specification.measured import Measured
 from sage_actors.servers.specification.places import Spot, near, spots
 from sage_actors.servers.specification.requirements import Requirements, project_requirements
 from sage_actors.servers.specification.study import Study
@@ -17,6 +18,7 @@ __all__ = ["FileFigures", "measure", "write_enhancement"]
 
 _BRANCH = re.compile(r"\b(if|elif|for|while|except|catch|case|match|and|or|switch|select)\b|&&|\|\||\?\s")
 _MAX_FILES = 6
+_MAX_FUNCTIONS = 6
 
 
 class FileFigures:
@@ -32,16 +34,26 @@ class FileFigures:
         self.commits = study.churn[path]
         self.notes = sum(1 for line in lines if re.search(r"\b(TODO|FIXME|XXX|HACK)\b", line))
         self.tests = tests_of_file(path, study.sources, study.survey.words)
+        self.hot = study.evidence.measured.of(path)
+
+    @property
+    def weight(self) -> int:
+        """How much there is to gain: what is complex and changes often. By branches where nobody measured more."""
+        complexity = self.hot.complexity if self.hot is not None else self.branches
+        return complexity * (1 + self.commits)
 
 
 def measure(study: Study) -> list[FileFigures]:
-    """The files that the topic touches, those with most branches and commits first."""
+    """The files that the topic touches: the measured hot spots, then the others, of each what weighs most first."""
     touched = Counter(c.symbol.path for c in near(study))
     touched.update(item.source for item in study.evidence.items if study.sources.is_product(item.source))
+    touched.update(
+        spot.path for spot in study.evidence.measured.hot_spots if study.sources.is_product(spot.path)
+    )
     if not touched:
         touched.update(spot.symbol.path for spot in spots(study))
     figures = [FileFigures(study, path) for path in touched]
-    figures.sort(key=lambda f: (-(f.branches * (1 + f.commits)), f.path))
+    figures.sort(key=lambda f: (f.hot is None, -f.weight, f.path))
     return figures[:_MAX_FILES]
 
 
@@ -77,7 +89,11 @@ def write_enhancement(study: Study, document: Document) -> tuple[Requirements, l
 
 
 def _said(figures: FileFigures) -> str:
-    parts = [f"{figures.lines} lines", f"{figures.branches} branches"]
+    hot = figures.hot
+    parts = [
+        f"{figures.lines} lines",
+        f"complexity {hot.complexity}" if hot else f"{figures.branches} branches",
+    ]
     parts += [f"{figures.commits} commit{'s' * (figures.commits != 1)}"] if figures.commits else []
     parts.append(f"tested in {code(figures.tests[0])}" if figures.tests else "no test found for it")
     return ", ".join(parts)
@@ -90,24 +106,41 @@ def _hot_spots(study: Study, figures: list[FileFigures], document: Document) -> 
         return
     commits = len(study.sources.history)
     document.add(
-        f"Branches are counted by keyword, commits among the {commits} known here; the first has most of both.",
+        f"Branches are counted by keyword, commits among the {commits} known here; complexity is cyclomatic, of all"
+        " functions of the file, where it was measured. The first has most of it and of commits.",
         "",
     )
     rows = []
     for f in figures:
         place = document.at(f.path, 1, "measured")
         tests = ", ".join(document.at(test, 1, "tests") for test in f.tests[:2]) or "none found"
-        rows.append(
-            (place, str(f.lines), str(f.definitions), str(f.branches), str(f.commits), str(f.notes), tests)
+        counted = (f.lines, f.definitions, f.branches, f.hot.complexity if f.hot else "-", f.commits, f.notes)
+        rows.append((place, *map(str, counted), tests))
+    document.table(
+        ("file", "lines", "definitions", "branches", "complexity", "commits", "TODOs", "tests"), rows
+    )
+    _functions(study.evidence.measured, document)
+
+
+def _functions(measured: Measured, document: Document) -> None:
+    """Where in those files the complexity is."""
+    if measured.functions:
+        document.add("", "The most complex functions:", "")
+    for each in measured.functions[:_MAX_FUNCTIONS]:
+        place = document.at(each.path, each.line, "complexity")
+        document.bullet(
+            f"{code(each.name)} ({place}): complexity {each.complexity}, {each.lines} lines, nested {each.nesting} deep"
         )
-    document.table(("file", "lines", "definitions", "branches", "commits", "TODOs", "tests"), rows)
-    measured = [item for item in study.evidence.items if item.operation == "code_quality"]
-    if measured:
-        document.add("", "By the research into the code's quality:", "")
-        for item in measured[:5]:
-            document.bullet(
-                f"{plain(unmarked(item.text), 260)} ({document.at(item.source, item.line, 'quality')})"
-            )
+    if measured.repetitions:
+        document.add("", "The same code more than once:", "")
+    for places in measured.repetitions[:_MAX_FUNCTIONS]:
+        shown = (document.at(*_split(place), "repeated") for place in places[:4])
+        document.bullet(f"{', '.join(shown)}{', …' if len(places) > 4 else ''}")
+
+
+def _split(place: str) -> tuple[str, int]:
+    path, _, line = place.rpartition(":")
+    return path, int(line)
 
 
 def _require(study: Study, figures: list[FileFigures], into: Requirements) -> None:

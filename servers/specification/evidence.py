@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage_actors.servers.corpus.sources import Sources
+from sage_actors.servers.specification.measured import Measured
 
 __all__ = ["Evidence", "Item", "gather"]
 
@@ -42,6 +43,7 @@ class Evidence:
     items: list[Item] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     operations: list[str] = field(default_factory=list)
+    measured: Measured = field(default_factory=Measured)
     missing: int = 0
     unverified: int = 0
 
@@ -69,6 +71,7 @@ def gather(research: Any, sources: Sources) -> Evidence:
 def _take(result: Mapping[str, Any], sources: Sources, evidence: Evidence) -> None:
     operation = _text(result.get("operation")) or "research"
     evidence.operations.append(operation)
+    evidence.measured.take(result, sources)
     evidence.notes += [_text(note) for note in _list(result.get("notes")) if _text(note)]
     found = [finding for finding in _list(result.get("findings")) if isinstance(finding, Mapping)]
     highest = max((_score(finding) for finding in found), default=0.0) or 1.0
