@@ -6,7 +6,7 @@ by the pydantic models in `schema.py` first. `WorkflowSpec.to_dict` gives the fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -142,7 +142,7 @@ class WorkflowSpec:
     """
 
     name: str
-    nodes: list[NodeSpec]
+    nodes: Sequence[NodeSpec]
     description: str = ""
     inputs: dict[str, InputSpec] = field(default_factory=dict)
     phases: list[PhaseSpec] = field(default_factory=list)

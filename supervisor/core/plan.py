@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import chain, repeat
-from operator import lt
+from operator import lt, sub
 from typing import Any, Final
 
 from sage_actors.actors.operations.types import LANES, OPERATION_TYPES, worker_kind
@@ -28,6 +28,7 @@ from sage_actors.messages.definition import (
     operation_to_dict,
 )
 from sage_actors.messages.errors import CycleError, DefinitionError, Problem
+from sage_actors.messages.node_columns import NodeColumns
 from sage_actors.supervisor.core.graph import (
     DependencyGraph,
     build_rows,
@@ -85,7 +86,10 @@ class Plan:
         self.spec = spec
         self.visible = len(spec.nodes)
         self.size = self.visible
-        self.ids: list[str] = [node.id for node in spec.nodes]
+        nodes = spec.nodes
+        self.ids: list[str] = (
+            list(nodes.ids) if isinstance(nodes, NodeColumns) else [node.id for node in nodes]
+        )
         self.by_id: dict[str, int] = {each: i for i, each in enumerate(self.ids)}
         self.ops: list[OperationSpec] = []
         self.op_of: array[int] = array("I")
@@ -142,14 +146,29 @@ class Plan:
 def compile_plan(spec: WorkflowSpec) -> Plan:
     """`spec`, already validated, as a Plan. O(V + E), a few microseconds a node."""
     plan = Plan(spec)
-    index = plan.by_id
     parents, parent_offsets = plan.parents, plan.parent_offsets
     gate_of = {phase.id: plan.visible + i for i, phase in enumerate(spec.phases)}
     gates_before = {phase.id: tuple(gate_of[each] for each in phase.dependencies) for phase in spec.phases}
-    number_of = index.__getitem__
+    if isinstance(spec.nodes, NodeColumns):
+        _add_columns(plan, spec.nodes, gates_before)
+    else:
+        _add_nodes(plan, spec.nodes, gates_before)
+    _add_gates(plan, parents, parent_offsets, gate_of)
+    plan.size = plan.visible + len(spec.phases)
+    plan.indegree = array("i", map(sub, parent_offsets[1:], parent_offsets))
+    owners = array("I", chain.from_iterable(map(repeat, range(plan.size), plan.indegree)))
+    plan.in_order = all(map(lt, parents, owners))
+    plan.offsets, plan.targets = build_rows(plan.size, parents, owners)
+    _rank(plan)
+    _mark_simple(plan)
+    return plan
+
+
+def _add_nodes(plan: Plan, nodes: Iterable[NodeSpec], gates_before: Mapping[str, tuple[int, ...]]) -> None:
+    parents, number_of = plan.parents, plan.by_id.__getitem__
     numbered: dict[OperationSpec, tuple[int, bool]] = {}
-    add_op, add_payload, add_end = plan.op_of.append, plan.payloads.append, parent_offsets.append
-    for i, node in enumerate(spec.nodes):
+    add_op, add_payload, add_end = plan.op_of.append, plan.payloads.append, plan.parent_offsets.append
+    for i, node in enumerate(nodes):
         number, is_plain = numbered.get(node.operation) or _number(plan, numbered, node.operation)
         add_op(number)
         needs = node.needs
@@ -160,25 +179,71 @@ def compile_plan(spec: WorkflowSpec) -> Plan:
                     needs = tuple(dict.fromkeys(needs))
                 parents.extend(map(number_of, needs))
         else:
-            plan.all_plain = False
-            payload, used = _compile_data(plan, i, node)
+            payload, here = _data_of(plan, i, node, gates_before)
             add_payload(payload)
-            here = dict.fromkeys([index[each] for each in needs])
-            here.update(dict.fromkeys(used))
-            if node.phase:
-                here.update(dict.fromkeys(gates_before[node.phase]))
-                plan.phase_of.setdefault(node.phase, []).append(i)
             parents.extend(here)
         add_end(len(parents))
-    _add_gates(plan, parents, parent_offsets, gate_of)
-    plan.size = plan.visible + len(spec.phases)
-    plan.indegree = array("i", map(int.__sub__, parent_offsets[1:], parent_offsets[:-1]))
-    owners = array("I", chain.from_iterable(map(repeat, range(plan.size), plan.indegree)))
-    plan.in_order = all(map(lt, parents, owners))
-    plan.offsets, plan.targets = build_rows(plan.size, parents, owners)
-    _rank(plan)
-    _mark_simple(plan)
-    return plan
+
+
+def _add_columns(plan: Plan, nodes: NodeColumns, gates_before: Mapping[str, tuple[int, ...]]) -> None:
+    """The same of nodes as columns: what is plain is taken over in stretches."""
+    numbered: dict[OperationSpec, tuple[int, bool]] = {}
+    numbers = [numbered.get(each) or _number(plan, numbered, each) for each in nodes.operations]
+    order = [number for number, _ in numbers]
+    same = order == list(range(len(order)))
+    plan.op_of.extend(nodes.ops if same else [order[each] for each in nodes.ops])
+    plan.payloads += [_EMPTY] * len(nodes)
+    parents, ends = plan.parents, nodes.ends
+    start = 0
+    for i in _not_plain(nodes, [is_plain for _, is_plain in numbers]):
+        _take_over(plan, nodes, start, i)
+        if i in nodes.data or not numbers[nodes.ops[i]][1]:
+            plan.payloads[i], here = _data_of(plan, i, nodes[i], gates_before)
+            parents.extend(here)
+        else:
+            parents.extend(dict.fromkeys(nodes.needs_of(i)))
+        plan.parent_offsets.append(len(parents))
+        start = i + 1
+    _take_over(plan, nodes, start, len(ends))
+
+
+def _not_plain(nodes: NodeColumns, is_plain: list[bool]) -> list[int]:
+    """Nodes that have data, an operation that may refer to others, or say a need twice; in order."""
+    ops, ends, needs = nodes.ops, nodes.ends, nodes.needs
+    found = set(nodes.data)
+    if not all(is_plain):
+        found.update(i for i, op in enumerate(ops) if not is_plain[op])
+    start = 0
+    for i, end in enumerate(ends):
+        if end - start > 1 and len(set(needs[start:end])) < end - start:
+            found.add(i)
+        start = end
+    return sorted(found)
+
+
+def _take_over(plan: Plan, nodes: NodeColumns, start: int, stop: int) -> None:
+    """The needs of the plain nodes from `start` to `stop`, as they are."""
+    if start == stop:
+        return
+    first = nodes.ends[start - 1] if start else 0
+    shift = len(plan.parents) - first
+    ends = nodes.ends[start:stop]
+    plan.parents.extend(nodes.needs[first : ends[-1]])
+    plan.parent_offsets.extend(ends if not shift else array("I", [each + shift for each in ends]))
+
+
+def _data_of(
+    plan: Plan, i: int, node: NodeSpec, gates_before: Mapping[str, tuple[int, ...]]
+) -> tuple[bytes | Template, Iterable[int]]:
+    """What the worker gets of a node that is not plain, and all that it depends on."""
+    plan.all_plain = False
+    payload, used = _compile_data(plan, i, node)
+    here = dict.fromkeys([plan.by_id[each] for each in node.needs])
+    here.update(dict.fromkeys(used))
+    if node.phase:
+        here.update(dict.fromkeys(gates_before[node.phase]))
+        plan.phase_of.setdefault(node.phase, []).append(i)
+    return payload, here
 
 
 def _number(

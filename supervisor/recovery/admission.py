@@ -14,7 +14,7 @@ import hashlib
 import sys
 import zlib
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -29,6 +29,7 @@ from sage_actors.messages.definition import (
     WorkflowSpec,
 )
 from sage_actors.messages.errors import StateCorruptedError
+from sage_actors.messages.node_columns import NodeColumns
 from sage_actors.messages.records import RunAdmitted
 from sage_actors.supervisor.core.plan import Plan
 
@@ -36,7 +37,6 @@ __all__ = ["Assembly", "admission_records", "definition_from", "pack_definition"
 
 _PART_BYTES = 16 * 1024 * 1024
 _MOST_BYTES = 8 * 1024 * 1024 * 1024
-_NO_ARGUMENTS: Mapping[str, Any] = {}
 
 
 def pack_definition(spec: WorkflowSpec, plan: Plan | None = None) -> bytes:
@@ -130,19 +130,17 @@ def definition_from(body: bytes) -> WorkflowSpec:
     whole = unpack(zlib.decompressobj().decompress(body, _MOST_BYTES))
     operations = [_operation_from(each) for each in whole["operations"]]
     phases = [PhaseSpec(**_tuples(each, "dependencies")) for each in whole["phases"]]
-    ids, data = whole["ids"], whole["data"]
-    ops, needs = _from_u32(whole["ops"]), _from_u32(whole["needs"])
-    nodes: list[NodeSpec] = []
-    start = 0
-    for i, end in enumerate(_from_u32(whole["ends"])):
-        before = tuple([ids[each] for each in needs[start:end]]) if end > start else ()
-        start = end
-        if i in data:
-            arguments, when, foreach, number = data[i]
-            phase = None if number is None else phases[number].id
-            nodes.append(NodeSpec(ids[i], operations[ops[i]], arguments, before, when, foreach, phase))
-        else:
-            nodes.append(NodeSpec(ids[i], operations[ops[i]], _NO_ARGUMENTS, before))
+    nodes = NodeColumns(
+        ids=whole["ids"],
+        operations=operations,
+        ops=_from_u32(whole["ops"]),
+        ends=_from_u32(whole["ends"]),
+        needs=_from_u32(whole["needs"]),
+        data={},
+    )
+    for i, (arguments, when, foreach, number) in whole["data"].items():
+        plain, phase = nodes[i], None if number is None else phases[number].id
+        nodes.data[i] = NodeSpec(plain.id, plain.operation, arguments, plain.needs, when, foreach, phase)
     return WorkflowSpec(
         name=whole["name"],
         nodes=nodes,

@@ -411,13 +411,11 @@ def _mark_completed_gates(run: RunCore, phases: set[str]) -> None:
 def _recount(run: RunCore) -> None:
     """In-degrees, open counts and uses of values from the states alone."""
     run.open = 0
-    run.indegree = array("i", run.plan.indegree)
-    run.indegree.extend([0] * (len(run.state) - len(run.indegree)))
-    for scope in run.inner.values():
-        run.indegree[scope.base : scope.base + scope.plan.size] = scope.plan.indegree
+    run.indegree = array("i", bytes(run.indegree.itemsize * len(run.state)))
     for scope in (run.root, *run.inner.values()):
         if scope.owner >= 0 and run.state[scope.owner] >= st.SUCCEEDED:
             scope.open = 0
+            run.indegree[scope.base : scope.base + scope.plan.size] = scope.plan.indegree
         else:
             _recount_scope(run, scope)
     for node, (first, count) in run.children.items():
@@ -428,20 +426,23 @@ def _recount(run: RunCore) -> None:
 
 
 def _recount_scope(run: RunCore, scope: Any) -> None:
-    plan, base, state = scope.plan, scope.base, run.state
+    """From those that are left where most are done, else from those that are done."""
+    plan, base, size = scope.plan, scope.base, scope.plan.size
     offsets, targets, indegree = plan.offsets, plan.targets, run.indegree
     references, uses = plan.references, run.uses
-    done = 0
-    for local in range(plan.size):
-        if state[base + local] != st.SUCCEEDED:
-            continue
-        done += 1
+    states = run.state[base : base + size]
+    done = states.count(st.SUCCEEDED)
+    step = 1 if 2 * done > size else -1
+    if step < 0:
+        indegree[base : base + size] = plan.indegree
+    else:
+        uses.update(dict.fromkeys([base + each for each in plan.value_uses], 0))
+    for local in [local for local, state in enumerate(states) if (state == st.SUCCEEDED) == (step < 0)]:
         for child in targets[offsets[local] : offsets[local + 1]]:
-            indegree[base + child] -= 1
-        if local in references:
-            for each in references[local]:
-                uses[base + each] -= 1
-    scope.open = plan.size - done
+            indegree[base + child] += step
+        for each in references.get(local, ()):
+            uses[base + each] += step
+    scope.open = size - done
     scope.failed = []
     run.open += scope.open
 
