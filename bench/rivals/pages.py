@@ -41,11 +41,7 @@ def page(what: str, machine: Mapping[str, str], engines: Sequence[Engine]) -> st
     lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in machine.items()), ""]
     lines += _table(_SPEED, [_speed(each) for each in engines])
     if any(each.recovery for each in engines):
-        lines += [
-            "",
-            "After a kill -9 of the program and all that it started, with half of 100 nodes ended:",
-            "",
-        ]
+        lines += ["", KILLED, ""]
         lines += _table(_RECOVERY, [_recovery(each) for each in engines if each.recovery])
     return "\n".join([*lines, ""])
 
