@@ -18,6 +18,8 @@ from sage_actors.messages.backend import Backend, Completion, TokenUsage
 from sage_actors.messages.errors import OperationError
 from sage_actors.messages.findings import ResearchResult
 from sage_actors.servers.catalog import create_server
+from sage_actors.servers.research.errors import error_analysis
+from sage_actors.servers.research.result import Limits
 from sage_actors.servers.settings import ServerSettings
 from sage_actors.servers.specification.error_text import parse_error
 
@@ -257,7 +259,7 @@ def test_a_message_alone_leads_to_where_it_is_written(shop: Path) -> None:
 
 
 def test_a_frame_whose_line_is_gone_is_not_cited(shop: Path) -> None:
-    result = research(shop, "error_analysis", error='  File "shop/limits.py", line 900, in allow\n')
+    result = research(shop, "error_analysis", error='  File "shop/limits.py", line 900, in long_gone\n')
     assert not any(finding.citation.line == 900 for finding in result.findings)
     assert any("shop/limits.py:900" in note for note in result.notes)
 
@@ -484,3 +486,29 @@ def test_without_findings_no_backend_is_asked(shop: Path) -> None:
     backend = Scripted({"sentences": []})
     assert research(shop, "code_search", backend, topic="zygomorphic quasar").evidence_level == "none"
     assert backend.prompts == []
+
+
+MOVED = """Traceback (most recent call last):
+  File "/elsewhere/shop/client.py", line {line}, in send
+    raise TooMany(limit)
+    ^^^^^^^^^^^^^^^^^^^^
+shop.errors.TooMany: 11
+"""
+
+
+@pytest.mark.parametrize(("line", "cited"), [(4, 4), (3, 4), (5, 4), (900, 4)])
+def test_a_frame_whose_line_has_moved_is_found_by_what_it_quotes(
+    tmp_path: Path, line: int, cited: int
+) -> None:
+    text = "import x\n\ndef send(limit):\n    raise TooMany(limit)\n\ndef other():\n    pass\n"
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "client.py").write_text(text)
+    first = error_analysis(tmp_path, MOVED.format(line=line), Limits(10)).findings[0]
+    assert str(first.citation) == f"shop/client.py:{cited}"
+    assert (f"line {line} then" in first.text) == (line != cited)
+
+
+def test_a_frame_beyond_the_end_of_its_file_leads_to_its_function(tmp_path: Path) -> None:
+    [frame] = parse_error('  File "a.py", line 90, in Client.send\n').frames
+    assert frame.line_in(["class Client:", "    async def send(self):", "        pass"]) == 2
+    assert frame.line_in(["x = 1"]) is None

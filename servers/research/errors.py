@@ -102,10 +102,14 @@ class _Places:
                 return (below if folder != "node_modules" else below[1:]) if own else ()
         return parts
 
+    def lines_of(self, source: str) -> list[str]:
+        """The lines of a file; none where it is no text."""
+        text = self.corpus.text(source)
+        return text.split("\n") if text is not None else []
+
     def shown(self, source: str, line: int) -> str | None:
         """The lines around one, numbered; None where the file has no such line."""
-        text = self.corpus.text(source)
-        lines = text.split("\n") if text is not None else []
+        lines = self.lines_of(source)
         if not 1 <= line <= len(lines):
             return None
         first, last = max(1, line - _AROUND), min(len(lines), line + _AROUND)
@@ -146,21 +150,24 @@ def _frames(places: _Places, report: ErrorReport) -> Iterator[Evidence]:
     frames = list(reversed(report.frames))[:_MAX_FRAMES]
     for depth, frame in enumerate(frames):
         source = places.resolve(frame.path)
-        shown = places.shown(source, frame.line) if source else None
-        if source is None or shown is None:
+        line = frame.line_in(places.lines_of(source)) if source else None
+        shown = places.shown(source, line) if source and line else None
+        if source is None or line is None or shown is None:
             places.outside.append(f"{frame.path}:{frame.line}")
             continue
         where = f" in {frame.function}" if frame.function else ""
-        text = f"frame {len(frames) - depth} of {len(frames)}{where}{_moved(places, source, frame)}:\n{shown}"
-        yield Evidence(text, places.kind(source), source, frame.line, 100.0 - 4 * depth)
+        text = f"frame {len(frames) - depth} of {len(frames)}{where}{_moved(places, source, frame, line)}:\n{shown}"
+        yield Evidence(text, places.kind(source), source, line, 100.0 - 4 * depth)
 
 
-def _moved(places: _Places, source: str, frame: Frame) -> str:
-    """A hint where the function of a Python frame does not enclose the line any more."""
+def _moved(places: _Places, source: str, frame: Frame, line: int) -> str:
+    """A hint where the file is not what it was: the line stands elsewhere, or its function is above it no more."""
+    if line != frame.line:
+        return f" (line {frame.line} then: the file has changed since)"
     name = frame.function.rpartition(".")[2]
     if not source.endswith(".py") or not name.isidentifier():
         return ""
-    lines = (places.corpus.text(source) or "").split("\n")
+    lines = places.lines_of(source)
     enclosing = any(re.match(rf"\s*(async )?(def|class) {name}\b", line) for line in lines[: frame.line])
     return "" if enclosing else " (the file has changed since: the function is not there)"
 
@@ -177,7 +184,7 @@ def _tests(places: _Places, report: ErrorReport) -> Iterator[Evidence]:
 
 
 def _body(places: _Places, source: str, line: int) -> str:
-    lines = (places.corpus.text(source) or "").split("\n")[line - 1 : line + 19]
+    lines = places.lines_of(source)[line - 1 : line + 19]
     return "\n".join(
         f"{'>' if n == 0 else ' '} {line + n:>4} {text.rstrip()[:200]}" for n, text in enumerate(lines)
     )

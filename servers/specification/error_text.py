@@ -7,7 +7,7 @@ messages, and `file:line` in whatever else a tool prints.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 __all__ = ["ErrorReport", "Frame", "parse_error"]
@@ -33,6 +33,9 @@ _RUST_CALL = re.compile(
 _JAVA_FRAME = re.compile(
     r"^[ \t]*at (?P<function>[\w.$<>]+)\((?P<path>\w+\.(?:java|kt|scala)):(?P<line>\d+)\)", re.MULTILINE
 )
+
+_QUOTED = re.compile(r"\n[ \t]+(?P<code>(?!File \"|\^|~|\[Previous)[^\n]*[^\s^~][^\n]*)")
+_DEFINITION = r"\s*(?:[\w()]+\s+)*(?:def|class|func|fn|function)\s+(?:\([^)]*\)\s*)?{}\b"
 
 _MESSAGES = (
     re.compile(
@@ -65,11 +68,30 @@ _TESTS = (
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A place that the text names. `path`: as it stands there."""
+    """A place that the text names. `path`: as it stands there. `code`: the line, where the text quotes it."""
 
     path: str
     line: int
     function: str = ""
+    code: str = ""
+
+    def line_in(self, lines: Sequence[str]) -> int | None:
+        """Where the line is in the file as it is now, which may have changed since the error.
+
+        The one that reads as the quoted one, the nearest to its number; else that number; else, where the file has
+        become too short, the definition of the function. None where nothing of it is there any more.
+        """
+        there = lines[self.line - 1].strip() if self.line <= len(lines) else None
+        if self.code and there != self.code:
+            same = [number for number, line in enumerate(lines, 1) if line.strip() == self.code]
+            if same:
+                return min(same, key=lambda number: abs(number - self.line))
+        return self.line if there is not None else self._defined_in(lines)
+
+    def _defined_in(self, lines: Sequence[str]) -> int | None:
+        name = re.split(r"[.:]+", self.function)[-1].strip("<>()* ")
+        pattern = re.compile(_DEFINITION.format(re.escape(name))) if name.isidentifier() else None
+        return next((n for n, line in enumerate(lines, 1) if pattern and pattern.match(line)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +116,14 @@ def parse_error(text: str) -> ErrorReport:
 
 def _frames(text: str) -> Iterator[Frame]:
     """Frames with a function first, of which a bare place would know less."""
-    places: dict[tuple[str, int], tuple[int, str]] = {}
+    places: dict[tuple[str, int], tuple[int, str, str]] = {}
     for pattern in (_PYTHON_FRAME, _GO_CALL, _RUST_CALL, _JAVA_FRAME, _NODE_FRAME, _PLACE):
         for match in pattern.finditer(text):
             function = (match.groupdict().get("function") or "").strip()
             path = re.sub("^/{2,}", "/", match["path"])  # of file:///
-            places.setdefault((path, int(match["line"])), (match.start(), function))
+            quoted = _QUOTED.match(text, match.end()) if pattern is _PYTHON_FRAME else None
+            code = quoted["code"].strip() if quoted else ""
+            places.setdefault((path, int(match["line"])), (match.start(), function, code))
     ordered = sorted(places.items(), key=lambda item: item[1][0])
     outwards = (
         _GO_CALL.search(text)
@@ -107,9 +131,9 @@ def _frames(text: str) -> Iterator[Frame]:
         or _NODE_FRAME.search(text)
         or _JAVA_FRAME.search(text)
     )
-    for (path, line), (_, function) in reversed(ordered) if outwards else ordered:
+    for (path, line), (_, function, code) in reversed(ordered) if outwards else ordered:
         if line > 0:
-            yield Frame(path, line, function)
+            yield Frame(path, line, function, code)
 
 
 def _messages(text: str) -> Iterator[tuple[str, str]]:

@@ -90,7 +90,8 @@ class Investigation:
             fitting = [path for path in sources.classes if path == end or path.endswith("/" + end)]
             if len(fitting) == 1 or end in fitting:
                 path = end if end in fitting else fitting[0]
-                return Place(path, frame.line, frame.function) if sources.holds(path, frame.line) else None
+                line = frame.line_in(sources.lines(path))
+                return Place(path, line, frame.function) if line is not None else None
             if fitting:
                 return None
         return None
