@@ -19,19 +19,24 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.actors.confinement.servers import ANY_OTHER
+from sage_actors.actors.mcp.process import StartedProcess
 from sage_actors.messages.errors import UsageError
 from sage_actors.sandbox import launch
+from sage_actors.sandbox.launch import Starter
 from sage_actors.sandbox.profile import Profile, is_beneath, outermost
 
 __all__ = ["ServerSandbox", "sandbox_of", "tell"]
 
-_told: tuple[str, Mapping[str, Any]] | None = None  # of this worker, which has one tier for its whole life
+_told: tuple[str, Mapping[str, Any], Starter] | None = None  # of this worker, which has one tier all its life
 
 
 def tell(tier: str, servers: Mapping[str, Any]) -> None:
-    """From now on `sandbox_of` knows: {name: {profile, environ}, {refused: why}, or None for one that is trusted}."""
+    """From now on `sandbox_of` knows: {name: {profile, environ}, {refused: why}, or None for one that is trusted}.
+
+    For a process that is confined, and has no other thread yet.
+    """
     global _told
-    _told = tier, servers
+    _told = tier, servers, Starter()
 
 
 def sandbox_of(name: str) -> ServerSandbox | None:
@@ -42,19 +47,20 @@ def sandbox_of(name: str) -> ServerSandbox | None:
     """
     if _told is None:
         return None
-    tier, servers = _told
+    tier, servers, starter = _told
     said = servers.get(name, servers[ANY_OTHER])
     if said is None:
         return None
     if why := said.get("refused"):
         raise UsageError(why)
-    return ServerSandbox(tier, Profile.from_dict(said["profile"]), said["environ"])
+    return ServerSandbox(starter, tier, Profile.from_dict(said["profile"]), said["environ"])
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSandbox:
     """environ: the variables that it gets besides those of its entry."""
 
+    starter: Starter
     tier: str
     profile: Profile
     environ: Mapping[str, str]
@@ -63,16 +69,22 @@ class ServerSandbox:
         """A folder that is the server's alone. Whoever made it removes it when the server has ended."""
         return os.path.realpath(tempfile.mkdtemp(prefix="sage-server-", dir=os.environ.get("TMPDIR")))
 
-    def order(self, argv: Sequence[str], env: Mapping[str, str], *, cwd: Path, place: str) -> int:
-        """What `launch.command` is to carry out, as a descriptor of the caller's. env: what its entry sets.
+    async def start(
+        self, argv: Sequence[str], env: Mapping[str, str], *, cwd: Path, place: str
+    ) -> StartedProcess:
+        """Starts the server. env: what its entry sets.
 
         Raises:
-            OSError: there is no such program, said as if it were started right here.
+            OSError: there is no such program, or no such directory to start it in.
         """
         own = {**self.environ, **self._places(place), **env}
         _check_program(argv[0], own.get("PATH"), cwd)
         profile = replace(self.profile, write=(*self.profile.write, place))
-        return launch.order(profile, self.tier, argv, own)
+        order = launch.order(profile, self.tier, argv, own, str(cwd))
+        try:
+            return await StartedProcess.start(lambda stdio: self.starter.start(order, stdio))
+        finally:
+            os.close(order)
 
     def _places(self, place: str) -> dict[str, str]:
         """Its own temporary folder; and its own home, where what is granted of the user's is found as it is there."""
@@ -92,6 +104,7 @@ class ServerSandbox:
 
 
 def _check_program(name: str, path: str | None, cwd: Path) -> None:
+    os.stat(os.path.join(cwd, "."))
     place = os.path.join(cwd, name) if os.sep in name else shutil.which(name, path=path)
     if place is None or not os.path.exists(place):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)

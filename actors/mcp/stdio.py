@@ -19,7 +19,7 @@ from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -27,8 +27,10 @@ from mcp.shared.message import SessionMessage
 from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, jsonrpc_message_adapter
 
 from sage_actors.actors.mcp.lines import LineSplitter, LongLine
+from sage_actors.actors.mcp.process import StartedProcess
 from sage_actors.actors.mcp.server_sandbox import ServerSandbox
-from sage_actors.sandbox import launch
+
+_Process: TypeAlias = Process | StartedProcess
 
 __all__ = ["MAX_MESSAGE_BYTES", "TOO_LARGE", "StdioServer"]
 
@@ -70,7 +72,7 @@ class StdioServer:
         self._sandbox = sandbox
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._garbage = 0
-        self._process: Process | None = None
+        self._process: _Process | None = None
         self._fault = ""
         self.ended = asyncio.Event()
         self._heard = asyncio.Event()  # all of its stderr
@@ -99,31 +101,23 @@ class StdioServer:
     async def __aexit__(self, *exception: Any) -> Any:
         return await self._stack.__aexit__(*exception)
 
-    async def _start(self, place: str) -> Process:
+    async def _start(self, place: str) -> _Process:
         """The process. place: its own folder, if it has a sandbox of its own.
 
         Raises:
             OSError: there is no such program, or no such directory to start it in.
         """
-        argv, env = [self._command, *self._args], dict(self._env)
-        if self._sandbox is None:
-            return await self._spawn(argv, env)
-        fd = self._sandbox.order(argv, env, cwd=self._cwd, place=place)
-        try:
-            return await self._spawn(launch.command(fd), {}, fd)
-        finally:
-            os.close(fd)
-
-    async def _spawn(self, argv: Sequence[str], env: Mapping[str, str], *fds: int) -> Process:
+        argv = [self._command, *self._args]
+        if self._sandbox is not None:
+            return await self._sandbox.start(argv, self._env, cwd=self._cwd, place=place)
         return await asyncio.create_subprocess_exec(
             *argv,
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
-            env=env,
+            env=dict(self._env),
             cwd=self._cwd,
             start_new_session=True,
-            pass_fds=fds,
         )
 
     @contextlib.asynccontextmanager
@@ -147,7 +141,7 @@ class StdioServer:
                 yield streams
 
     @contextlib.asynccontextmanager
-    async def _talk(self, process: Process) -> AsyncIterator[Any]:
+    async def _talk(self, process: _Process) -> AsyncIterator[Any]:
         try:
             to_client, read = anyio.create_memory_object_stream[Any](0)
             # Room, so that the cancel of a call to a server that reads no more does not have to wait for it
@@ -167,10 +161,9 @@ class StdioServer:
                     tasks.cancel_scope.cancel()
         finally:
             _kill(process)
-            with contextlib.suppress(AttributeError):
-                process._transport.close()  # type: ignore[attr-defined]
+            _close(process)
 
-    async def _read(self, process: Process, to_client: MemoryObjectSendStream[Any]) -> None:
+    async def _read(self, process: _Process, to_client: MemoryObjectSendStream[Any]) -> None:
         """Lines of its stdout as messages for the client, until it closes that."""
         assert process.stdout is not None
         splitter = LineSplitter(MAX_MESSAGE_BYTES)
@@ -193,14 +186,14 @@ class StdioServer:
         finally:
             self.ended.set()
 
-    async def _watch(self, process: Process) -> None:
+    async def _watch(self, process: _Process) -> None:
         """Ends the session when the server has exited: what it started may hold its output open for ever."""
         while process.returncode is None:
             await asyncio.sleep(_WATCH_S)
         await asyncio.sleep(_WATCH_S)  # what it answered last is still read
         self.ended.set()
 
-    async def _wait_for_exit(self, process: Process) -> None:
+    async def _wait_for_exit(self, process: _Process) -> None:
         """Its exit code is known a moment after its output ended."""
         for _ in range(int(_FLUSH_S / _POLL_S)):
             if process.returncode is not None:
@@ -226,7 +219,7 @@ class StdioServer:
             self._last.append(note)
             self._hear("note", note)
 
-    async def _write(self, process: Process, from_client: MemoryObjectReceiveStream[Any]) -> None:
+    async def _write(self, process: _Process, from_client: MemoryObjectReceiveStream[Any]) -> None:
         """The client's messages to its stdin."""
         assert process.stdin is not None
         try:
@@ -241,7 +234,7 @@ class StdioServer:
                 self._fault = "it closed its input"
             self.ended.set()
 
-    async def _listen(self, process: Process) -> None:
+    async def _listen(self, process: _Process) -> None:
         """Lines of its stderr."""
         assert process.stderr is not None
         splitter = LineSplitter(_LINE_BYTES)
@@ -278,7 +271,7 @@ def _refusal(line: LongLine) -> SessionMessage:
     return SessionMessage(JSONRPCError(jsonrpc="2.0", id=line.message_id, error=error))
 
 
-async def _end(process: Process) -> None:
+async def _end(process: _Process) -> None:
     """The end that the specification asks for: close its stdin, then SIGTERM, then SIGKILL."""
     assert process.stdin is not None
     with contextlib.suppress(OSError):
@@ -293,7 +286,16 @@ async def _end(process: Process) -> None:
             return
 
 
-def _kill(process: Process, number: int = signal.SIGKILL) -> None:
+def _close(process: _Process) -> None:
+    """Its streams."""
+    if isinstance(process, StartedProcess):
+        process.close()
+    else:
+        with contextlib.suppress(AttributeError):
+            process._transport.close()  # type: ignore[attr-defined]
+
+
+def _kill(process: _Process, number: int = signal.SIGKILL) -> None:
     """The process and what it started; harmless when they are gone."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
