@@ -63,6 +63,31 @@ def test_a_run_is_begun_followed_and_read_to_its_end(core: Orchestration) -> Non
     talk(core, say)
 
 
+def test_metrics_tell_of_digests_and_of_servers(core: Orchestration) -> None:
+    asked = {
+        "id": "asked",
+        "type": "mcp",
+        "server": "sage-research",
+        "tool": "research_stats",
+        "arguments": {},
+    }
+    long = operation("long", "seq 1 3000", digest={"max_bytes": 400})
+    trusted_template(core.project, "measured", phases([asked, long], [operation("last", "true")]))
+
+    async def say(client: Talk) -> None:
+        end = await client.call("execute", feature="x", template="measured", wait=True)
+        metrics = end["results"]["metrics"]
+        digests = metrics["digests"]
+        assert digests["rawBytes"] > 10_000 > 1_000 > digests["keptBytes"]
+        assert digests["rawTokens"] > digests["keptTokens"] > 0
+        assert digests["tokenizer"]
+        assert (metrics["serverStarts"], metrics["contextReloads"]) == ({"sage-research": 1}, 0)
+        status = await client.call("status", feature="x")
+        assert status["metrics"] == metrics
+
+    talk(core, say)
+
+
 def test_the_same_feature_again_is_the_same_run(core: Orchestration) -> None:
     trusted_template(core.project, "two", TWO_PHASES)
     trusted_template(core.project, "endless", ENDLESS)

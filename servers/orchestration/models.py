@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 
 __all__ = [
     "Cancellation",
+    "Digests",
     "Execution",
     "Graph",
     "Listing",
@@ -70,8 +71,19 @@ class Phase(_Wire):
     seconds: float
 
 
+class Digests(_Wire):
+    """Sizes before and after, of all results that declare a digest; tokens by `tokenizer`."""
+
+    raw_bytes: int
+    kept_bytes: int
+    raw_tokens: int
+    kept_tokens: int
+    tokenizer: str
+
+
 class Metrics(_Wire):
-    """Measured, never estimated. seconds: wall time; busy_seconds: sum of all operations' times."""
+    """Measured, never estimated: what was not measured is missing. seconds: wall time; busy_seconds: sum of all
+    operations' times."""
 
     seconds: float
     busy_seconds: float
@@ -79,6 +91,10 @@ class Metrics(_Wire):
         default=None, description="busySeconds over seconds, of a run that has ended"
     )
     tokens: dict[str, float] = Field(default_factory=dict)
+    digests: Digests | None = Field(default=None, description="what operations found, and what was passed on")
+    saved_tokens: int | None = Field(default=None, description="that hits of the cache saved")
+    server_starts: dict[str, int] = Field(default_factory=dict, description="of each MCP server")
+    context_reloads: int = Field(default=0, description="server starts beyond the first of each")
 
 
 class Results(_Wire):

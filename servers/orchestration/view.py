@@ -20,6 +20,7 @@ from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import SageError
 from sage_actors.servers.orchestration.errors import ToolRefused, error_of_node, error_of_run
 from sage_actors.servers.orchestration.models import (
+    Digests,
     Execution,
     Metrics,
     Phase,
@@ -253,7 +254,16 @@ def _metrics(past: History, nodes: list[NodeView]) -> Metrics:
         busy_seconds=round(busy, 3),
         speedup=round(busy / past.seconds, 2) if measured else None,
         tokens={name: value for name, value in past.tokens.items() if isinstance(value, (int, float))},
+        digests=_digests(past.measured),
+        saved_tokens=past.measured.get("saved_tokens"),
+        server_starts=past.server_starts,
+        context_reloads=past.context_reloads,
     )
+
+
+def _digests(measured: Mapping[str, Any]) -> Digests | None:
+    sizes = {name: measured[name] for name in Digests.model_fields if name in measured}
+    return Digests(**sizes) if len(sizes) == len(Digests.model_fields) else None
 
 
 def _results(past: History, nodes: list[NodeView], phases: list[Phase]) -> Results:

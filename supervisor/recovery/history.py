@@ -93,6 +93,9 @@ class History:
         started_at, ended_at: Unix times; ended_at is None while it runs, and the last sign of life of a run
             that was interrupted. seconds: wall time of all the processes that carried it out.
         tokens: {"input_tokens", "output_tokens", "cost"}. counts: nodes by state.
+        measured: sizes around digests (raw_bytes, kept_bytes, raw_tokens, kept_tokens, tokenizer) and what hits of
+            the cache saved (saved_tokens), as far as it was measured. server_starts: of each MCP server;
+            context_reloads: those beyond the first of each.
         owner: what the lock file says of the live owner, or None.
     """
 
@@ -122,6 +125,9 @@ class History:
             self.ended_at = self._restored.ended_at if status else last
         self.seconds = self._watch.seconds(last)
         self.tokens = dict(self._run.usage)
+        self.measured: dict[str, Any] = dict(self._run.measured)
+        self.server_starts = dict(self._run.server_starts)
+        self.context_reloads = self._run.context_reloads
         self.counts: dict[str, int] = {}
         for node in range(len(self._run.state)):
             if not self._run.is_gate(node):
