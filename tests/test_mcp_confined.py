@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,15 @@ from test_confinement import (
 )
 from test_mcp_interop import NAMES, installed  # noqa: F401 - a fixture
 
+from sage_actors.actors.confinement.settings import SandboxSettings
+from sage_actors.actors.egress.proxy import EgressProxy
 from sage_actors.actors.mcp.config import load_servers
 from sage_actors.actors.trust.consents import TrustStore
+from sage_actors.actors.user_config import load_user_config
+from sage_actors.messages.codec import FrameReader
 from sage_actors.sandbox.probe import probe
 from sage_actors.supervisor.api import Outcome
+from sage_actors.supervisor.sandboxing import make_confinement
 
 pytestmark = [
     pytest.mark.requirement("ORCH-023"),
@@ -295,3 +302,42 @@ def test_servers_that_nobody_here_wrote_work_confined(
     assert "hello" in str(outcome["everything"])
     assert "content" in str(outcome["filesystem"])
     assert "green" in (project / "graph").read_text()
+
+
+def test_the_right_of_a_server_ends_with_the_worker_that_could_start_it(project: Path) -> None:  # noqa: F811
+    configure(project, 'network = ["example.com:443"]', one={}, two={}, narrowed={"sandbox": {"network": []}})
+    opened: list[EgressProxy] = []
+
+    def make_proxy() -> EgressProxy:
+        opened.append(EgressProxy(lambda decision: None))
+        return opened[0]
+
+    confinement = make_confinement(
+        project, SandboxSettings(), user=load_user_config(), environ=os.environ, make_proxy=make_proxy
+    )
+    words = confinement.first_words("mcp")
+    ((_, said),) = FrameReader().feed(words.data)
+    tokens = [each["environ"].get("HTTPS_PROXY", "").partition(":")[2] for each in said["servers"].values()]
+    tokens = [each.partition("@")[0].removeprefix("//sage:") for each in tokens if each]
+    assert len(set(tokens)) == 2  # of the two that may go out; neither is the worker's
+    assert words.token not in tokens
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        confinement.knocked(listener.dup())
+
+        def answers() -> list[int]:
+            return [answer_to(address, each) for each in tokens]
+
+        assert 407 not in answers()
+        confinement.released(words.token)
+        assert answers() == [407, 407]
+    confinement.close()
+
+
+def answer_to(address: tuple[str, int], token: str) -> int:
+    """The status with which the proxy answers whoever asks for a host that nobody granted."""
+    right = base64.b64encode(f"sage:{token}".encode()).decode()
+    with socket.create_connection(address, 5) as sock:
+        head = f"CONNECT other.test:443 HTTP/1.1\r\nHost: other.test\r\nProxy-Authorization: Basic {right}"
+        sock.sendall(f"{head}\r\n\r\n".encode())
+        return int(sock.recv(64).split()[1])
