@@ -25,7 +25,7 @@ from pathlib import Path
 from bench.budgets import BUDGETS, GROUPS
 from bench.machine import facts
 from bench.measure import Figure
-from bench.report import missing, render, summary
+from bench.report import campaigns_of, missing, render, summary
 from bench.sage_ground import REPOSITORIES
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in unanswered:
         print(f"no figure for: {name} ({BUDGETS[name].measured_by})", file=sys.stderr)
     if not given.only and not given.no_write:
-        RESULTS.write_text(render(figures, machine, quick=given.quick, failed=failed))
+        page = render(figures, machine, quick=given.quick, failed=failed)
+        noted = campaigns_of(RESULTS.read_text()) if RESULTS.exists() else ""
+        RESULTS.write_text(f"{page}\n{noted}" if noted else page)
         print(f"written to {RESULTS}")
     return 1 if failed or unanswered else 0
 

@@ -7,7 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from bench.budgets import BUDGETS
 from bench.measure import Figure, quantity
 
-__all__ = ["missing", "render", "summary"]
+__all__ = ["add_campaign", "campaigns_of", "missing", "render", "summary"]
+
+_CAMPAIGNS = """\
+## Long campaigns
+
+Run by hand, each noted by itself: `SAGE_CHAOS_KILLS=2000 SAGE_CHAOS_RECORD=1 pytest tests/test_chaos.py`.
+"""
 
 _HEAD = """\
 # Benchmarks
@@ -54,6 +60,18 @@ def render(
             "",
         ]
     )
+
+
+def campaigns_of(page: str) -> str:
+    """What a page says of long campaigns, its last section; "" where it says nothing."""
+    at = page.find(_CAMPAIGNS.partition("\n")[0])
+    return "" if at < 0 else page[at:]
+
+
+def add_campaign(page: str, line: str) -> str:
+    """The page with one more campaign at its end."""
+    noted = campaigns_of(page)
+    return page.removesuffix(noted).rstrip("\n") + "\n\n" + (noted or _CAMPAIGNS + "\n") + f"- {line}\n"
 
 
 def summary(figures: Iterable[Figure]) -> str:

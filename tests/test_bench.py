@@ -19,7 +19,7 @@ from bench.budgets import BUDGETS, GROUPS
 from bench.ground import ground, layers, parents, succeeded
 from bench.machine import disk_directory, facts, sync_times
 from bench.measure import Figure, Meter, Size, figure, run_group
-from bench.report import missing, render, summary
+from bench.report import add_campaign, campaigns_of, missing, render, summary
 
 from sage_actors import Outcome, Workflow
 from sage_actors.actors.state.disk import DISK
@@ -298,3 +298,17 @@ def test_copies_cost_the_answers_little_because_they_are_left_out() -> None:
         retention.measured(some, method) for method in (retention.ranked, retention.with_duplicates)
     )
     assert ours.kept > left.kept
+
+
+def test_a_page_keeps_its_campaigns_and_takes_one_more() -> None:
+    page = render([], {"cores": "2"}, quick=False, failed=[])
+    assert campaigns_of(page) == ""
+    once = add_campaign(page, "200 kills, 0 failures")
+    twice = add_campaign(once, "2,000 kills, 0 failures")
+    assert twice.startswith(page.rstrip("\n"))
+    assert re.findall("^- (.*kills.*)$", twice, re.MULTILINE) == [
+        "200 kills, 0 failures",
+        "2,000 kills, 0 failures",
+    ]
+    assert twice.count("## Long campaigns") == 1
+    assert add_campaign(page + "\n" + campaigns_of(once), "more") == add_campaign(once, "more")
