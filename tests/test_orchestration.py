@@ -63,6 +63,22 @@ def test_a_run_is_begun_followed_and_read_to_its_end(core: Orchestration) -> Non
     talk(core, say)
 
 
+def test_the_progress_of_a_run_that_stopped_early_is_what_a_resume_keeps(core: Orchestration) -> None:
+    early = phases(
+        [operation("a", "true"), operation("b", "exit 3")], [operation("c", "true")], [operation("d", "true")]
+    )
+    trusted_template(core.project, "early", early)
+
+    async def say(client: Talk) -> None:
+        end = await client.call("execute", feature="x", template="early", wait=True)
+        assert end["status"] == "failed"
+        status = await client.call("status", feature="x")
+        assert status["progress"] == {"completed": 1, "total": 4, "percentage": 25}
+        assert [each["completed"] for each in end["results"]["phases"]] == [1, 0, 0]
+
+    talk(core, say)
+
+
 def test_metrics_tell_of_digests_and_of_servers(core: Orchestration) -> None:
     asked = {
         "id": "asked",

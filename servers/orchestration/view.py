@@ -94,7 +94,7 @@ class Runbook:
         except SageError as error:
             yield from (_unreadable(run_id, error) for run_id in self.run_ids())
             return
-        summaries = Summaries(self.state, keys, kind="workflows", shape=1, summary=_row_of)
+        summaries = Summaries(self.state, keys, kind="workflows", shape=2, summary=_row_of)
         try:
             for run_id in summaries.run_ids():
                 yield self._row(summaries, run_id)
@@ -136,7 +136,7 @@ def _row_of(past: History) -> dict[str, Any]:
         "phase": _current(phases_of(past, nodes)),
         "status": state_of(past),
         "started_at": _iso(past.started_at),
-        "progress": _progress(nodes).percentage,
+        "progress": _progress(past, nodes).percentage,
         "reason": past.reason or None,
     }
 
@@ -169,7 +169,7 @@ def describe(past: History) -> Status:
         message=_next_step(past, people),
         started_at=_iso(past.started_at),
         last_updated_at=_iso(_last_update(past, nodes)),
-        progress=_progress(nodes),
+        progress=_progress(past, nodes),
         running=[node.id for node in nodes if node.state == "running"][:_MOST_SHOWN],
         waiting={
             each.id: each.reason or each.state for each in nodes if each.state in ("waiting", "in_doubt")
@@ -202,6 +202,7 @@ def artifact_uri(run_id: str, node_id: str) -> str:
 
 def phases_of(past: History, nodes: list[NodeView]) -> list[Phase]:
     """The phases in the order of the definition."""
+    counted = _counted(past)
     members: dict[str, list[NodeView]] = {each.id: [] for each in past.definition.phases}
     for node in nodes:
         if node.phase in members:
@@ -210,7 +211,7 @@ def phases_of(past: History, nodes: list[NodeView]) -> list[Phase]:
         Phase(
             id=name,
             status=_phase_state(each),
-            completed=sum(node.state in _ENDED for node in each),
+            completed=sum(node.state in counted for node in each),
             total=len(each),
             seconds=round(sum(node.seconds for node in each), 3),
         )
@@ -241,8 +242,14 @@ def _current(phases: list[Phase]) -> str | None:
     return phases[-1].id if phases else None
 
 
-def _progress(nodes: list[NodeView]) -> Progress:
-    done, total = sum(node.state in _ENDED for node in nodes), len(nodes)
+def _counted(past: History) -> tuple[str, ...]:
+    """Which states are progress: of a run that stopped before its end only what a resume does not do again."""
+    return _ENDED if past.status in ("running", "succeeded") else ("succeeded",)
+
+
+def _progress(past: History, nodes: list[NodeView]) -> Progress:
+    counted = _counted(past)
+    done, total = sum(node.state in counted for node in nodes), len(nodes)
     return Progress(completed=done, total=total, percentage=100 * done // total if total else 100)
 
 
