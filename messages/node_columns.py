@@ -18,9 +18,10 @@ class NodeColumns(Sequence[NodeSpec]):
 
     Node i has the operation operations[ops[i]] and needs the nodes needs[ends[i - 1] : ends[i]]. data: the whole
     NodeSpec of those that have arguments, a condition, a `foreach` or a phase; all others have none of these.
+    distinct: it is known that no node says a need twice.
     """
 
-    __slots__ = ("data", "ends", "ids", "needs", "operations", "ops")
+    __slots__ = ("data", "distinct", "ends", "ids", "needs", "operations", "ops")
 
     def __init__(
         self,
@@ -31,7 +32,9 @@ class NodeColumns(Sequence[NodeSpec]):
         ends: array[int],
         needs: array[int],
         data: dict[int, NodeSpec],
+        distinct: bool = False,
     ) -> None:
+        self.distinct = distinct
         self.ids, self.operations, self.ops = ids, operations, ops
         self.ends, self.needs, self.data = ends, needs, data
 

@@ -126,10 +126,23 @@ class Transcript:
 
     def see(self, location: Location, record: Record) -> None:
         """A record of the replay."""
-        changes = self.changes([record])
         if (location.segment, location.number) > self.audited:
-            self.late += changes
+            self.late += self.changes([record])
+        elif isinstance(record, (NodesStarted, NodesSucceeded)):
+            self._follow(record)
+        else:
+            self.changes([record])
         self.last = location
+
+    def _follow(self, record: NodesStarted | NodesSucceeded) -> None:
+        """As `changes`, of records that need not be told."""
+        nodes = [row[0] for row in record.rows]
+        for node in nodes if self._others else ():
+            self._others.pop(node, None)
+        if isinstance(record, NodesStarted):
+            self._running.update(nodes)
+        else:
+            self._running.difference_update(nodes)
 
     def changes(self, records: list[Record]) -> list[Change]:
         """What `records` change, in order. Called for each record once, in the order of the journal."""

@@ -214,7 +214,7 @@ def _not_plain(nodes: NodeColumns, is_plain: list[bool]) -> list[int]:
     if not all(is_plain):
         found.update(i for i, op in enumerate(ops) if not is_plain[op])
     start = 0
-    for i, end in enumerate(ends):
+    for i, end in enumerate(() if nodes.distinct else ends):
         if end - start > 1 and len(set(needs[start:end])) < end - start:
             found.add(i)
         start = end

@@ -3,9 +3,9 @@
     zlib( msgpack( {"name", ..., "operations": [{...}], "phases": [...],
                     "ids": [...], "ops": u32[], "ends": u32[], "needs": u32[], "data": {node: [...]}} ) )
 
-Node i has operation ops[i] and needs the nodes needs[ends[i - 1] : ends[i]]; `data` has arguments, `when`,
-`foreach` and the phase's number of those nodes that have any. u32[] is little-endian. A node that does nothing
-special costs about six bytes. `definition_from` gives back an equal WorkflowSpec.
+Node i has operation ops[i] and needs the nodes needs[ends[i - 1] : ends[i]], each once where "distinct" says so;
+`data` has arguments, `when`, `foreach` and the phase's number of those nodes that have any. u32[] is little-endian.
+A node that does nothing special costs about six bytes. `definition_from` gives back an equal WorkflowSpec.
 """
 
 from __future__ import annotations
@@ -43,21 +43,24 @@ def pack_definition(spec: WorkflowSpec, plan: Plan | None = None) -> bytes:
     """The body of an admission. `plan`: of this very `spec`; where nodes are plain its columns are the same."""
     if plan is not None and plan.all_plain:
         columns = (plan.ids, plan.op_of, plan.parent_offsets[1:], plan.parents)
-        return _compress(spec, dict.fromkeys(node.operation for node in spec.nodes), *columns, {})
+        operations_once = dict.fromkeys(node.operation for node in spec.nodes)
+        return _compress(spec, operations_once, *columns, {}, distinct=True)
     numbers = {node.id: i for i, node in enumerate(spec.nodes)}
     phases = {phase.id: i for i, phase in enumerate(spec.phases)}
     operations: dict[OperationSpec, int] = {}
     ops, ends, needs = array("I"), array("I"), array("I")
     data: dict[int, list[Any]] = {}
+    distinct = True
     for i, node in enumerate(spec.nodes):
         ops.append(operations.setdefault(node.operation, len(operations)))
         if node.needs:
+            distinct = distinct and len(set(node.needs)) == len(node.needs)
             needs.extend([numbers[each] for each in node.needs])
         ends.append(len(needs))
         if node.arguments or node.when is not None or node.foreach is not None or node.phase is not None:
             phase = None if node.phase is None else phases[node.phase]
             data[i] = [dict(node.arguments), node.when, node.foreach, phase]
-    return _compress(spec, operations, list(numbers), ops, ends, needs, data)
+    return _compress(spec, operations, list(numbers), ops, ends, needs, data, distinct=distinct)
 
 
 def _compress(
@@ -68,6 +71,8 @@ def _compress(
     ends: array[int],
     needs: array[int],
     data: dict[int, list[Any]],
+    *,
+    distinct: bool,
 ) -> bytes:
     whole = {
         "name": spec.name,
@@ -83,6 +88,7 @@ def _compress(
         "ends": _u32(ends),
         "needs": _u32(needs),
         "data": data,
+        **({"distinct": True} if distinct else {}),
     }
     return zlib.compress(pack(whole, what="the definition"), 1)
 
@@ -137,6 +143,7 @@ def definition_from(body: bytes) -> WorkflowSpec:
         ends=_from_u32(whole["ends"]),
         needs=_from_u32(whole["needs"]),
         data={},
+        distinct=whole.get("distinct") is True,
     )
     for i, (arguments, when, foreach, number) in whole["data"].items():
         plain, phase = nodes[i], None if number is None else phases[number].id

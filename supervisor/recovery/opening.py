@@ -213,7 +213,8 @@ class Opening:
         audited = last_position(self._state, self._keys(), run_id) if self._audit.enabled else None
         transcript = Transcript(audited=audited, sandbox=self._audit.sandbox)
         maker = self._maker(run_id, image.run_uuid.hex(), options, store)
-        restored = replay(image.frames, transcript.following(maker), watch=transcript.see)
+        watch = transcript.see if self._audit.enabled else None
+        restored = replay(image.frames, transcript.following(maker), watch=watch)
         if restored.run is None or restored.spec is None:
             return None
         if image.torn_bytes:

@@ -193,14 +193,15 @@ def _started(restored: Restored, run: RunCore, record: Any, location: Location, 
 
 def _succeeded(restored: Restored, run: RunCore, record: Any, location: Location, index: int) -> None:
     state, attempts, inflight = run.state, run.attempts, restored.inflight
-    for row in record.rows:
-        node = row[0]
-        attempts[node] = row[1]
+    busy_us = 0
+    for node, attempt, micros, _packed, usage in record.rows:
+        attempts[node] = attempt
         state[node] = st.SUCCEEDED
         inflight.pop(node, None)
-        run.busy_us += row[2]
-        if row[4]:
-            run._add_usage(row[4])
+        busy_us += micros
+        if usage:
+            run._add_usage(usage)
+    run.busy_us += busy_us
     run.note_location(record.rows, location, index)
     run.counts["succeeded"] += len(record.rows)
     if restored.waits or restored.retries or run.doubts or run.errors:
