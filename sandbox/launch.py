@@ -26,7 +26,7 @@ __all__ = ["Starter", "order"]
 
 _CANNOT_CONFINE, _CANNOT_EXECUTE = 126, 127
 _MOST_BYTES = 4 << 20
-_PATIENCE_S = 10.0
+_PATIENCE_S = 30.0
 _FAILED = b"0"  # in place of a process number
 
 
@@ -70,7 +70,11 @@ class Starter:
             OSError: no process could be started.
         """
         socket.send_fds(self._channel, [b"!"], [order, *stdio])
-        pid = int(self._channel.recv(16) or _FAILED)
+        try:
+            pid = int(self._channel.recv(16) or _FAILED)
+        except TimeoutError:
+            self._channel.close()  # its answer would be taken for that of the next
+            raise
         if not pid:
             raise OSError(errno.EAGAIN, "no process could be started")
         return pid

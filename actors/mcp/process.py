@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -39,8 +40,12 @@ class StartedProcess:
                 theirs.callback(os.close, write)
             pid = begin((in_theirs.fileno(), pipes[0][1], pipes[1][1]))
             ours.pop_all()  # of the streams from here on
-        _, stdin = await asyncio.open_connection(sock=in_ours)
-        (stdout, out), (stderr, err) = [await _reader(read) for read, _ in pipes]
+        try:
+            _, stdin = await asyncio.open_connection(sock=in_ours)
+            (stdout, out), (stderr, err) = [await _reader(read) for read, _ in pipes]
+        except BaseException:  # cancelled: nobody else knows of it
+            os.killpg(pid, signal.SIGKILL)
+            raise
         return cls(pid, stdin, stdout, stderr, (stdin.transport, out, err))
 
     @property
