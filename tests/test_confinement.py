@@ -377,7 +377,7 @@ def test_nothing_survives_a_kill(project: Path, victim: str) -> None:
     (project / "carry_out.py").write_text(
         f"if __name__ == '__main__':\n    {code.replace(chr(10), chr(10) + '    ')}"
     )
-    process = subprocess.Popen(["python", "carry_out.py"], cwd=project, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "carry_out.py"], cwd=project, stderr=subprocess.DEVNULL)
     theirs = {project / each for each in (".git", ".mcp.json", ".claude", ".agents")}
     try:
         wait_until(lambda: (project / "one").exists() and (project / "two").exists())
