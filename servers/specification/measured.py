@@ -50,7 +50,8 @@ class Measured:
     def take(self, result: Mapping[str, Any], sources: Sources) -> None:
         """Adds what `result` measured; a result of another kind has nothing of it."""
         self.hot_spots += _hot_spots(result, sources)
-        self.functions += _functions(result, sources)
+        found = [*self.functions, *_functions(result, sources)]
+        self.functions = sorted(found, key=lambda each: -each.complexity)
         self.repetitions += _repetitions(result, sources)
         if self.hot_spots and isinstance(result.get("method"), str):
             self.method = result["method"][:600]
