@@ -517,7 +517,7 @@ class Supervisor:
     def _with_info(self, operation: OperationSpec) -> OperationSpec:
         """What a worker said about the callable: async or not, and the policies of its decorator."""
         if operation.type == "workflow":
-            from sage_actors.supervisor.definitions.loading import spec_from_dict
+            from sage_actors.supervisor.definitions.specs import spec_from_dict
 
             inner = self._informed(spec_from_dict(operation.config["definition"]))
             return replace(operation, config={**operation.config, "definition": inner.to_dict()})
@@ -647,7 +647,7 @@ def _policies(given: Mapping[str, BreakerPolicy | Mapping[str, Any]]) -> dict[st
 
 def _all_nodes(spec: WorkflowSpec) -> list[NodeSpec]:
     """The nodes of a definition and of the sub-workflows embedded in it."""
-    from sage_actors.supervisor.definitions.loading import spec_from_dict
+    from sage_actors.supervisor.definitions.specs import spec_from_dict
 
     nodes = list(spec.nodes)
     for node in spec.nodes:

@@ -144,7 +144,7 @@ def run_command(
         raise click.UsageError("--fresh and --resume exclude each other.")
     from sage_actors.servers.catalog import SAGE_SERVERS
     from sage_actors.supervisor.cli.consent import ensure_consent
-    from sage_actors.supervisor.definitions.loading import default_run_id, resolve_inputs
+    from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
     from sage_actors.supervisor.sandboxing import unwritable_paths
     from sage_actors.supervisor.templates.library import find_template, load_workflow
 

@@ -321,7 +321,7 @@ def _payload(node: NodeSpec) -> Template:
 
 
 def _subplan(operation: OperationSpec) -> Plan:
-    from sage_actors.supervisor.definitions.loading import spec_from_dict
+    from sage_actors.supervisor.definitions.specs import spec_from_dict
 
     return compile_plan(spec_from_dict(operation.config["definition"]))
 

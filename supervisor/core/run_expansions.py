@@ -44,7 +44,7 @@ class RunExpansions(RunAnswers):
         self._record_expansion(node, pack(items), len(items))
 
     def _start_workflow(self, node: int, scope: Scope, local: int, operation: OperationSpec) -> None:
-        from sage_actors.supervisor.definitions.loading import resolve_inputs
+        from sage_actors.supervisor.definitions.inputs import resolve_inputs
 
         source = self._opened(scope, local)
         subplan = scope.plan.subplans[local]
