@@ -331,7 +331,7 @@ KILLED = """
 """
 
 
-@pytest.mark.parametrize("fault", ["audit.before_write:2", "audit.after_write:2", "run.committed:9"])
+@pytest.mark.parametrize("fault", ["audit.before_write:2", "audit.after_write:2", "run.committed:3"])
 def test_what_a_killed_supervisor_had_not_recorded_the_next_one_records_first(
     tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
