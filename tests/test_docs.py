@@ -39,7 +39,8 @@ GUIDES = sorted((ROOT / "docs").glob("*.md"))
 EXAMPLES = ROOT / "docs" / "examples"
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *GUIDES, EXAMPLES / "README.md"]
 SHARED = {"--project", "--json"}
-FOREIGN = {"--sandbox", "--print", "--template", "--list", "--temporal"}  # of other programs, of the benchmarks, and of /sage.workflow
+# Of other programs, of the benchmarks, and of /sage.workflow
+FOREIGN = {"--sandbox", "--print", "--template", "--list", "--temporal"}
 _FENCE = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
 
