@@ -610,7 +610,7 @@ def test_a_live_run_is_followed_answered_and_cancelled_from_another_process(
     flow = sage.flow(
         noted("a"),
         APPROVAL,
-        shell("slow", "echo x >> started; sleep 30", needs=["a"]),
+        shell("slow", "echo x >> started; sleep 300", needs=["a"]),
         noted("z", needs=["ok"]),
     )
     process = sage.start("run", flow)
