@@ -19,6 +19,7 @@ import pytest
 
 # Hundreds of processes are started here: where containers set this, each would compile the whole package.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.pop("PYTHONUNBUFFERED", None)  # what is not flushed shall not be seen
 sys.dont_write_bytecode = False
 
 _GONE_WITHIN_S = 3.0

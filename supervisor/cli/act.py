@@ -63,6 +63,7 @@ def attach(project: Path, run_id: str, mode: Mode) -> int:
     ended: dict[str, Any] | None = None
     try:
         screen.show(_snapshot_event(run_id, snapshot))
+        screen.tick()  # the first event may be hours away
         for line in stream:
             screen.show(_event_of(line))
             screen.tick()
