@@ -12,10 +12,11 @@ import os
 import selectors
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 from sage_actors.messages.errors import OperationCancelled, TimeoutExceeded
 
@@ -66,8 +67,15 @@ def run_command(
         TimeoutExceeded: it ran for longer than `timeout_s` seconds.
     """
     until = None if timeout_s is None else time.monotonic() + timeout_s
-    with _start(arguments, cwd, env, feed=bool(stdin)) as process:
+    held = _HeldTermination()
+    try:
+        started = _start(arguments, cwd, env, feed=bool(stdin))
+    except BaseException:
+        held.release()
+        raise
+    with started as process:
         try:
+            held.release()
             output = _converse(process, stdin, on_text, lambda: _check(stop, until, timeout_s))
         except BaseException:
             _end_group(process)
@@ -75,6 +83,25 @@ def run_command(
         if ends_group:
             _end_group(process)
     return output
+
+
+class _HeldTermination:
+    """A SIGTERM that comes while the command starts is answered by `release`: before, nobody could end the command."""
+
+    def __init__(self) -> None:
+        self._came = False
+        self._handler: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGTERM, self._note) or signal.SIG_DFL
+
+    def _note(self, *_: object) -> None:
+        self._came = True
+
+    def release(self) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
+        if self._came:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _start(
