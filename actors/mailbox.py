@@ -7,6 +7,7 @@ puts back, in front, what it must not handle itself.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -23,7 +24,7 @@ class Inbox:
     def __init__(self) -> None:
         self._queue: SimpleQueue[Any] = SimpleQueue()
         self._front: deque[Any] = deque()
-        self.put = self._queue.put
+        self.put: Callable[[Any], None] = self._queue.put
 
     def get(self) -> Any:
         """The next message; waits for one."""

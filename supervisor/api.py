@@ -46,6 +46,7 @@ from sage_actors.supervisor.supervisor import AddRun, Ask, Stop, SupervisorActor
 if TYPE_CHECKING:
     from sage_actors.actors.egress.decisions import Decision
     from sage_actors.actors.egress.gate import BreakerGate
+    from sage_actors.actors.pool.io_loop import IoLoop
 
 __all__ = ["Node", "Operation", "Outcome", "Run", "RunStatus", "Supervisor", "Workflow", "load", "operation"]
 
@@ -167,7 +168,7 @@ class Supervisor:
             clock=self._clock,
             workers=self.workers,
             state=self._state_actor,
-            make_pool=pool or self._local_pool,
+            make_pool=self._local_pool if pool is None else lambda deliver, loop: pool(deliver),
             make_breaker=self._breaker,
             make_cache=self._cache,
             random=random.Random().random,
@@ -528,12 +529,13 @@ class Supervisor:
             operation = _with_policy(operation, info["policy"])
         return operation if not info["is_async"] else replace(operation, is_async=True)
 
-    def _local_pool(self, deliver: Callable[[Any], None]) -> WorkerPool:
+    def _local_pool(self, deliver: Callable[[Any], None], loop: IoLoop) -> WorkerPool:
         from sage_actors.actors.pool.pool import LocalPool
 
         return LocalPool(
             project=self.project,
             deliver=deliver,
+            loop=loop,
             environ={key: value for key, value in self._environ.items() if key != "SAGE_STATE_KEY"},
             main_path=_main_path(),
             sys_path=[each for each in sys.path if each],

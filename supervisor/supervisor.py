@@ -4,6 +4,8 @@
     Granted, Waiting, ...     from the breaker actor     >  one thread, one event at a time  ->  Engine
     Results, WorkerLost, ...  from the worker pool     /
     AddRun, Ask, Stop         from callers
+
+The pool's sockets and timers are served by the same thread, while the mailbox is empty (`LoopInbox`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from sage_actors.actors.clock import Clock
 from sage_actors.actors.faults import fault_point
 from sage_actors.actors.mailbox import MailboxActor
 from sage_actors.actors.pool import protocol as pp
+from sage_actors.actors.pool.io_loop import IoLoop, LoopInbox
 from sage_actors.actors.state.actor import Append, CloseRun, CommitFailed, Committed, OpenRun, Writer
 from sage_actors.actors.state.journal_reader import FrameStore
 from sage_actors.actors.state.locks import RunLock, process_start_time
@@ -112,13 +115,19 @@ class _Entry:
 class SupervisorActor(MailboxActor):
     """Owns the dependency graph of every run. The only one who decides."""
 
+    actor_inbox: LoopInbox  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    @staticmethod
+    def _create_actor_inbox() -> Any:
+        return LoopInbox()
+
     def __init__(
         self,
         *,
         clock: Clock,
         workers: int,
         state: pykka.ActorRef[Any],
-        make_pool: Callable[[Callable[[Any], None]], pp.WorkerPool],
+        make_pool: Callable[[Callable[[Any], None], IoLoop], pp.WorkerPool],
         make_breaker: Callable[[Callable[[Any], None], Callable[..., None]], pykka.ActorRef[Any]],
         make_cache: Callable[[Callable[[Any], None]], pykka.ActorRef[Any]],
         random: Callable[[], float],
@@ -132,7 +141,7 @@ class SupervisorActor(MailboxActor):
         self._state = state
         self.engine = Engine(self, clock, workers=workers)
         me = self.actor_ref
-        self.pool = make_pool(lambda event: _tell(me, event))
+        self.pool = make_pool(lambda event: _tell(me, event), self.actor_inbox.loop)
         self._breaker = make_breaker(lambda event: _tell(me, event), self.pool.call_at)
         self._cache = make_cache(lambda event: _tell(me, event))
         self._entries: dict[int, _Entry] = {}
@@ -217,6 +226,9 @@ class SupervisorActor(MailboxActor):
             core, token = self._volatile.popleft()
             self._acknowledge(core, [(token, None, 0)])
 
+    def on_start(self) -> None:
+        self.actor_inbox.loop.adopt()
+
     def on_stop(self) -> None:
         self._end(ActorDeadError("the supervisor was closed while the run was going on; it can be resumed"))
 
@@ -242,6 +254,8 @@ class SupervisorActor(MailboxActor):
         self._entries.clear()
         for answer in self._inspections.values():
             answer(None, error)
+        self.pool.close(0.0)  # nobody serves its loop from here on
+        self.actor_inbox.loop.stop()
 
     # ------------------------------------------------------------------ runs
 

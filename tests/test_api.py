@@ -7,12 +7,14 @@ import os
 import pickle
 import re
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
 import operations_engine as ops
 import pytest
 from engine_harness import HERE, KEYS, journal_bytes, lines, make_supervisor, states, wait_until
+from pool_harness import pid_exists
 
 import sage_actors
 from sage_actors.actors.state.directory import StateDirectory
@@ -448,3 +450,22 @@ def test_a_guard_inside_an_operation_asks_the_same_breaker(tmp_path: Path) -> No
         outcome = supervisor.run(flow, run_id="r", timeout=30)
     assert outcome.errors["first"]["type"] == "ValueError"
     assert outcome.errors["second"]["type"] == "BreakerOpenError"
+
+
+def test_a_supervisor_that_fails_answers_its_runs_ends_its_workers_and_can_be_resumed(tmp_path: Path) -> None:
+    """Its loop is served no more: nothing may wait for it."""
+    flow = Workflow("long")
+    first = flow.add(ops.echo, id="first", value=1)
+    flow.add(ops.sleep, id="sleeps", after=[first], seconds=60)
+    with make_supervisor(tmp_path) as supervisor:
+        run = supervisor.start(flow, run_id="fails")
+        wait_until(lambda: "sleeps" in run.status().running)
+        pids = supervisor.statistics().pids
+        supervisor._actor.tell(object())
+        with pytest.raises(SageError, match="internal error in the supervisor"):
+            run.result(timeout=10)
+        wait_until(lambda: not any(map(pid_exists, pids)), timeout_s=5)
+        began = time.monotonic()
+        supervisor.close()
+        assert time.monotonic() - began < 5
+    assert states(tmp_path, "fails")["first"] == "succeeded"

@@ -1,8 +1,11 @@
-"""The local worker pool: worker processes of this machine, served by one I/O thread on selectors.
+"""The local worker pool: worker processes of this machine, served by one I/O loop on selectors.
 
     any thread: submit, give_back, ...  -- non-blocking send --> worker sockets
-                start_worker, kill, ... -- post(command) ------> I/O thread
-    I/O thread: worker sockets, the keeper's channel, timers, commands  -- deliver(event) --> supervisor
+                start_worker, kill, ... -- post(command) ------> the loop
+    the loop:   worker sockets, the keeper's channel, timers, commands  -- deliver(event) --> supervisor
+
+The supervisor actor serves the loop in its own thread while it waits for messages: a result is decided on by the
+thread that read it. A pool that is given no loop serves one in a thread of its own.
 
 The end of a worker is what the keeper reports, after it killed what that worker had left: first whatever the
 socket still holds is delivered, then WorkerLost. Nothing is polled but limits and peak memory, and those only
@@ -54,6 +57,7 @@ __all__ = ["LocalPool"]
 _READS_A_TURN = 8
 _LIMIT_POLL_S = 0.05
 _SAMPLE_S = 0.25
+_LOOK_SHARE = 10  # looking at processes takes at most one part of so many of the loop's time
 _EOF_GRACE_S = 1.0
 _ORPHAN_S = 1.0
 _KEEPER_START_S = 30.0
@@ -65,7 +69,8 @@ _MCP_LOAD_S = 60.0  # a second of imports on an idle machine
 class LocalPool:
     """See WorkerPool for the methods.
 
-    project: where workers run. deliver: takes events, in the I/O thread; must not block. environ: of workers
+    project: where workers run. deliver: takes events, in the loop's thread; must not block. loop: served by who
+    has it, who closes this pool before the last turn; by default one with a thread of its own. environ: of workers
     (the state key is always taken out). main_path: the script that `__main__:name` refers to, or a dotted
     module name. sys_path: of workers, this process's by default. user_paths: searched before it, the project
     too, by a worker that is to call something there. grace_s: between SIGTERM and SIGKILL.
@@ -78,6 +83,7 @@ class LocalPool:
         *,
         project: Path,
         deliver: Callable[[PoolEvent], None],
+        loop: IoLoop | None = None,
         environ: Mapping[str, str] | None = None,
         main_path: str | None = None,
         sys_path: Sequence[str] | None = None,
@@ -117,7 +123,7 @@ class LocalPool:
         self._sampling = False
         self._started = self._lost = self._keepers = 0
         self._past_sent = self._past_received = 0
-        self._loop = IoLoop("sage-pool-io")
+        self._loop, self._has_own_loop = loop or IoLoop(), loop is None
         self._frames = FrameHandlers(
             deliver=self._deliver,
             on_ready=self._on_ready,
@@ -139,7 +145,8 @@ class LocalPool:
             ActorDeadError: it did not start; its own words are on stderr.
         """
         self._start_keeper()
-        self._loop.start()
+        if self._has_own_loop:
+            self._loop.start("sage-pool-io")
         if not self._keeper_ready.wait(_KEEPER_START_S) or self._keeper is None:
             self.close(0.0)
             raise ActorDeadError("the keeper process did not start; what it printed on stderr says why")
@@ -147,16 +154,37 @@ class LocalPool:
     def close(self, timeout_s: float = 10.0) -> None:
         if self._closed or self._keepers == 0:
             return
-        if self._loop.is_current():
-            raise UsageError("a pool cannot be closed from its own I/O thread")
         self._closing = True
+        if self._loop.is_current():  # it will not be served any more: everything ends now
+            self._leave_loop()
+            self._end()
+            return
         self._loop.post(self._close_all)
         if not self._empty.wait(timeout_s):
             for number in list(self._workers):
                 self.kill(number, "stopped", grace_s=0.0)
             self._empty.wait(_LAST_S)
+        if self._closed:
+            return  # in the loop's thread, meanwhile
+        left = threading.Event()
+        self._loop.post(self._leave_loop)
+        self._loop.post(left.set)
+        left.wait(_LAST_S)
+        if self._has_own_loop:
+            self._loop.stop()
+        self._end()
+
+    def _leave_loop(self) -> None:
         self._closed = True
-        self._loop.stop()
+        for handle in self._workers.values():
+            self._deafen(handle)
+        for keeper in (self._keeper, self._open_keeper):
+            if keeper is not None:
+                self._loop.unwatch(keeper.socket)
+        for door in self._doors:
+            self._loop.unwatch(door)
+
+    def _end(self) -> None:
         for handle in list(self._workers.values()):
             handle.close()
         self._workers.clear()
@@ -164,6 +192,8 @@ class LocalPool:
             if keeper is not None:
                 keeper.close(_LAST_S)
         self._leave_sandbox()
+        self._keeper_ready.set()  # whoever waits is answered
+        self._empty.set()
 
     def start_worker(self, kind: WorkerKind) -> int:
         if kind != "own" or self._confinement is None:
@@ -326,7 +356,7 @@ class LocalPool:
             pair[1].close()
             self._await_knock(pair[0])
         self._keepers += 1
-        self._loop.watch(keeper.socket, READ, lambda _: self._on_keeper(keeper))
+        self._loop.post(lambda: self._loop.watch(keeper.socket, READ, lambda _: self._on_keeper(keeper)))
         return keeper
 
     def _on_ready(self, handle: WorkerHandle) -> None:
@@ -354,7 +384,7 @@ class LocalPool:
 
     def _await_knock(self, door: socket.socket) -> None:
         self._doors.add(door)
-        self._loop.watch(door, READ, lambda _: self._knocked(door))
+        self._loop.post(lambda: self._loop.watch(door, READ, lambda _: self._knocked(door)))
 
     def _knocked(self, door: socket.socket) -> None:
         assert self._confinement is not None
@@ -429,7 +459,7 @@ class LocalPool:
         self._want_if(handle, handle.send(data))
 
     def _want_if(self, handle: WorkerHandle, waits: bool) -> None:
-        """Has the I/O thread send the rest, where the socket did not take all at once."""
+        """Has the loop send the rest, where the socket did not take all at once."""
         if waits:
             self._loop.post(lambda: self._want(handle))
 
@@ -455,6 +485,8 @@ class LocalPool:
                 for kind, payload in handle.frames():
                     handle.heard_at = time.monotonic()
                     self._frames.handle(handle, kind, payload)
+                if not handle.has_more:
+                    return
         except BlockingIOError:
             return
         except EOFError:
@@ -580,10 +612,13 @@ class LocalPool:
         watch = handle.watches.get(key)
         if handle.lost or handle.ending == "limit" or watch is None:
             return
+        began = time.monotonic()
         excess = watch.exceeded()
         handle.peak_bytes = max(handle.peak_bytes, watch.peak_bytes)
         if excess is None:
-            self._loop.call_at(time.monotonic() + _LIMIT_POLL_S, lambda: self._check_limits(handle, key))
+            now = time.monotonic()
+            again = now + max(_LIMIT_POLL_S, _LOOK_SHARE * (now - began))
+            self._loop.call_at(again, lambda: self._check_limits(handle, key))
             return
         handle.limit = excess
         handle.culprits = (key,)
@@ -600,7 +635,8 @@ class LocalPool:
                     self._deliver(Logs(handle.number, [[*UNKNOWN, "stdout", handle.take_unread()]]))
         self._sampling = bool(busy)
         if busy:
-            self._loop.call_at(now + _SAMPLE_S, self._sample)
+            took = time.monotonic() - now
+            self._loop.call_at(now + max(_SAMPLE_S, _LOOK_SHARE * took), self._sample)
 
     def _check_heartbeat(self, handle: WorkerHandle) -> None:
         if handle.lost or handle.ending:

@@ -28,7 +28,7 @@ _CHOKING_BYTES = 32768
 
 
 class WorkerHandle:
-    """Methods that say so are called from any thread, the others in the I/O thread only."""
+    """Methods that say so are called from any thread, the others in the loop's thread only."""
 
     def __init__(self, number: int, kind: WorkerKind) -> None:
         self.number = number
@@ -59,6 +59,7 @@ class WorkerHandle:
         self.inspecting: tuple[int, list[str]] | None = None
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.has_more = False  # the last read took all that it was allowed to
         self._tail: deque[tuple[Key, str]] = deque(maxlen=_TAIL_LINES)
         self._reader = FrameReader()
         self._lock = threading.Lock()
@@ -111,7 +112,7 @@ class WorkerHandle:
     # Sending: any thread
 
     def send(self, *frames: bytes, tasks: int = 0) -> bool:
-        """Sends what the socket takes at once; True if the rest waits for the I/O thread."""
+        """Sends what the socket takes at once; True if the rest waits for the loop."""
         with self._lock:
             if self._closed:
                 return False
@@ -153,6 +154,7 @@ class WorkerHandle:
         if not data:
             raise EOFError
         self.bytes_received += len(data)
+        self.has_more = len(data) == _CHUNK
         yield from self._reader.feed(data)
 
     # Evidence

@@ -3,7 +3,7 @@
 `LocalPool` (pool.py) is the default; anything with these methods can take its place (a simulation in a test,
 a pool on another machine).
 
-    supervisor's thread                                pool's I/O thread -> deliver(event)
+    supervisor's thread                                the pool's loop -> deliver(event)
     start_worker(kind)            ------------------>  WorkerReady | WorkerLost
     submit(worker, rows)          ------------------>  Results (one row for every task row, unless lost)
     give_back(worker)             ------------------>  GivenBack (what had not started; each key leaves once:
@@ -17,7 +17,8 @@ a pool on another machine).
 
 Every worker number that `start_worker` returned gets exactly one WorkerLost, whatever happens; after it no
 event names that worker again. Events of one worker are delivered in the order in which it caused them.
-`deliver` must not block and must not raise: it runs in the I/O thread.
+`deliver` must not block and must not raise: it runs in the thread that reads the sockets, which is the supervisor's
+own where that serves the pool's loop.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ class WorkerPool(Protocol):
     def start(self) -> None: ...
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Ends all workers (STOP, then kill at the timeout); afterwards no event is delivered."""
+        """Ends all workers (STOP, then kill at the timeout); afterwards no event is delivered. Twice is harmless."""
 
     def start_worker(self, kind: WorkerKind) -> int:  # pyright: ignore[reportReturnType]
         """Number of a new worker; numbers are never used again."""
@@ -238,6 +239,6 @@ class WorkerPool(Protocol):
         """Imports each call in a worker of its own and reports what it is."""
 
     def call_at(self, when_monotonic: float, callback: Callable[[], None]) -> None:
-        """Runs `callback` in the I/O thread at that moment of `time.monotonic()` or soon after."""
+        """Runs `callback` in the thread that delivers, at that moment of `time.monotonic()` or soon after."""
 
     def statistics(self) -> PoolStatistics: ...

@@ -238,10 +238,12 @@ class Engine:
             self._fill(lane)
 
     def _fill(self, lane: int) -> None:
-        if not any(run.ready[lane] or run.solo[lane] for run in self.hungry.values()):
-            return
         mine = [worker for worker in self.workers.values() if worker.lane == lane and worker.dying != _SPENT]
         most = 1 if lane == _MCP else self.max_workers
+        if len(mine) >= most and not any(worker.accepts() for worker in mine):
+            return
+        if not any(run.ready[lane] or run.solo[lane] for run in self.hungry.values()):
+            return
         kept = self._serve_solo(mine, lane)
         self._give_all([worker for worker in mine if worker.accepts() and worker is not kept])
         while self.hungry and len(mine) < most and self._wants_worker(mine, lane):
@@ -350,7 +352,7 @@ class Engine:
             if row is None:
                 continue
             self.hungry[number] = self.hungry.pop(number)  # to the end of the line
-            worker.solo = True
+            worker.solo = worker.was_solo = True
             worker.tasks[row[0], row[1], row[2]] = row[3]
             worker.head_since = 0.0
             run.workers_busy[worker.number] = 1
