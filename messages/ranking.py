@@ -18,6 +18,7 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Protocol
 
@@ -35,7 +36,8 @@ _NEAR_LINES = 10
 
 _WORD = re.compile(r"[^\W_]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_HUMPED = re.compile(r"\b(?:[a-z0-9_]++[A-Z]|[A-Z][a-z0-9_]++[A-Z]|[A-Z]{2,}+[a-z])\w*+")
+_HUMPED = re.compile(r"[a-z0-9_]++[A-Z]|[A-Z][a-z0-9_]++[A-Z]|[A-Z]{2,}+[a-z]")  # how such a word begins
+_NAME = re.compile(r"\w+")
 _HAS_HUMPS = re.compile(r"[a-z0-9_][A-Z]|[A-Z]{2}[a-z]").search  # a quick look: most text has none
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}")  # Chinese, Japanese, Korean
 _COMMON = (
@@ -187,11 +189,17 @@ def _searchable(text: str) -> str:
     The words of CamelCase identifiers (snake_case is split as it stands), and the pairs of characters
     of scripts that write no spaces.
     """
-    humped = {*_HUMPED.findall(text)} if _HAS_HUMPS(text) else ()
-    more = [_HUMP.sub(" ", each) for each in sorted(humped)]
+    names = sorted({*_NAME.findall(text)}) if _HAS_HUMPS(text) else ()
+    more = [apart for each in names if (apart := _humps_apart(each))]
     if not text.isascii():
         more += [run[at : at + 2] for run in _UNSPACED.findall(text) for at in range(len(run) - 1)]
     return "\n".join([text, *more]) if more else text
+
+
+@lru_cache(maxsize=1 << 15)
+def _humps_apart(name: str) -> str:
+    """`rateLimitPolicy` as `rate Limit Policy`; nothing for what has no humps."""
+    return _HUMP.sub(" ", name) if _HUMPED.match(name) else ""
 
 
 def has_fts5() -> bool:

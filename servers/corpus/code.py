@@ -7,7 +7,7 @@ repositories in a second, files that do not compile included. What a piece cites
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 
@@ -54,11 +54,10 @@ _PATTERNS: dict[str, str] = {
     ),
 }
 _COMPILED = {language: re.compile(pattern) for language, pattern in _PATTERNS.items()}
-_HINTS = {  # cheaper than a pattern
-    "python": re.compile("def |class "),
-    "go": re.compile("func|type|var|const"),
+_HINTS = {  # one of them is in each line that defines something: cheaper than a pattern
+    "python": ("def ", "class "),
+    "go": ("func", "type", "var", "const"),
 }
-_ANY = re.compile("")
 _PIECE_CHARS = 900
 _TRIPLE = ('"""', "'''")
 _IMPORTING = re.compile(
@@ -69,7 +68,7 @@ _MOSTLY = 0.6
 _CONTAINERS = _words("class interface impl trait struct enum mod namespace module defmodule object extension")
 _ABOVE = re.compile(r"\s*(#(?!include|define|if|endif|!)|//|/\*|\*|--|@|///|;;|%%|\[\w)")
 _NOTE = re.compile(r"(?:#|//|/\*|^\s*\*|--|;|<!--|%)[^\n]{0,80}?\b(TODO|FIXME|XXX|HACK)\b")
-_NOTED = re.compile("TODO|FIXME|XXX|HACK").search
+_NOTE_WORDS = ("TODO", "FIXME", "XXX", "HACK")
 _COMMENT = re.compile(r"\s*(#|//|\*|--|;|%)")
 
 
@@ -100,12 +99,12 @@ def definitions(lines: Sequence[str], language: str) -> Iterator[Definition]:
     pattern = _COMPILED.get(language)
     if pattern is None:
         return
-    hinted = _HINTS.get(language, _ANY).search
+    hints = _HINTS.get(language)
     quoted = _in_strings(lines) if language == "python" else ()
     owners: list[tuple[int, str]] = []  # containers that are open, by indentation
     last = 0
-    for number, line in enumerate(lines):
-        if not line or len(line) > 300 or not hinted(line):
+    for number, line in enumerate(lines) if hints is None else _holding(hints, lines):
+        if not line or len(line) > 300:
             continue
         if number in quoted or (match := pattern.match(line)) is None:
             continue
@@ -122,6 +121,17 @@ def definitions(lines: Sequence[str], language: str) -> Iterator[Definition]:
             first -= 1
         last = number + 1
         yield Definition(qualified, number + 1, first + 1)
+
+
+def _holding(words: Collection[str], lines: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """The lines that hold one of `words`, with their indices."""
+    text = "\n".join(lines)
+    wanted = [word for word in words if word in text]
+    for number, line in enumerate(lines) if wanted else ():
+        for word in wanted:
+            if word in line:
+                yield number, line
+                break
 
 
 def _in_strings(lines: Sequence[str]) -> Set[int]:
@@ -189,8 +199,8 @@ def _cuts(lines: Sequence[str], first: int, end: int) -> Iterator[tuple[int, int
 
 def note_pieces(lines: Sequence[str], source: str, weight: float) -> Iterator[Piece]:
     """TODO, FIXME, XXX and HACK in comments, each with the comment lines that go on below it."""
-    for number, line in enumerate(lines):
-        if _NOTED(line) and len(line) < 400 and _NOTE.search(line):
+    for number, line in _holding(_NOTE_WORDS, lines):
+        if len(line) < 400 and _NOTE.search(line):
             end = number + 1
             while end < min(number + 4, len(lines)) and _COMMENT.match(lines[end]):
                 end += 1
