@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -236,3 +237,7 @@ def note_and_fail(log: str, i: int) -> None:
     with open(log, "a") as file:
         file.write(f"{i}\n")
     raise RuntimeError("the other side is down")
+
+
+def has_imported(module: str) -> bool:
+    return module in sys.modules

@@ -34,7 +34,16 @@ from multiprocessing.context import ForkProcess
 from typing import Any
 
 from sage_actors.actors.operations.types import ON_A_LOOP
-from sage_actors.actors.pool.keeper_wire import EXITED, FDS_PER_WORKER, FORK, READY, SIGNAL, STARTED
+from sage_actors.actors.pool.keeper_wire import (
+    EXITED,
+    FDS_PER_WORKER,
+    FORK,
+    LOAD,
+    READY,
+    SETTINGS,
+    SIGNAL,
+    STARTED,
+)
 from sage_actors.actors.pool.watch import children_of, descendants_of
 from sage_actors.actors.workers import worker
 from sage_actors.messages.codec import FrameReader, frame
@@ -54,27 +63,14 @@ class _Child:
     process: ForkProcess
 
 
-def main(
-    channel_fd: int,
-    parent_pid: int,
-    project: str,
-    main_path: str | None,
-    user_paths: list[str],
-    sandbox: dict[str, Any] | None = None,
-    confined: bool = False,
-    broker_fd: int = -1,
-) -> None:
-    """Runs until the other end of the channel is closed or the parent process is gone. Never returns."""
-    keeper = Keeper(
-        socket.socket(fileno=channel_fd),
-        parent_pid,
-        project,
-        main_path,
-        tuple(user_paths),
-        sandbox=sandbox,
-        confined=confined,
-        broker_fd=broker_fd,
-    )
+def main(channel_fd: int, parent_pid: int, *, confined: bool = False, ahead: bool = False) -> None:
+    """Runs until the other end of the channel is closed or the parent process is gone. Never returns.
+
+    confined: its workers read a PROFILE first. ahead: it dies with its parent until it is told what it is for.
+    """
+    if ahead:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    keeper = Keeper(socket.socket(fileno=channel_fd), parent_pid, confined=confined)
     try:
         keeper.run()
     except ConnectionError:
@@ -90,26 +86,15 @@ def main(
 class Keeper:
     """See the module's text. One instance a process."""
 
-    def __init__(
-        self,
-        channel: socket.socket,
-        parent_pid: int,
-        project: str,
-        main_path: str | None,
-        user_paths: tuple[str, ...] = (),
-        *,
-        sandbox: dict[str, Any] | None = None,
-        confined: bool = False,
-        broker_fd: int = -1,
-    ) -> None:
+    def __init__(self, channel: socket.socket, parent_pid: int, *, confined: bool = False) -> None:
         self._channel = channel
         self._parent_pid = parent_pid
-        self._project = project
-        self._main_path = main_path
-        self._user_paths = user_paths
-        self._sandbox = sandbox
         self._confined = confined
-        self._broker_fd = broker_fd
+        self._project = ""
+        self._main_path: str | None = None
+        self._user_paths: tuple[str, ...] = ()
+        self._sandbox: dict[str, Any] | None = None
+        self._broker_fd = -1
         self._reader = FrameReader()
         self._fds: deque[int] = deque()
         self._children: dict[int, _Child] = {}  # by pid
@@ -121,11 +106,9 @@ class Keeper:
 
     def run(self) -> None:
         self._prepare()
-        if self._confined:
-            import sage_actors.actors.confinement.worker_profile  # noqa: F401 - before the new root, and once for all workers
-        self._announce(self._enter_sandbox())
-        gc.collect()
-        gc.freeze()  # what is here now is never collected: workers do not copy its pages by looking
+        if self._confined:  # before the new root, and once for all workers
+            import sage_actors.actors.confinement.worker_profile
+            import sage_actors.sandbox.namespaces  # noqa: F401
         while not self._finished and os.getppid() == self._parent_pid:
             ready = {key.data for key, _ in self._selector.select(_TICK_S)}
             if "parent" in ready:
@@ -133,6 +116,20 @@ class Keeper:
             if "channel" in ready:
                 self._read_requests()
             self._reap()
+
+    def settle(self, said: dict[str, Any]) -> None:
+        """What it is for: {"project", "main_path", "user_paths", "environ", "sandbox": of the new root or nil,
+        "has_broker"}. From here on it outlives its parent, to clean up."""
+        _prctl(_PR_SET_PDEATHSIG, 0)
+        self._project, self._main_path = said["project"], said["main_path"]
+        self._user_paths, self._sandbox = tuple(said["user_paths"]), said["sandbox"]
+        if said["has_broker"]:
+            self._broker_fd = self._fds.popleft()
+        os.environ.clear()
+        os.environ.update(said["environ"])
+        self._announce(self._enter_sandbox())
+        gc.collect()
+        gc.freeze()  # what is here now is never collected: workers do not copy its pages by looking
 
     def kill_everything(self) -> None:
         """SIGKILL to all that descends from here, again and again until there is nothing to wait for."""
@@ -215,8 +212,20 @@ class Keeper:
         for kind, payload in self._reader.feed(data):
             if kind == FORK:
                 self._fork(payload[0], payload[1])
+            elif kind == SETTINGS:
+                self.settle(payload)
+            elif kind == LOAD:
+                self._load()
             elif kind == SIGNAL:
                 self._signal(payload[0], payload[1])
+
+    def _load(self) -> None:
+        """What the worker of MCP sessions imports: while the supervisor still reads the workflow, it costs no time."""
+        with contextlib.suppress(ImportError):  # then that worker says so
+            import mcp  # noqa: F401
+
+            import sage_actors.actors.workers.async_worker
+            import sage_actors.servers.research.server  # noqa: F401
 
     def _fork(self, number: int, kind: str) -> None:
         fds = [self._fds.popleft() for _ in range(FDS_PER_WORKER)]

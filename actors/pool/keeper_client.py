@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -27,11 +28,12 @@ _SEND_TIMEOUT_S = 5.0
 
 
 class KeeperClient:
-    """One keeper process. `socket` is readable when answers wait, or when the keeper is gone.
+    """One keeper process, which waits to be told what it is for. `socket` is readable when answers wait, or when the
+    keeper is gone.
 
-    sandbox: how it makes a new root for itself and its workers, see `Confinement.keeper_settings`. confined: its
-    workers read a PROFILE first. broker: what they ask for connections, see egress/broker.py. listener: the proxy's,
-    once it has sent one.
+    sys_path: what it and its workers import from. environ: its first one, which every worker could read. confined:
+    its workers read a PROFILE first. ahead: it dies with its parent until it is told what it is for. listener: the
+    proxy's, once it has sent one.
 
     Raises:
         OSError: the process cannot be started.
@@ -40,38 +42,31 @@ class KeeperClient:
     def __init__(
         self,
         *,
-        project: Path,
-        main_path: str | None,
         sys_path: Sequence[str],
-        user_paths: Sequence[str],
-        environ: Mapping[str, str] | None,
-        sandbox: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str],
         confined: bool = False,
-        broker: socket.socket | None = None,
+        ahead: bool = False,
     ) -> None:
         self.listener: socket.socket | None = None
+        self.sys_path = list(sys_path)
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(_SEND_TIMEOUT_S)
         self._reader = FrameReader()
-        settings = {
-            "sys_path": list(sys_path),
+        boot = {
+            "sys_path": self.sys_path,
             "channel_fd": theirs.fileno(),
             "parent_pid": os.getpid(),
-            "project": str(project),
-            "main_path": main_path,
-            "user_paths": list(user_paths),
-            "sandbox": sandbox,
             "confined": confined,
-            "broker_fd": -1 if broker is None else broker.fileno(),
+            "ahead": ahead,
         }
         try:
             self._process = subprocess.Popen(
                 # -P: what it is started in may be a project with a json.py of its own
-                [sys.executable, "-P", "-c", _BOOT, json.dumps(settings)],
+                [sys.executable, "-P", "-c", _BOOT, json.dumps(boot)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[each.fileno() for each in (theirs, broker) if each is not None],
-                env=_clean(os.environ if environ is None else environ),
+                pass_fds=[theirs.fileno()],
+                env=_clean(environ),
                 start_new_session=True,  # Ctrl-C on the terminal is the supervisor's alone
             )
         except OSError:
@@ -80,6 +75,45 @@ class KeeperClient:
         finally:
             theirs.close()
         self.identity = (self._process.pid, process_started_at(self._process.pid) or 0.0)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def load_mcp(self) -> None:
+        """It imports now what workers of MCP sessions need: a second that is better spent before there is one."""
+        with contextlib.suppress(OSError):  # it is gone: who settles it hears of that
+            self.socket.sendall(frame(keeper.LOAD, "mcp"))
+
+    def settle(
+        self,
+        *,
+        project: Path,
+        main_path: str | None,
+        user_paths: Sequence[str],
+        environ: Mapping[str, str],
+        sandbox: Mapping[str, Any] | None = None,
+        broker: socket.socket | None = None,
+    ) -> None:
+        """Tells it what it is for; READY comes when it serves.
+
+        Args:
+            environ: of workers.
+            sandbox: how it makes a new root for itself and its workers, see `Confinement.keeper_settings`.
+            broker: what they ask for connections, see egress/broker.py.
+        """
+        settings = {
+            "project": str(project),
+            "main_path": main_path,
+            "user_paths": list(user_paths),
+            "environ": _clean(environ),
+            "sandbox": sandbox,
+            "has_broker": broker is not None,
+        }
+        data = frame(keeper.SETTINGS, settings)
+        with contextlib.suppress(ConnectionError):  # it ended already: the socket says so
+            sent = socket.send_fds(self.socket, [data], [] if broker is None else [broker.fileno()])
+            self.socket.sendall(data[sent:])
 
     def fork(self, number: int, kind: str, fds: Sequence[int]) -> None:
         """Asks for a worker that owns `fds` (copies of them: the caller's stay open)."""

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+SETTINGS: Final = 3  # what it is for, see `Keeper.settle`; with the descriptor of the broker, if there is one
+LOAD: Final = 4  # "mcp": what such workers import takes a second
 FORK: Final = 1  # [number, kind], with FDS_PER_WORKER descriptors
 SIGNAL: Final = 2  # [number, signal]
 READY: Final = 10  # pid, or {"pid", "placeholders"} with the descriptor of the proxy's listener

@@ -28,7 +28,7 @@ from typing import Any
 
 from sage_actors.actors.confinement.plan import Confinement, Words
 from sage_actors.actors.operations.types import ON_A_LOOP
-from sage_actors.actors.pool import keeper_wire
+from sage_actors.actors.pool import ahead, keeper_wire
 from sage_actors.actors.pool.frames import FrameHandlers
 from sage_actors.actors.pool.inspection import Inspections, killed_by_import
 from sage_actors.actors.pool.io_loop import READ, WRITE, IoLoop
@@ -338,18 +338,19 @@ class LocalPool:
         self._keeper = self._new_keeper(self._confinement)
 
     def _new_keeper(self, confinement: Confinement | None) -> KeeperClient:
-        environ = self._environ
-        if confinement is not None:  # what is in its first environment, every worker could read
+        environ = os.environ if self._environ is None else self._environ
+        if confinement is not None:
             environ = confinement.policy.lane("blocking").environ
+        keeper = ahead.take(self._sys_path, confined=confinement is not None) or KeeperClient(
+            sys_path=self._sys_path, environ=environ, confined=confinement is not None
+        )
         pair = None if confinement is None else confinement.open_broker()
-        keeper = KeeperClient(
+        keeper.settle(
             project=self._project,
             main_path=self._main_path,
-            sys_path=self._sys_path,
             user_paths=self._user_paths,
             environ=environ,
             sandbox=None if confinement is None else confinement.keeper_settings(),
-            confined=confinement is not None,
             broker=None if pair is None else pair[1],
         )
         if pair is not None:

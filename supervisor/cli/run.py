@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -90,6 +91,32 @@ class _Settings:
         return choose_mode(as_json=self.as_json, quiet=self.quiet, plain=self.plain)
 
 
+def _with_keeper_ahead(function: _Function) -> _Function:
+    """The keeper imports on one core while the command reads and checks on another."""
+
+    @functools.wraps(function)
+    def carried_out(*arguments: Any, **options: Any) -> Any:
+        if os.environ.get("SAGE_SANDBOX") == "off":
+            return function(*arguments, **options)
+        from sage_actors.actors.pool import ahead
+
+        ahead.start()
+        try:
+            return function(*arguments, **options)
+        finally:
+            ahead.discard()
+
+    return cast("_Function", carried_out)
+
+
+def _mentions_mcp(path: Path) -> bool:
+    """Whether the file may hold MCP calls: a guess that costs no parser. Wrong, it only wastes a second of a core."""
+    try:
+        return b"mcp" in path.read_bytes()
+    except OSError:
+        return False
+
+
 class _TopicCommand(click.Command):
     """A command whose last argument is free text: `--- FAIL: TestUse (0.00s)` is a topic, no option."""
 
@@ -118,6 +145,7 @@ def _is_dashed_text(argument: str) -> bool:
 @click.option("--fresh", is_flag=True, help="Put older state of this run in the archive and start anew.")
 @click.option("--accept-changes", is_flag=True, help="Continue a run whose definition has changed.")
 @_shared_options
+@_with_keeper_ahead
 def run_command(
     workflow: str,
     topic: str | None,
@@ -142,6 +170,7 @@ def run_command(
     """
     if fresh and must_exist:
         raise click.UsageError("--fresh and --resume exclude each other.")
+    from sage_actors.actors.pool import ahead
     from sage_actors.servers.catalog import SAGE_SERVERS
     from sage_actors.supervisor.cli.consent import ensure_consent
     from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
@@ -151,6 +180,8 @@ def run_command(
     chosen = _Settings(**settings)
     template = find_template(workflow, chosen.project)
     path = template.path if template is not None else find_workflow(workflow, chosen.project)
+    if _mentions_mcp(path):
+        ahead.load_mcp()
     warnings: list[Any] = []
     spec = load_workflow(path, warn=warnings.append)
     if template is not None and template.overrides:
@@ -198,6 +229,7 @@ def run_command(
 @click.option("--from", "from_node", metavar="NODE", help="Make a new run that starts again at NODE.")
 @click.option("--run-id", "new_run_id", metavar="ID", help="With --from: the new run's name.")
 @_shared_options
+@_with_keeper_ahead
 def resume_command(run_id: str, from_node: str | None, new_run_id: str | None, **settings: Any) -> int:
     """Continue RUN on the definition and inputs that its journal holds.
 
