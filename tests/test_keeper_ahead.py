@@ -100,9 +100,11 @@ def test_one_that_dies_while_it_is_taken_is_an_error_that_says_so_or_is_survived
         pid = waiting_pid()
         killer = threading.Timer(delay_s, lambda pid=pid: os.kill(pid, signal.SIGKILL))
         killer.start()
-        with make_supervisor(tmp_path, durability="none") as supervisor:
-            with contextlib.suppress(ActorDeadError):  # where it was killed too late to be replaced
-                assert supervisor.run(flow, timeout=60).results["a"] == 1
+        with (
+            make_supervisor(tmp_path, durability="none") as supervisor,
+            contextlib.suppress(ActorDeadError),  # where it was killed too late to be replaced
+        ):
+            assert supervisor.run(flow, timeout=60).results["a"] == 1
         killer.join()
 
 
