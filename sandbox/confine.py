@@ -79,13 +79,15 @@ def confine(
     *,
     keep_fds: Collection[int],
     prepared: Preparation | None = None,
+    alone: bool = False,
     before: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Confines this process, which must have one thread. In the tier "namespaces" it must be inside `enter_root`.
 
     keep_fds: descriptors that stay open besides 0, 1 and 2; each is a grant. prepared: used if it is for the same
-    grants, and gone afterwards. before: called with the name of each of `STEPS`; for faults in tests. Raises
-    SandboxSetupError that names the step: the process must then end at once, as it is confined in part.
+    grants, and gone afterwards. alone: this process's mount namespace is its own already. before: called with the
+    name of each of `STEPS`; for faults in tests. Raises SandboxSetupError that names the step: the process must then
+    end at once, as it is confined in part.
     """
     if prepared is None or tier != "namespaces" or prepared.grants != _key(profile):
         prepared = Preparation((), [], [], -1)  # what was prepared is closed with all else
@@ -93,7 +95,9 @@ def confine(
     actions: dict[str, Callable[[], object]] = {
         "tier": lambda: _check_tier(tier),
         "threads": _check_threads,
-        "mounts": lambda: private.extend(_narrow_mounts(profile, prepared) if tier == "namespaces" else ()),
+        "mounts": lambda: private.extend(
+            _narrow_mounts(profile, prepared, alone) if tier == "namespaces" else ()
+        ),
         "descriptors": lambda: _close_all_but((*keep_fds, prepared.ruleset)),
         "limits": lambda: _limit(profile.limits, own_users=tier == "namespaces"),
         "no_new_privs": lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1),
@@ -129,7 +133,7 @@ def _look(profile: Profile) -> tuple[list[str], list[str]]:
     return mounts.look(profile.read, profile.write, everywhere=not landlock.abi())
 
 
-def _narrow_mounts(profile: Profile, prepared: Preparation) -> list[str]:
+def _narrow_mounts(profile: Profile, prepared: Preparation, alone: bool) -> list[str]:
     """Takes away what the root holds and this profile does not, where Landlock cannot: in a mount namespace of
     its own, and only if there is such a thing. Returns the private directories that may be granted."""
     private, further = (prepared.private, prepared.further) if prepared.grants else _look(profile)
@@ -137,9 +141,11 @@ def _narrow_mounts(profile: Profile, prepared: Preparation) -> list[str]:
     protected, hidden = mounts.open_for(within, profile.hidden)
     if not (protected or hidden or further):
         return private
-    prepared.drop()  # what is mounted now may be granted
+    if protected or hidden:
+        prepared.drop()  # a placeholder that is made now may be granted; around a cover the same files are
     try:
-        kernel.unshare(kernel.CLONE_NEWNS)
+        if not alone:
+            kernel.unshare(kernel.CLONE_NEWNS)
     except PermissionError:  # confined already
         if protected or hidden or not landlock.abi():
             raise

@@ -174,6 +174,7 @@ def _libc() -> ctypes.CDLL:
     machine()
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
+    libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
     return libc
 
 
@@ -188,8 +189,8 @@ def call(name: str, *arguments: Any) -> int:
 
 def prctl(option: int, *arguments: int) -> int:
     """prctl(2); raises OSError."""
-    padded = [ctypes.c_ulong(each) for each in (*arguments, 0, 0, 0, 0)[:4]]
-    return _checked(_libc().prctl(option, *padded), f"prctl({option})")
+    result: int = _libc().prctl(option, *(*arguments, 0, 0, 0, 0)[:4])
+    return result if result != -1 else _checked(result, f"prctl({option})")
 
 
 def unshare(flags: int) -> None:

@@ -42,6 +42,7 @@ _OLD = "/.old"
 _STAGE = "/tmp"  # where the new root is put together; nothing that is there is touched
 _PRIVATE = "sage-private"  # the source that marks our own directories in /proc/self/mountinfo
 _COVER = "sage-empty"
+_known: dict[str, str] = {}  # see `remember`
 _MOST_LINKS = 40  # the kernel's own limit
 
 
@@ -98,6 +99,7 @@ def shield(
     leads to. Raises OSError; in particular where a
     reopened path is a symbolic link, which could lead anywhere.
     """
+    _known.clear()
     roots = [os.path.realpath(each) for each in write]
     pinned: set[str] = set()
     for path in sorted(protected, key=_depth):
@@ -116,7 +118,7 @@ def look(
 ) -> tuple[list[str], list[str]]:
     """The private directories of this root, and the mounts that reach further than these grants and that Landlock
     cannot hold: those inside of a private directory, as what is granted on it reaches them too. everywhere: all."""
-    points = _mount_points()
+    points = _known or _mount_points()
     private = [path for path, source in points.items() if source == _PRIVATE]
     others = [each for each in points if points[each] != _PRIVATE and each != "/"]
     if everywhere:
@@ -125,13 +127,14 @@ def look(
         inside = [each for each in others if is_beneath_any(each, private)]
     further = [each for each in inside if not _is_granted(each, read, write)]
     if further:  # mount points are real paths, grants need not be
-        read, write = [*map(os.path.realpath, read)], [*map(os.path.realpath, write)]
+        read, write = [*map(_real, read)], [*map(_real, write)]
         further = [each for each in further if not _is_granted(each, read, write)]
     return private, outermost(further)
 
 
 def narrow(path: str, read: Collection[str], write: Collection[str]) -> None:
     """Leaves of the mount at `path` only what is granted inside it; what may be read alone is read-only."""
+    _known.clear()
     if not is_beneath_any(path, read):
         _cover_around(path, [each for each in (*read, *write) if is_beneath(each, path)])
     kernel.set_mount_flags(path, on=kernel.ATTR_RDONLY, recursive=True)
@@ -142,6 +145,7 @@ def narrow(path: str, read: Collection[str], write: Collection[str]) -> None:
 
 def replace_private(path: str, size_bytes: int) -> None:
     """An empty private directory of that size at `path`; what is mounted beneath it is there again, as it was."""
+    _known.clear()
     inside = [
         each for each in _mount_points() if each != path and is_beneath(each, path) and os.path.lexists(each)
     ]
@@ -153,6 +157,24 @@ def replace_private(path: str, size_bytes: int) -> None:
 def open_for(protected: Iterable[str], hidden: Iterable[str]) -> tuple[list[str], list[str]]:
     """Those of the paths that this process could still write, or read."""
     return [each for each in protected if _is_writable(each)], [each for each in hidden if _is_visible(each)]
+
+
+def remember() -> None:
+    """`look` takes the mounts as they are now, until something here mounts more: of what this process forks, each has
+    the same in a mount namespace of its own."""
+    _known.update(_mount_points())
+
+
+def _real(path: str) -> str:
+    """`os.path.realpath` in three system calls."""
+    try:
+        opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return os.path.realpath(path)
+    try:
+        return os.readlink(f"/proc/self/fd/{opened}")
+    finally:
+        os.close(opened)
 
 
 def _mount_points() -> dict[str, str]:

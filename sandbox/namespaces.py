@@ -84,6 +84,7 @@ def enter_root(
             layout.write, protected=layout.protected, hidden=layout.hidden, reopened=layout.reopened
         )
         mounts.seal_root()
+        mounts.remember()
     with _step("directory", before):
         _return_to(directory, layout)
     return Entered(listener, placeholders)

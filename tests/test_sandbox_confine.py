@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from sandbox_harness import become, enter, profile_of, run, scene_for, users
 from test_sandbox_attacks import needs
 
 from sage_actors.messages.errors import SandboxSetupError
-from sage_actors.sandbox.confine import STEPS, TIERS, confine
-from sage_actors.sandbox.namespaces import enter_root
+from sage_actors.sandbox.confine import STEPS, TIERS, confine, prepare
+from sage_actors.sandbox.namespaces import enter_pid_namespace, enter_root
 from sage_actors.sandbox.profile import Layout, Limits, Profile, system_paths
 
 pytestmark = [
@@ -175,10 +176,12 @@ def test_a_profile_can_be_narrowed_and_never_widened(uid: int) -> None:
         assert json.loads(run(inside)) == {"sub": True, "top": False, "widened": False, "read": True}
 
 
+@pytest.mark.parametrize("how", ["at once", "prepared", "prepared for another"])
 @pytest.mark.parametrize("base", ["/tmp", "/var/lib"])
 @pytest.mark.parametrize("uid", users())
-def test_a_narrower_profile_in_the_root_of_a_wider_one(uid: int, base: str) -> None:
-    """The project lies below a private directory, on which everything is granted; or it does not."""
+def test_a_narrower_profile_in_the_root_of_a_wider_one(uid: int, base: str, how: str) -> None:
+    """The project lies below a private directory, on which everything is granted; or it does not. What was prepared
+    ahead changes nothing."""
     needs("namespaces")
     with scene_for(uid) as scene:
         if base != "/tmp":
@@ -187,27 +190,28 @@ def test_a_narrower_profile_in_the_root_of_a_wider_one(uid: int, base: str) -> N
             subprocess.run(["chown", "-R", f"{uid}:{uid}", moved], check=True)
             scene.project = moved + "/proj"
         try:
-            found = json.loads(run(lambda answer: _narrowed(scene.project, uid, answer, profile_of(scene))))
+            found = [
+                json.loads(run(partial(_narrowed, scene.project, uid, profile_of(scene), how, protects)))
+                for protects in (True, False)
+            ]
         finally:
             if base != "/tmp":
                 shutil.rmtree(os.path.dirname(scene.project))
-    assert found == {
-        "out": True,
-        "top": False,
-        "read_top": False,
-        "read_sub": True,
-        "tmp": True,
-        "hooks": False,
-    }
+    expected = {"out": True, "top": False, "read_top": False, "read_sub": True, "tmp": True, "hooks": False}
+    assert found == [expected, expected]  # the wider one protects the hooks
 
 
-def _narrowed(project: str, uid: int, answer: int, wide: Profile) -> bytes:
+def _narrowed(project: str, uid: int, wide: Profile, how: str, protects: bool, answer: int) -> bytes:
     become(uid)
-    narrow = Profile(
-        "narrow", (*system_paths(), f"{project}/sub"), (f"{project}/deep/a",), (f"{project}/deep/a/state",)
-    )
+    protected = (f"{project}/deep/a/state",) if protects else ()
+    narrow = Profile("narrow", (*system_paths(), f"{project}/sub"), (f"{project}/deep/a",), protected)
     enter_root(Layout.of(wide), proxy_port=None)
-    confine(narrow, "namespaces", keep_fds=(answer,))
+    if how == "at once":
+        confine(narrow, "namespaces", keep_fds=(answer,))
+    else:
+        enter_pid_namespace()
+        ahead = prepare(narrow if how == "prepared" else wide)
+        confine(narrow, "namespaces", keep_fds=(answer,), prepared=ahead, alone=True)
     said = {
         "out": _can_write(f"{project}/deep/a/x"),
         "top": _can_write(f"{project}/x"),
@@ -227,7 +231,7 @@ def test_without_landlock_a_narrower_profile_still_holds() -> None:
 
         def inside(answer: int) -> bytes:
             deny(38, "landlock_create_ruleset")
-            return _narrowed(scene.project, os.geteuid(), answer, profile_of(scene))
+            return _narrowed(scene.project, os.geteuid(), profile_of(scene), "at once", True, answer)
 
         found = json.loads(run(inside))
     assert found == {

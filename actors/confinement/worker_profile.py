@@ -50,7 +50,9 @@ def take_profile(
                 enter_pid_namespace()
             if shrink_temporary(profile.limits.tmp):
                 prepared = None  # it was for what was mounted before
-        confine(profile, said["tier"], keep_fds=(*keep_fds, broker_fd), prepared=prepared)
+        confine(
+            profile, said["tier"], keep_fds=(*keep_fds, broker_fd), prepared=prepared, alone=said["alone"]
+        )
     except (SandboxSetupError, OSError, ValueError) as cause:
         _refuse(link, cause)
     judge_by(profile)
