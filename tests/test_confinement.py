@@ -401,6 +401,33 @@ def test_nothing_survives_a_kill(project: Path, victim: str) -> None:
                 left.kill()
 
 
+def test_a_killed_supervisor_leaves_no_temporary_folder(project: Path) -> None:
+    """In the tier without a root of its own that lies in the machine's /tmp: the keeper takes it along."""
+    if probe().tier == "none":
+        pytest.skip("nothing confines here")
+    (project / "carry_out.py").write_text(
+        "import sage_actors.sandbox.probe as probe\n"
+        "from sage_actors import Supervisor, Workflow\n"
+        "if __name__ == '__main__':\n"
+        "    probe.probe = lambda: probe.Report('landlock', (), ('a gap',))\n"
+        "    flow = Workflow('flow')\n"
+        "    flow.add('shell', id='a', command='echo $TMPDIR > docs/specs/said; sleep 600')\n"
+        "    with Supervisor('.', durability='none') as supervisor:\n"
+        "        supervisor.run(flow)\n"
+    )
+    said = project / "docs" / "specs" / "said"  # in the top folder nothing new can be made
+    process = subprocess.Popen([sys.executable, "carry_out.py"], cwd=project)
+    try:
+        wait_until(lambda: said.exists() and said.read_text().endswith("\n"))
+        folder = Path(said.read_text().strip())
+        assert folder.is_dir()
+        assert folder.name.startswith("sage-tmp-")
+    finally:
+        process.kill()
+        process.wait()
+    wait_until(lambda: not folder.exists(), timeout_s=5)
+
+
 @needs_namespaces
 def test_a_daemon_does_not_outlive_its_operation(project: Path) -> None:
     mark = f"mark-{os.getpid()}-ended"
@@ -498,6 +525,17 @@ def test_degraded_each_result_says_what_did_not_confine_it(
         main(["show", "r", "second", "--project", str(project)])
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("2\n", "second was not confined: a gap\n")
+
+
+def test_degraded_each_failure_says_so_too(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sage_actors.sandbox.probe.probe", lambda: report("none", "namespaces", "landlock"))
+    flow = Workflow("flow")
+    flow.add("shell", id="fails", command="exit 3", retry=2)
+    with supervise(project, sandbox="degrade") as supervisor:
+        run = supervisor.start(flow, run_id="r")
+        said = [each.data["sandbox"] for each in run.events() if each.event == "node_failed"]
+        assert run.result(30).status == "failed"
+    assert said == [{"tier": "none", "gaps": ["a gap"]}] * 2
 
 
 def test_a_result_says_nothing_of_gaps_that_its_user_was_not_promised_away(project: Path) -> None:

@@ -93,6 +93,11 @@ class Confinement:
         self._make(REOPENED)
         return {"layout": self.policy.layout().to_dict(), "proxy_port": PROXY_PORT}
 
+    @property
+    def temporary(self) -> str | None:
+        """A folder in the machine's own /tmp, where there is no private one: whoever ends last removes it."""
+        return None if self._tmp == _PRIVATE_TMP else self._tmp
+
     def open_broker(self) -> tuple[socket.socket, socket.socket] | None:
         """(the proxy's end, the end that workers inherit), where workers can make no sockets."""
         if self.tier != "landlock" or self._door is None:

@@ -94,6 +94,7 @@ class Keeper:
         self._main_path: str | None = None
         self._user_paths: tuple[str, ...] = ()
         self._sandbox: dict[str, Any] | None = None
+        self._temporary: str | None = None
         self._broker_fd = -1
         self._reader = FrameReader()
         self._fds: deque[int] = deque()
@@ -119,10 +120,11 @@ class Keeper:
 
     def settle(self, said: dict[str, Any]) -> None:
         """What it is for: {"project", "main_path", "user_paths", "environ", "sandbox": of the new root or nil,
-        "has_broker"}. From here on it outlives its parent, to clean up."""
+        "temporary": a folder to remove in the end or nil, "has_broker"}. From here on it outlives its parent, to clean up."""
         _prctl(_PR_SET_PDEATHSIG, 0)
         self._project, self._main_path = said["project"], said["main_path"]
         self._user_paths, self._sandbox = tuple(said["user_paths"]), said["sandbox"]
+        self._temporary = said["temporary"]
         if said["has_broker"]:
             self._broker_fd = self._fds.popleft()
         os.environ.clear()
@@ -145,8 +147,12 @@ class Keeper:
             time.sleep(0.0005)
 
     def leave_project(self) -> None:
-        """Takes its placeholders out of the project, as a supervisor that was killed does not. Then it must end: no
+        """Removes its placeholders and the workers' folder, as a supervisor that was killed does not. Then it must end: no
         descriptor is left open, as some of them hold the placeholders."""
+        if self._temporary is not None:
+            import shutil
+
+            shutil.rmtree(self._temporary, ignore_errors=True)
         if not self._placeholders:
             return
         from sage_actors.sandbox.namespaces import uncover

@@ -93,6 +93,7 @@ class KeeperClient:
         user_paths: Sequence[str],
         environ: Mapping[str, str],
         sandbox: Mapping[str, Any] | None = None,
+        temporary: str | None = None,
         broker: socket.socket | None = None,
     ) -> None:
         """Tells it what it is for; READY comes when it serves.
@@ -100,6 +101,7 @@ class KeeperClient:
         Args:
             environ: of workers.
             sandbox: how it makes a new root for itself and its workers, see `Confinement.keeper_settings`.
+            temporary: a folder that it removes when it ends.
             broker: what they ask for connections, see egress/broker.py.
         """
         settings = {
@@ -108,6 +110,7 @@ class KeeperClient:
             "user_paths": list(user_paths),
             "environ": _clean(environ),
             "sandbox": sandbox,
+            "temporary": temporary,
             "has_broker": broker is not None,
         }
         data = frame(keeper.SETTINGS, settings)

@@ -345,12 +345,14 @@ class LocalPool:
             sys_path=self._sys_path, environ=environ, confined=confinement is not None
         )
         pair = None if confinement is None else confinement.open_broker()
+        sandbox = None if confinement is None else confinement.keeper_settings()
         keeper.settle(
             project=self._project,
             main_path=self._main_path,
             user_paths=self._user_paths,
             environ=environ,
-            sandbox=None if confinement is None else confinement.keeper_settings(),
+            sandbox=sandbox,
+            temporary=None if confinement is None else confinement.temporary,
             broker=None if pair is None else pair[1],
         )
         if pair is not None:
