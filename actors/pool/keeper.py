@@ -120,7 +120,8 @@ class Keeper:
 
     def settle(self, said: dict[str, Any]) -> None:
         """What it is for: {"project", "main_path", "user_paths", "environ", "sandbox": of the new root or nil,
-        "temporary": a folder to remove in the end or nil, "has_broker"}. From here on it outlives its parent, to clean up."""
+        "temporary": a folder to remove in the end or nil, "has_broker"}. From here on it outlives its parent, to
+        clean up."""
         _prctl(_PR_SET_PDEATHSIG, 0)
         self._project, self._main_path = said["project"], said["main_path"]
         self._user_paths, self._sandbox = tuple(said["user_paths"]), said["sandbox"]
@@ -147,8 +148,8 @@ class Keeper:
             time.sleep(0.0005)
 
     def leave_project(self) -> None:
-        """Removes its placeholders and the workers' folder, as a supervisor that was killed does not. Then it must end: no
-        descriptor is left open, as some of them hold the placeholders."""
+        """Removes its placeholders and the workers' folder, as a supervisor that was killed does not. Then it must
+        end: no descriptor is left open, as some of them hold the placeholders."""
         if self._temporary is not None:
             import shutil
 
