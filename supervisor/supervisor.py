@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,7 +40,6 @@ from sage_actors.messages.records import (
     NodesSucceeded,
     Record,
     RunAdmitted,
-    decode_records,
 )
 from sage_actors.messages.secret_scan import SecretsPolicy, redact_text, refuse_secrets
 from sage_actors.messages.wire import Evidence, error_map
@@ -52,8 +49,9 @@ from sage_actors.supervisor.core.plan import wire_spec
 from sage_actors.supervisor.core.run_core import RunCore
 from sage_actors.supervisor.handle import Run, RunStatus, outcome_of
 from sage_actors.supervisor.sandboxing import with_inputs
+from sage_actors.supervisor.stored_values import StoredValues, read_secret, read_value
 
-__all__ = ["AddRun", "Ask", "Stop", "StoredValues", "SupervisorActor", "read_secret", "read_value"]
+__all__ = ["AddRun", "Ask", "Stop", "SupervisorActor"]
 
 _log = logging.getLogger(__name__)
 _TICK = object()
@@ -743,61 +741,6 @@ def _each(acks: Iterable[tuple[Any, Any, int]]) -> Iterator[tuple[Any, Any, int]
                 yield each, location, first + offset
         else:
             yield token, location, first
-
-
-class StoredValues:
-    """Ports of a run that is only read, or has ended: its stored values, and nothing else."""
-
-    def __init__(self, store: FrameStore | None) -> None:
-        self._store = store
-        self._frames: OrderedDict[Any, list[Record]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def stored_value(self, run: RunCore, location: tuple[Any, int, int]) -> bytes:
-        assert self._store is not None
-        with self._lock:
-            return read_value(self._store, self._frames, location)
-
-    def __getattr__(self, name: str) -> Any:
-        raise ActorDeadError(f"the run has ended; {name} is not possible any more")
-
-
-def read_value(
-    store: FrameStore, cache: OrderedDict[Any, list[Record]], location: tuple[Any, int, int]
-) -> bytes:
-    """A result by the place of its record; neighbours are often wanted next."""
-    frame, record, row = location
-    records = cache.get(frame)
-    if records is None:
-        records = cache[frame] = decode_records(store.read(frame))
-        while len(cache) > 4:
-            cache.popitem(last=False)
-    found: Any = records[record]
-    assert not isinstance(found, RunAdmitted)
-    value: bytes = found.rows[row][3]
-    return value
-
-
-def read_secret(kind: str, name: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The value of a secret reference. Never logged, never stored.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    if kind == "env":
-        value = environ.get(name)
-        if value is None or name == "SAGE_STATE_KEY":
-            raise UsageError(f"${{env.{name}}}: the environment has no variable {name}; set it and resume")
-        return value
-    try:
-        import keyring
-    except ImportError as cause:
-        raise UsageError(f"${{keyring.{name}}} needs `pip install 'sage-actors[keychain]'`") from cause
-    service, _, user = name.rpartition("/")
-    found = keyring.get_password(service or "sage-actors", user)
-    if found is None:
-        raise UsageError(f"${{keyring.{name}}}: the keychain has no such entry")
-    return str(found)
 
 
 def _tell(ref: pykka.ActorRef[Any], message: Any) -> None:

@@ -30,7 +30,7 @@ from sage_actors.supervisor.definitions.loading import load_dict
 from sage_actors.supervisor.handle import Outcome
 from sage_actors.supervisor.recovery.acting import act_on_run
 from sage_actors.supervisor.recovery.restore import prepare, replay
-from sage_actors.supervisor.supervisor import StoredValues
+from sage_actors.supervisor.stored_values import StoredValues
 
 KEYS = load_keys(environ={"SAGE_STATE_KEY": format_key(bytes(range(32)))})
 PUBLISHED = {"published": 5, "bytes": b"\x00\xff", "none": None, "share": 0.5}

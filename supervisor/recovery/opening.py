@@ -43,7 +43,7 @@ from sage_actors.supervisor.core.run_core import Ports, RunCore, RunOptions
 from sage_actors.supervisor.recovery.admission import admission_records
 from sage_actors.supervisor.recovery.carrying import top_of
 from sage_actors.supervisor.recovery.restore import Restored, carry_over, prepare, replay
-from sage_actors.supervisor.supervisor import StoredValues
+from sage_actors.supervisor.stored_values import StoredValues
 
 __all__ = ["Accept", "Opened", "Opening", "changed_nodes"]
 

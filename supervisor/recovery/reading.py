@@ -17,7 +17,7 @@ from sage_actors.messages.records import Record
 from sage_actors.supervisor.core.plan import compile_plan
 from sage_actors.supervisor.core.run_core import RunCore, RunOptions
 from sage_actors.supervisor.recovery.restore import Restored, replay
-from sage_actors.supervisor.supervisor import StoredValues
+from sage_actors.supervisor.stored_values import StoredValues
 
 __all__ = ["read_run"]
 
