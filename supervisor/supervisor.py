@@ -21,7 +21,6 @@ from typing import Any
 import pykka
 
 from sage_actors.actors.audit.actor import RunAudit
-from sage_actors.actors.breaker import actor as br
 from sage_actors.actors.cache import actor as ca
 from sage_actors.actors.clock import Clock
 from sage_actors.actors.faults import fault_point
@@ -35,19 +34,19 @@ from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import ActorDeadError, SageError, StorageError, UsageError
 from sage_actors.messages.events import Event
 from sage_actors.messages.records import (
-    BreakerChanged,
     NodeExpanded,
     NodesSucceeded,
     Record,
     RunAdmitted,
 )
 from sage_actors.messages.secret_scan import SecretsPolicy, redact_text, refuse_secrets
-from sage_actors.messages.wire import Evidence, error_map
+from sage_actors.messages.wire import Evidence
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.engine import Engine
 from sage_actors.supervisor.core.plan import wire_spec
 from sage_actors.supervisor.core.run_core import RunCore
 from sage_actors.supervisor.handle import Run, RunStatus, outcome_of
+from sage_actors.supervisor.outside_calls import OutsideCalls
 from sage_actors.supervisor.sandboxing import with_inputs
 from sage_actors.supervisor.stored_values import StoredValues, read_secret, read_value
 
@@ -140,23 +139,19 @@ class SupervisorActor(MailboxActor):
         self.engine = Engine(self, clock, workers=workers)
         me = self.actor_ref
         self.pool = make_pool(lambda event: _tell(me, event), self.actor_inbox.loop)
-        self._breaker = make_breaker(lambda event: _tell(me, event), self.pool.call_at)
+        breaker = make_breaker(lambda event: _tell(me, event), self.pool.call_at)
+        self._calls = OutsideCalls(self.engine, breaker, self.pool, clock)
         self._cache = make_cache(lambda event: _tell(me, event))
         self._entries: dict[int, _Entry] = {}
-        self._asked: dict[tuple[int, int], int] = {}  # (run, node) -> number of its request to the breaker
-        self._requests = 0
         self._search_paths: list[str] = []  # of the run whose operation is being numbered
         self._inputs: Mapping[str, Any] = {}  # of that run, as far as they may grant something
         self._grants_inputs = grants_inputs
         self._appends: dict[int, _Pending] = {}
         self._volatile: deque[tuple[RunCore, Any]] = deque()
-        self._guards: dict[int, set[tuple[str, int, int]]] = {}
         self._next_answer = 0
         self._keeper: tuple[int, int] | None = None
-        self._breaker_states: dict[str, str] = {}
-        self._callers: set[int] = set()  # runs that asked the breaker for something
-        self._ending: dict[int, RunCore] = {}  # of those, the ones that ended a moment ago
         self._handlers: dict[type, Callable[[Any], None]] = {
+            **self._calls.handlers,
             pp.Results: self._results,
             Committed: self._committed,
             CommitFailed: self._commit_failed,
@@ -166,15 +161,8 @@ class SupervisorActor(MailboxActor):
             pp.GivenBack: lambda m: self.engine.given_back(m.worker, [tuple(key) for key in m.keys]),
             pp.Logs: self._logs,
             pp.Progress: self._progress,
-            pp.GuardRequest: self._guard_request,
-            pp.GuardEnded: self._guard_ended,
             pp.Inspected: self._inspected,
             pp.KeeperStarted: self._keeper_started,
-            br.Granted: self._granted,
-            br.Waiting: self._waiting,
-            br.Refused: self._refused,
-            br.Transition: self._transition,
-            br.Settled: self._settled,
             ca.CacheAnswered: self._cache_answered,
             AddRun: self._add_run,
             Ask: self._ask,
@@ -277,8 +265,7 @@ class SupervisorActor(MailboxActor):
             self._state.tell(Append(core.number, message.first, True, ("admitted", message.resumed)))
         else:
             self._volatile.append((core, ("admitted", message.resumed)))
-        for endpoint, (state, until) in message.breakers.items():
-            self._breaker.tell(br.Restore(endpoint, br.State(state), until))
+        self._calls.restore(message.breakers)
 
     def _acknowledge(self, core: RunCore, acks: Sequence[tuple[Any, Any, int]]) -> None:
         rest = []
@@ -326,19 +313,8 @@ class SupervisorActor(MailboxActor):
         fault_point("run.ended")
         if run.volatile:
             self._volatile.append((run, ("closed",)))
-        elif run.number in self._callers:  # what its last calls did to a breaker belongs into its journal
-            self._ending[run.number] = run
-            try:
-                self._breaker.tell(br.Settle(run.number))
-            except pykka.ActorDeadError:
-                self._settled(br.Settled(run.number))
         else:
-            self._close_journal(run)
-
-    def _settled(self, message: br.Settled) -> None:
-        run = self._ending.pop(message.run, None)
-        if run is not None:
-            self._close_journal(run)
+            self._calls.settle(run, self._close_journal)
 
     def _close_journal(self, run: RunCore) -> None:
         self._flush()
@@ -349,9 +325,7 @@ class SupervisorActor(MailboxActor):
         if entry is None:
             return
         message = entry.message
-        self._callers.discard(core.number)
-        for key in [key for key in self._asked if key[0] == core.number]:
-            del self._asked[key]
+        self._calls.forget(core)
         if core.options.cache:
             self._cache.tell(ca.DropQuestions(core.number))
         seconds = self._clock.now() - core.started_at
@@ -469,7 +443,7 @@ class SupervisorActor(MailboxActor):
             waiting=waiting,
             seconds=self._clock.now() - core.started_at if core.started_at else 0.0,
             tokens=dict(core.usage),
-            breakers=dict(self._breaker_states),
+            breakers=dict(self._calls.states),
         )
 
     # ------------------------------------------------------------------ the engine's hands (EnginePorts)
@@ -506,19 +480,12 @@ class SupervisorActor(MailboxActor):
         self.engine.set_timer(run, at, token)
 
     def request_permit(self, run: RunCore, node: int, endpoint: str) -> None:
-        self._requests += 1
-        self._asked[run.number, node] = self._requests
-        self._callers.add(run.number)
-        self._breaker.tell(br.Request(endpoint, (run.number, node, self._requests)))
+        self._calls.request(run, node, endpoint)
 
     def report_permit(
         self, run: RunCore, node: int, endpoint: str, ok: bool | None, retry_after: float | None
     ) -> None:
-        token = (run.number, node, self._asked.pop((run.number, node), 0))
-        if ok is None:
-            self._breaker.tell(br.Forget(token))
-        else:
-            self._breaker.tell(br.Report(endpoint, token, ok, retry_after))
+        self._calls.report(run, node, endpoint, ok, retry_after)
 
     def ask_cache(self, run: RunCore, node: int, question: ca.CacheQuestion, *, stale: bool) -> None:
         paths = tuple(run.search_paths)
@@ -607,8 +574,7 @@ class SupervisorActor(MailboxActor):
 
     def _worker_lost(self, message: pp.WorkerLost) -> None:
         fault_point("run.worker_lost")
-        for token in self._guards.pop(message.worker, set()):
-            self._breaker.tell(br.Forget(token))
+        self._calls.worker_lost(message.worker)
         self.engine.lost(message.worker, self._without_secrets(message.evidence), message.culprits)
 
     def _without_secrets(self, evidence: Evidence) -> Evidence:
@@ -646,80 +612,6 @@ class SupervisorActor(MailboxActor):
         for entry in self._entries.values():
             if entry.message.lock is not None:
                 entry.message.lock.set_keeper(*self._keeper)
-
-    # ------------------------------------------------------------------ the breaker's events
-
-    def _guard_request(self, message: pp.GuardRequest) -> None:
-        token = ("guard", message.worker, message.token)
-        self._guards.setdefault(message.worker, set()).add(token)
-        self._callers.add(message.run)
-        self._breaker.tell(br.Request(message.endpoint, token))
-
-    def _guard_ended(self, message: pp.GuardEnded) -> None:
-        token = ("guard", message.worker, message.token)
-        self._guards.get(message.worker, set()).discard(token)
-        self._breaker.tell(br.Report(message.endpoint, token, message.ok))
-
-    def _granted(self, message: br.Granted) -> None:
-        token: Any = message.token
-        if token[0] == "guard":
-            self.pool.permit(token[1], token[2], True)
-            return
-        run = self.engine.runs.get(token[0])
-        if run is None or self._is_old(token):
-            self._breaker.tell(br.Forget(token))
-        else:
-            run.permit_granted(token[1], message.endpoint)
-            self.engine.dispatch()
-
-    def _is_old(self, token: Any) -> bool:
-        """Whether this answers a request that was taken back: it may have been on its way already."""
-        return bool(self._asked.get((token[0], token[1])) != token[2])
-
-    def _waiting(self, message: br.Waiting) -> None:
-        token: Any = message.token
-        if token[0] == "guard":
-            if message.reason == "open":
-                self._breaker.tell(br.Withdraw(token))
-                self._refuse_guard(token, message.endpoint, "its circuit breaker is open")
-            return
-        if self._is_old(token):
-            return
-        run = self.engine.runs.get(token[0])
-        if run is None or not run.permit_waits(token[1], message.endpoint, message.reason, message.until):
-            self._asked.pop((token[0], token[1]), None)
-            self._breaker.tell(br.Withdraw(token))
-        self.engine.dispatch()
-
-    def _refused(self, message: br.Refused) -> None:
-        token: Any = message.token
-        if token[0] == "guard":
-            self._refuse_guard(token, message.endpoint, message.reason)
-
-    def _refuse_guard(self, token: tuple[str, int, int], endpoint: str, why: str) -> None:
-        self._guards.get(token[1], set()).discard(token)
-        error = error_map("BreakerOpenError", f"endpoint {endpoint!r} may not be called now: {why}")
-        self.pool.permit(token[1], token[2], False, error)
-
-    def _transition(self, message: br.Transition) -> None:
-        self._breaker_states[message.endpoint] = str(message.new)
-        for run in [*self.engine.runs.values(), *self._ending.values()]:
-            if run.uses_endpoint(message.endpoint):
-                run.persist_records(
-                    [
-                        BreakerChanged(
-                            self._clock.now(), message.endpoint, str(message.new), message.open_until
-                        )
-                    ]
-                )
-                run.emit(
-                    "breaker",
-                    None,
-                    endpoint=message.endpoint,
-                    state=str(message.new),
-                    open_until=message.open_until or None,
-                    failures=message.failures,
-                )
 
 
 def _size(record: Record) -> int:
