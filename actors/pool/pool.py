@@ -46,7 +46,7 @@ from sage_actors.actors.pool.protocol import (
     WorkerLost,
     WorkerReady,
 )
-from sage_actors.actors.pool.watch import LimitWatch, tree_memory
+from sage_actors.actors.pool.watching import Watching
 from sage_actors.actors.workers.output import UNKNOWN
 from sage_actors.messages.codec import frame
 from sage_actors.messages.errors import ActorDeadError, ProtocolError, UsageError
@@ -55,15 +55,11 @@ from sage_actors.messages.wire import FAILED, Evidence, Kind, TaskRow, error_map
 __all__ = ["LocalPool"]
 
 _READS_A_TURN = 8
-_LIMIT_POLL_S = 0.05
-_SAMPLE_S = 0.25
-_LOOK_SHARE = 10  # looking at processes takes at most one part of so many of the loop's time
 _EOF_GRACE_S = 1.0
 _ORPHAN_S = 1.0
 _KEEPER_START_S = 30.0
 _INSPECT_S = 60.0
 _LAST_S = 5.0
-_MCP_LOAD_S = 60.0  # a second of imports on an idle machine
 
 
 class LocalPool:
@@ -99,7 +95,6 @@ class LocalPool:
         self._sys_path = [os.path.abspath(each) for each in (sys.path if sys_path is None else sys_path)]
         self._user_paths = tuple(user_paths)
         self._grace_s = grace_s
-        self._heartbeat_s = heartbeat_s
         self._confinement = confinement if confinement is not None and confinement.active else None
         self._specs: dict[int, dict[str, Any]] = {}
         self._http_tokens: dict[int, str] = {}
@@ -120,14 +115,21 @@ class LocalPool:
         self._closing = False
         self._closed = False
         self._empty = threading.Event()
-        self._sampling = False
         self._started = self._lost = self._keepers = 0
         self._past_sent = self._past_received = 0
         self._loop, self._has_own_loop = loop or IoLoop(), loop is None
+        self._watching = Watching(
+            self._loop,
+            self._workers,
+            heartbeat_s=heartbeat_s,
+            receive=self._receive_once,
+            kill=lambda worker, reason: self._kill(worker, reason, 0.0),
+            on_choking=self._read_for,
+        )
         self._frames = FrameHandlers(
             deliver=self._deliver,
             on_ready=self._on_ready,
-            on_executing=self._watch_limits,
+            on_executing=self._watching.limits,
             on_inspected=self._on_inspected,
         )
 
@@ -254,9 +256,7 @@ class LocalPool:
         definitions = [self._operations[op] for op in new]
         known |= new
         self._want_if(handle, handle.send(*definitions, frame(Kind.TASKS, rows), tasks=len(rows)))
-        if not self._sampling:
-            self._sampling = True
-            self._loop.call_at(time.monotonic() + _SAMPLE_S, self._sample)
+        self._watching.memory()
 
     def give_back(self, worker: int) -> None:
         self._send_to(worker, frame(Kind.GIVE_BACK, None))
@@ -321,8 +321,7 @@ class LocalPool:
         handle.close_child_side()
         handle.launched = True
         if handle.kind in ON_A_LOOP:
-            handle.heartbeat_at = time.monotonic() + (_MCP_LOAD_S if handle.kind == "mcp" else 5.0)
-            self._loop.call_at(time.monotonic() + 1.0, lambda: self._check_heartbeat(handle))
+            self._watching.heartbeat(handle)
 
     def _keeper_of(self, kind: str) -> KeeperClient:
         if kind == "trusted" and self._confinement is not None:
@@ -502,6 +501,14 @@ class LocalPool:
             self._deafen(handle)
             self._kill(handle.number, "protocol", 0.0)
 
+    def _receive_once(self, handle: WorkerHandle) -> None:
+        if not (handle.lost or handle.deaf):
+            self._receive(handle, 1)
+
+    def _read_for(self, handle: WorkerHandle) -> None:
+        """The output that a worker cannot read itself, behind C code that prints and holds the interpreter."""
+        self._deliver(Logs(handle.number, [[*UNKNOWN, "stdout", handle.take_unread()]]))
+
     def _deafen(self, handle: WorkerHandle) -> None:
         if not handle.deaf:
             handle.deaf = True
@@ -599,59 +606,6 @@ class LocalPool:
                 time.sleep(0.0005)
             handle.ending = handle.ending or "keeper"  # nobody's fault
             self._finish(handle, None, "the keeper process died, and its workers with it")
-
-    # Limits, memory and heartbeats
-
-    def _watch_limits(self, handle: WorkerHandle, keys: list[Key]) -> None:
-        for key in keys:
-            limits = handle.limits.get(key)
-            if limits is not None and handle.pid is not None and key not in handle.watches:
-                handle.watches[key] = LimitWatch(handle.pid, limits)
-                self._loop.call_at(time.monotonic(), lambda key=key: self._check_limits(handle, key))  # type: ignore[misc]
-
-    def _check_limits(self, handle: WorkerHandle, key: Key) -> None:
-        if not (handle.lost or handle.deaf):
-            self._receive(handle, 1)  # it may have ended meanwhile: what runs now is another's
-        watch = handle.watches.get(key)
-        if handle.lost or handle.ending == "limit" or watch is None:
-            return
-        began = time.monotonic()
-        excess = watch.exceeded()
-        handle.peak_bytes = max(handle.peak_bytes, watch.peak_bytes)
-        if excess is None:
-            now = time.monotonic()
-            again = now + max(_LIMIT_POLL_S, _LOOK_SHARE * (now - began))
-            self._loop.call_at(again, lambda: self._check_limits(handle, key))
-            return
-        handle.limit = excess
-        handle.culprits = (key,)
-        self._kill(handle.number, "limit", 0.0)
-
-    def _sample(self) -> None:
-        """Peak memory of workers that were busy and silent for a while; runs only while some are busy."""
-        now = time.monotonic()
-        busy = [each for each in self._workers.values() if each.busy]
-        for handle in busy:
-            if handle.pid is not None and now - handle.heard_at > _SAMPLE_S:
-                handle.peak_bytes = max(handle.peak_bytes, tree_memory(handle.pid))
-                if handle.is_choking():
-                    self._deliver(Logs(handle.number, [[*UNKNOWN, "stdout", handle.take_unread()]]))
-        self._sampling = bool(busy)
-        if busy:
-            took = time.monotonic() - now
-            self._loop.call_at(now + max(_SAMPLE_S, _LOOK_SHARE * took), self._sample)
-
-    def _check_heartbeat(self, handle: WorkerHandle) -> None:
-        if handle.lost or handle.ending:
-            return
-        now = time.monotonic()
-        late = now - handle.heartbeat_at > self._heartbeat_s
-        if late and handle.overdue:  # twice: this process itself may have been stopped
-            handle.culprits = handle.blockers
-            self._kill(handle.number, "heartbeat", 0.0)
-            return
-        handle.overdue = late
-        self._loop.call_at(now + min(0.5, self._heartbeat_s / 4), lambda: self._check_heartbeat(handle))
 
     # Inspection
 
