@@ -30,9 +30,10 @@ from sage_actors.actors.pool.protocol import WorkerPool
 from sage_actors.actors.state.actor import StateActor
 from sage_actors.actors.state.directory import Registry, StateDirectory, check_run_id
 from sage_actors.actors.user_config import load_user_config
-from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
-from sage_actors.messages.errors import ActorDeadError, DefinitionError, Problem, SageError, UsageError
+from sage_actors.messages.definition import WorkflowSpec
+from sage_actors.messages.errors import ActorDeadError, DefinitionError, SageError, UsageError
 from sage_actors.messages.events import Event
+from sage_actors.supervisor.callables import all_nodes, calls_of, informed, refuse_unusable
 from sage_actors.supervisor.config import DURABILITIES, load_config
 from sage_actors.supervisor.core.plan import wire_spec
 from sage_actors.supervisor.core.run_core import RunOptions
@@ -251,7 +252,7 @@ class Supervisor:
         values = resolve_inputs(spec, inputs or {})
         name = check_run_id(run_id or default_run_id(spec, values))
         options = self._options(spec, listening)
-        for node in _all_nodes(spec):
+        for node in all_nodes(spec):
             if node.operation.sandbox == "trusted":
                 self.audit.record("trusted", name, node=node.id)
         with self._claim(name):
@@ -354,7 +355,7 @@ class Supervisor:
         policy = self._confinement.policy
         problems = [
             problem
-            for node in _all_nodes(spec)
+            for node in all_nodes(spec)
             if node.operation.sandbox is not None
             for problem in policy.problems(wire_spec(node.operation), node.id)
         ]
@@ -486,48 +487,15 @@ class Supervisor:
 
     def _checked(self, spec: WorkflowSpec) -> WorkflowSpec:
         """A definition from a file: its Python calls are imported once, in a worker, never here."""
-        operations = [node.operation for node in _all_nodes(spec)]
-        calls = sorted(
-            {str(each.config["call"]) for each in operations if each.type == "python"}
-            - self._inspected.keys()
-        )
+        calls = sorted(calls_of(spec) - self._inspected.keys())
         if calls:
             self._start_workers(())
             infos = self._answer_to(
                 lambda answer: self._actor.tell(Ask(_NOBODY, ("inspect", calls), answer)), _INSPECT_S
             )
             self._inspected.update({info["call"]: info for info in infos if info["ok"]})
-            self._refuse_unusable(spec, {info["call"]: info for info in infos if not info["ok"]})
-        return self._informed(spec)
-
-    def _informed(self, spec: WorkflowSpec) -> WorkflowSpec:
-        """`spec` with what workers said about its callables, those of embedded workflows too."""
-        placed = {id(node.operation): self._with_info(node.operation) for node in spec.nodes}
-        return _with_operations(spec, placed)
-
-    def _refuse_unusable(self, spec: WorkflowSpec, bad: Mapping[str, Mapping[str, Any]]) -> None:
-        problems = []
-        for node in _all_nodes(spec):
-            if node.operation.type == "python" and node.operation.config["call"] in bad:
-                call = node.operation.config["call"]
-                hint = "is its module in the project, beside the workflow file, or installed?"
-                problems.append(Problem(f"{node.id}.call", f"{call}: {bad[call]['error']}", hint))
-        if problems:
-            raise DefinitionError(problems, source=spec.name)
-
-    def _with_info(self, operation: OperationSpec) -> OperationSpec:
-        """What a worker said about the callable: async or not, and the policies of its decorator."""
-        if operation.type == "workflow":
-            from sage_actors.supervisor.definitions.specs import spec_from_dict
-
-            inner = self._informed(spec_from_dict(operation.config["definition"]))
-            return replace(operation, config={**operation.config, "definition": inner.to_dict()})
-        if operation.type != "python":
-            return operation
-        info = self._inspected[operation.config["call"]]
-        if info.get("policy"):
-            operation = _with_policy(operation, info["policy"])
-        return operation if not info["is_async"] else replace(operation, is_async=True)
+            refuse_unusable(spec, {info["call"]: info for info in infos if not info["ok"]})
+        return informed(spec, self._inspected)
 
     def _local_pool(self, deliver: Callable[[Any], None], loop: IoLoop) -> WorkerPool:
         from sage_actors.actors.pool.pool import LocalPool
@@ -645,40 +613,6 @@ def _policies(given: Mapping[str, BreakerPolicy | Mapping[str, Any]]) -> dict[st
         endpoint: each if isinstance(each, BreakerPolicy) else BreakerPolicy.from_dict(each, place=endpoint)
         for endpoint, each in given.items()
     }
-
-
-def _all_nodes(spec: WorkflowSpec) -> list[NodeSpec]:
-    """The nodes of a definition and of the sub-workflows embedded in it."""
-    from sage_actors.supervisor.definitions.specs import spec_from_dict
-
-    nodes = list(spec.nodes)
-    for node in spec.nodes:
-        if node.operation.type == "workflow":
-            nodes += _all_nodes(spec_from_dict(node.operation.config["definition"]))
-    return nodes
-
-
-def _with_operations(spec: WorkflowSpec, placed: Mapping[int, OperationSpec]) -> WorkflowSpec:
-    nodes = [
-        each
-        if placed[id(each.operation)] is each.operation
-        else replace(each, operation=placed[id(each.operation)])
-        for each in spec.nodes
-    ]
-    return replace(spec, nodes=nodes)
-
-
-def _with_policy(operation: OperationSpec, policy: Mapping[str, Any]) -> OperationSpec:
-    """The decorator's policies, where the file says nothing else."""
-    from sage_actors.supervisor.definitions.workflow import build_operation
-
-    own = build_operation("python", dict(operation.config), dict(policy))
-    plain = OperationSpec(type="python")
-    names = [name for name in policy if getattr(operation, name) == getattr(plain, name)]
-    changes = {name: getattr(own, name) for name in names}
-    if "fallback" in changes and not operation.has_fallback:
-        changes["has_fallback"] = True
-    return replace(operation, **changes)
 
 
 def _forward(events: Any, on_event: Callable[[Event], None]) -> None:
