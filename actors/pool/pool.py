@@ -386,7 +386,11 @@ class LocalPool:
 
     def _await_knock(self, door: socket.socket) -> None:
         self._doors.add(door)
-        self._loop.post(lambda: self._loop.watch(door, READ, lambda _: self._knocked(door)))
+        self._loop.post(lambda: self._listen_at(door))
+
+    def _listen_at(self, door: socket.socket) -> None:
+        if door in self._doors:  # else its keeper has gone meanwhile
+            self._loop.watch(door, READ, lambda _: self._knocked(door))
 
     def _knocked(self, door: socket.socket) -> None:
         assert self._confinement is not None
