@@ -27,7 +27,6 @@ __all__ = ["Engine", "EnginePorts", "Worker"]
 
 Key = tuple[int, int, int]  # run, node, attempt: the fencing token
 
-_LANES = range(len(LANES))
 _MCP = LANES.index("mcp")  # one worker holds every session
 _OWN = LANES.index("own")  # a worker takes one task, and ends with it
 _AHEAD_US = 1000.0  # work that is handed to a worker ahead of time
@@ -117,6 +116,7 @@ class Engine:
         self.max_workers = workers
         self.runs: dict[int, RunCore] = {}
         self.hungry: dict[int, RunCore] = {}  # runs with ready nodes, in the order of their turns
+        self.lanes: set[int] = set()  # that any run ever needed: the others are not looked at
         self.workers: dict[int, Worker] = {}
         self.intensity = RestartIntensity(restart or RestartPolicy())
         self.estimates: dict[int, float] = {}
@@ -135,6 +135,8 @@ class Engine:
         """Take a run in; its journal exists. Nodes start as workers allow."""
         self.runs[run.number] = run
         run.hungry = self.hungry
+        self.lanes |= run.lanes
+        run.lanes = self.lanes
         run.begin(resumed=resumed)
         self.dispatch()
 
@@ -232,7 +234,7 @@ class Engine:
         """
         if self.deferred or not self.hungry:
             return
-        for lane in _LANES:
+        for lane in sorted(self.lanes):
             if not self.hungry:
                 return
             self._fill(lane)

@@ -127,6 +127,7 @@ class RunCore(RunEnding):
 
     def _make_ready(self, node: int, lane: int) -> None:
         self.state[node] = st.READY
+        self.lanes.add(lane)
         self.ready[lane].push(self._key(node))
 
     def _consider(self, node: int) -> None:
@@ -175,6 +176,7 @@ class RunCore(RunEnding):
             return
         elif operation.effect == "once" or node in self.alone:
             self.state[node] = st.READY
+            self.lanes.add(operation.lane)
             heapq.heappush(self.solo[operation.lane], self._key(node))
         else:
             self._make_ready(node, operation.lane)
