@@ -331,6 +331,8 @@ class SupervisorActor(MailboxActor):
         seconds = self._clock.now() - core.started_at
         status = core.status or "paused"
         outcome = outcome_of(core, seconds=seconds, status=status, reason=core.reason(status))
+        if message.store is not None:
+            message.store.close()  # whoever reads a result opens it again
         core.ports = StoredValues(message.store)  # pyright: ignore[reportAttributeAccessIssue]
         if core.options.listening:
             message.handle.publish(self._finished_event(core, outcome, message.audit))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -261,13 +262,15 @@ class Image:
 class FrameStore:
     """Opens single frames by their location; keeps the keys and files of the segments used last.
 
-    Safe to use from several threads, and while the newest segment is still being written.
+    Safe to use from several threads, and while the newest segment is still being written. Nobody needs to close it:
+    its files are closed with it.
     """
 
     def __init__(self, directory: Path, keys: KeyRing, *, keep_open: int = 16) -> None:
         self._directory, self._keys, self._keep = directory, keys, keep_open
         self._open: OrderedDict[int, tuple[int, SegmentCipher]] = OrderedDict()
         self._lock = threading.Lock()
+        weakref.finalize(self, _close_files, self._open)
 
     def read(self, location: Location) -> bytes:
         """The plaintext of the frame at `location`.
@@ -286,8 +289,7 @@ class FrameStore:
     def close(self) -> None:
         """Close all files; a later `read` opens them again."""
         with self._lock:
-            while self._open:
-                os.close(self._open.popitem()[1][0])
+            _close_files(self._open)
 
     def _read(self, fd: int, cipher: SegmentCipher, location: Location) -> bytes:
         before = os.pread(fd, TAG_BYTES + FRAME_HEAD_BYTES, max(0, location.offset - TAG_BYTES))
@@ -313,6 +315,11 @@ class FrameStore:
             found = self._open[number] = (fd, cipher)
         self._open.move_to_end(number)
         return found
+
+
+def _close_files(opened: OrderedDict[int, tuple[int, SegmentCipher]]) -> None:
+    while opened:
+        os.close(opened.popitem()[1][0])
 
 
 def _only_zeros(fd: int, start: int, end: int) -> bool:
