@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -318,6 +319,7 @@ def test_what_was_daemonised_ends_with_the_namespace(place: Path) -> None:
 
 @pytest.mark.parametrize("uid", users())
 def test_the_end_of_the_inner_process_is_passed_on(uid: int) -> None:
+    """In a process with more descriptors than select(2) knows, too."""
     needs("namespaces")
     ends: list[tuple[Callable[[], object], int]] = [
         (lambda: os._exit(0), 0),
@@ -331,6 +333,8 @@ def test_the_end_of_the_inner_process_is_passed_on(uid: int) -> None:
             try:
                 become(uid)
                 enter_root(Layout(read=("/usr",)), proxy_port=None)
+                if resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 1200:
+                    [os.dup(0) for _ in range(1050)]
                 enter_pid_namespace()
                 end()
             finally:

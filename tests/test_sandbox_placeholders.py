@@ -31,7 +31,7 @@ def test_a_placeholder_that_was_used_or_replaced_stays(place: Path) -> None:
     Path(used, "file").touch()
     os.rmdir(replaced)
     os.mkdir(replaced)
-    remove_placeholders([[path, device, inode + (path == replaced)] for path, device, inode in made])
+    remove_placeholders([[path, device, inode + 10**9 * (path == replaced)] for path, device, inode in made])
     assert sorted(os.listdir(place)) == ["replaced", "used"]
     make_placeholders([str(place)], [held])
     kept = os.stat(held)

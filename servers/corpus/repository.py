@@ -285,8 +285,10 @@ def _read(process: subprocess.Popen[bytes], deadline: float, limit_bytes: int) -
     assert process.stdout is not None
     fd, size = process.stdout.fileno(), 0
     chunks: list[bytes] = []
+    looked = select.poll()  # select knows no descriptor from 1024 on
+    looked.register(fd, select.POLLIN)
     while size < limit_bytes:
-        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+        ready = looked.poll(max(0.0, deadline - time.monotonic()) * 1000)
         chunk = os.read(fd, 1 << 16) if ready else None
         if not chunk:
             return b"".join(chunks), chunk is not None

@@ -120,13 +120,19 @@ def _hear(fd: int) -> Any:
     """The child's one line, as JSON; a text in its place if it has none."""
     data, deadline = b"", time.monotonic() + _WAIT_S
     while not data.endswith(b"\n"):
-        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not _is_readable(fd, deadline - time.monotonic()):
             return "no answer in time"
         chunk = os.read(fd, 1 << 16)
         if not chunk:
             return "the process that tried it ended"
         data += chunk
     return json.loads(data)
+
+
+def _is_readable(fd: int, wait_s: float) -> bool:
+    looked = select.poll()
+    looked.register(fd, select.POLLIN)
+    return bool(looked.poll(max(0.0, wait_s) * 1000))
 
 
 def _judge(key: str, name: str, found: dict[str, str]) -> Promise:
@@ -140,7 +146,7 @@ def _survivor(child: int, alive: int, tier: str) -> Promise:
     name = "leave a process behind when it is killed"
     os.kill(child, signal.SIGKILL)
     started = time.monotonic()
-    if select.select([alive], [], [], _SURVIVAL_S)[0]:
+    if _is_readable(alive, _SURVIVAL_S):
         return Promise(name, True, f"all gone after {(time.monotonic() - started) * 1000:.0f} ms")
     if tier == "namespaces":
         return Promise(name, False, f"a daemon lived on for {_SURVIVAL_S} s")
