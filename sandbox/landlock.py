@@ -37,8 +37,6 @@ _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REMOVE_FILE, _MAKE_REG = 1 << 5, 1 << 8
 _MAKE_CHAR, _MAKE_BLOCK, _TRUNCATE, _IOCTL_DEV, _RESOLVE_UNIX = 1 << 6, 1 << 11, 1 << 14, 1 << 15, 1 << 16
 
-_RULE = struct.Struct("=Qi")
-
 READ = _READ_FILE | _READ_DIR
 EXECUTE = READ | _EXECUTE
 WRITE = ((1 << 16) - 1) & ~(_MAKE_CHAR | _MAKE_BLOCK | _IOCTL_DEV)
@@ -91,12 +89,11 @@ def build(grants: Mapping[str, int], *, connect: Collection[int] | None = None) 
     connect = connect if version >= 4 else None
     ruleset = _create(version, with_network=connect is not None)
     try:
-        handled, rule = _handled(version), ctypes.create_string_buffer(_RULE.size)
         for path, rights in grants.items():
-            _grant(ruleset, path, rights & handled, rule)
+            _grant(ruleset, path, rights & _handled(version))
         for port in connect or ():
-            to_port = ctypes.create_string_buffer(struct.pack("QQ", _CONNECT_TCP, port), 16)
-            kernel.call("landlock_add_rule", ruleset, _RULE_NET_PORT, to_port, 0)
+            rule = ctypes.create_string_buffer(struct.pack("QQ", _CONNECT_TCP, port), 16)
+            kernel.call("landlock_add_rule", ruleset, _RULE_NET_PORT, rule, 0)
     except BaseException:
         os.close(ruleset)
         raise
@@ -123,7 +120,7 @@ def _create(version: int, *, with_network: bool) -> int:
     return kernel.call("landlock_create_ruleset", buffer, size, 0)
 
 
-def _grant(ruleset: int, path: str, rights: int, rule: ctypes.Array[ctypes.c_char]) -> None:
+def _grant(ruleset: int, path: str, rights: int) -> None:
     try:
         opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError, PermissionError):  # nothing there that could be reached
@@ -135,7 +132,7 @@ def _grant(ruleset: int, path: str, rights: int, rule: ctypes.Array[ctypes.c_cha
             return
         if not stat.S_ISDIR(os.fstat(opened).st_mode):
             rights &= _ON_FILES
-        _RULE.pack_into(rule, 0, rights, opened)
+        rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, opened), 12)
         kernel.call("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, rule, 0)
     finally:
         os.close(opened)
