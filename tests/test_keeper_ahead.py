@@ -162,3 +162,20 @@ def marked(mark: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def test_what_is_broken_in_what_it_loads_harms_no_run_that_needs_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a file mentions MCP is a guess."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "mcp.py").write_text("raise RuntimeError('a broken installation')\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    flow = Workflow("plain")
+    flow.add(ops.echo, id="a", value=1)
+    ahead.start()
+    ahead.load_mcp()
+    pid = waiting_pid()
+    with make_supervisor(tmp_path) as supervisor:
+        assert supervisor.run(flow, timeout=60).results["a"] == 1
+        assert keeper_pid(supervisor) == pid

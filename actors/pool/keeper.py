@@ -228,7 +228,7 @@ class Keeper:
 
     def _load(self) -> None:
         """What the worker of MCP sessions imports: while the supervisor still reads the workflow, it costs no time."""
-        with contextlib.suppress(ImportError):  # then that worker says so
+        with contextlib.suppress(Exception):  # whatever is broken there: the worker that needs it says so
             import mcp  # noqa: F401
 
             import sage_actors.actors.workers.async_worker
