@@ -134,11 +134,11 @@ class RunAnswers(RunInstances):
             self.running -= 1
             self._hold(node, "retry", delay)
             self._persist([NodeFailed(self.clock.now(), node, attempt, error, at, "", micros, usage)])
-            self.tell_failed(node, error, will_retry=True, retry_in=round(delay, 3))
+            self._tell_failed(node, error, will_retry=True, retry_in=round(delay, 3))
         elif not self._asks_for_stale(node, error, micros, usage):
             self._give_up(node, error, micros, usage)
 
-    def tell_failed(self, node: int, error: dict[str, Any], **more: Any) -> None:
+    def _tell_failed(self, node: int, error: dict[str, Any], **more: Any) -> None:
         """An attempt failed, and what did not confine it."""
         told = {} if self.gaps is None else {"sandbox": self.gaps}
         self.emit("node_failed", node, attempt=self.attempts[node], error=error, **more, **told)
@@ -150,7 +150,7 @@ class RunAnswers(RunInstances):
             return
         attempt = self.attempts[node]
         self._persist([NodeFailed(self.clock.now(), node, attempt, error, None, "", micros, usage)])
-        self.tell_failed(node, error, will_retry=False, fallback=True)
+        self._tell_failed(node, error, will_retry=False, fallback=True)
         self._take_fallback(node)
 
     def _delay(self, operation: OperationSpec, tries: int, retry_after: Any) -> float:

@@ -448,7 +448,7 @@ class RunCore(RunEnding):
 
     def _failure_is_durable(self, node: int, on_failure: str) -> None:
         self.running -= 1
-        self.tell_failed(node, self.errors[node], will_retry=False)
+        self._tell_failed(node, self.errors[node], will_retry=False)
         self._end(node, {"fail": st.FAILED, "continue": st.TOLERATED, "skip": st.DROPPED}[on_failure])
 
     def storage_failed(self, error: StorageError) -> None:
