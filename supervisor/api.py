@@ -498,6 +498,7 @@ class Supervisor:
         return informed(spec, self._inspected)
 
     def _local_pool(self, deliver: Callable[[Any], None], loop: IoLoop) -> WorkerPool:
+        from sage_actors.actors.pool.ahead import import_paths
         from sage_actors.actors.pool.pool import LocalPool
 
         return LocalPool(
@@ -506,7 +507,7 @@ class Supervisor:
             loop=loop,
             environ={key: value for key, value in self._environ.items() if key != "SAGE_STATE_KEY"},
             main_path=_main_path(),
-            sys_path=[each for each in sys.path if each],
+            sys_path=import_paths(),
             user_paths=self._search_paths,
             grace_s=self._grace_s,
             confinement=self._confinement,

@@ -22,9 +22,9 @@ __all__ = ["discard", "import_paths", "load_mcp", "start", "take"]
 _waiting: list[KeeperClient] = []
 
 
-def import_paths(paths: Sequence[str] | None = None) -> list[str]:
-    """What a keeper imports from, by default this process's paths."""
-    return [os.path.abspath(each) for each in (sys.path if paths is None else paths) if each]
+def import_paths() -> list[str]:
+    """What this process imports from: a keeper that waits is taken for the same, and for nothing else."""
+    return [os.path.abspath(each) for each in sys.path if each]
 
 
 def start() -> None:

@@ -1,7 +1,7 @@
 """What the pool looks at while workers work: limits of operations, memory, and whether an event loop still turns.
 
 Nothing is looked at without need: limits while an operation that has some executes, memory while a worker is busy and
-silent. Looking takes at most a tenth of the loop's time, however large the process trees are.
+silent. Looking at one process tree takes at most a tenth of the loop's time, however large it is.
 """
 
 from __future__ import annotations
