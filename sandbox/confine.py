@@ -65,9 +65,9 @@ class Preparation:
 
 
 def prepare(profile: Profile) -> Preparation:
-    """Makes ahead what `confine` needs for profiles that grant the same. Raises OSError."""
+    """Makes ahead what `confine` needs for profiles that grant the same, for who is `alone`. Raises OSError."""
     private, further = _look(profile)
-    seccomp.program(sockets=profile.network, namespaces=True, own_pids=os.getpid() == 1)
+    seccomp.program(sockets=profile.network, namespaces=True, own_pids=True)
     rules = _grants(profile, private)
     ruleset = landlock.build(rules, connect=profile.connect) if landlock.abi() else -1
     return Preparation(_key(profile), private, further, ruleset)
@@ -85,9 +85,9 @@ def confine(
     """Confines this process, which must have one thread. In the tier "namespaces" it must be inside `enter_root`.
 
     keep_fds: descriptors that stay open besides 0, 1 and 2; each is a grant. prepared: used if it is for the same
-    grants, and gone afterwards. alone: this process's mount namespace is its own already. before: called with the
-    name of each of `STEPS`; for faults in tests. Raises SandboxSetupError that names the step: the process must then
-    end at once, as it is confined in part.
+    grants, and gone afterwards. alone: it is `fork_apart` from others, so that mounts and process numbers are its own
+    already. before: called with the name of each of `STEPS`; for faults in tests. Raises SandboxSetupError that names
+    the step: the process must then end at once, as it is confined in part.
     """
     if prepared is None or tier != "namespaces" or prepared.grants != _key(profile):
         prepared = Preparation((), [], [], -1)  # what was prepared is closed with all else
@@ -103,7 +103,7 @@ def confine(
         "no_new_privs": lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1),
         "landlock": lambda: _restrict_files(profile, tier, private, prepared),
         "capabilities": lambda: kernel.keep_capabilities(_AS_ROOT if os.geteuid() == 0 else frozenset()),
-        "seccomp": lambda: _filter_calls(profile, tier),
+        "seccomp": lambda: _filter_calls(profile, tier, own_pids=alone),
     }
     for name in STEPS:
         try:
@@ -224,9 +224,9 @@ def _common_grants() -> dict[str, int]:
     return {"/proc": landlock.READ, **dict.fromkeys(device_paths(), landlock.USE_DEVICE)}
 
 
-def _filter_calls(profile: Profile, tier: str) -> None:
-    own_pids = tier == "namespaces" and os.getpid() == 1
+def _filter_calls(profile: Profile, tier: str, *, own_pids: bool) -> None:
+    within = tier == "namespaces"
     filter_ = seccomp.program(
-        sockets=profile.network and tier == "namespaces", namespaces=tier == "namespaces", own_pids=own_pids
+        sockets=profile.network and within, namespaces=within, own_pids=own_pids and within
     )
     seccomp.install(filter_)

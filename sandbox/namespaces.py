@@ -2,8 +2,8 @@
 
     enter_root            once, by the process that forks all others: user + mount + network + IPC namespace;
                           a listener made *inside* the network that has no way out but through it
-    enter_pid_namespace   once for each process that must leave nothing behind: when its first process ends,
-                          the kernel kills all others
+    fork_apart            once for each process that must leave nothing behind: when it ends, the kernel kills
+                          whatever it started; enter_pid_namespace does the same without leaving the caller
 
 As an ordinary user one's own ids are mapped, and nothing else; as root all ids, so that a project which belongs
 to someone else stays writable. Where that is refused (in a container), root's own ids only.
@@ -31,10 +31,13 @@ if sys.platform != "win32":
     import fcntl
 
 __all__ = [
+    "Apart",
     "Entered",
     "enter_pid_namespace",
     "enter_root",
+    "fork_apart",
     "kill_namespace",
+    "mount_proc",
     "uncover",
     "user_namespace_of",
 ]
@@ -99,23 +102,80 @@ def uncover(paths: Iterable[str]) -> None:
 
 
 def enter_pid_namespace() -> None:
-    """Returns in a new process, the first of its own PID namespace, with its own /proc; this one only waits for it.
+    """Returns in a new process, in namespaces of its own as `fork_apart` makes them; this one only waits for it.
 
     It passes the exit on: a code as that code, a signal as that signal. When either is killed, so is everything in
-    the namespace. Raises SandboxSetupError in the process that cannot go on.
+    there. Raises SandboxSetupError in the process that cannot go on.
     """
     with _step("pid namespace", lambda _: None):
-        kernel.unshare(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS)
-        lifeline, held = os.pipe()
-        child = os.fork()
-    if child:
-        _pass_on(child, held)
-    with _step("pid namespace", lambda _: None):
-        os.close(held)
+        forked = fork_apart()
+    if forked is not None:
+        _pass_on(forked)
+    mount_proc()
+
+
+class Apart:
+    """What `fork_apart` made, as its parent sees it. pid: the first process of the namespace. exit_fd: says how the
+    child ended, after that."""
+
+    def __init__(self, pid: int, exit_fd: int) -> None:
+        self.pid = pid
+        self.exit_fd = exit_fd
+
+    def exit_code(self, *, wait: bool = False) -> int | None:
+        """As that of subprocess: negative for a signal; None while it runs. After that, `forget` it. wait: until it
+        ended."""
+        pid, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
+        if pid == 0:
+            return None
+        said = os.read(self.exit_fd, 4)  # nothing: the namespace was killed
+        return os.waitstatus_to_exitcode(int.from_bytes(said, "big") if said else status)
+
+    def forget(self) -> None:
+        """Lets go of what it holds."""
+        os.close(self.exit_fd)
+
+
+def fork_apart() -> Apart | None:
+    """As os.fork, into a PID and a mount namespace of the child's own; None in the child, which must `mount_proc`.
+
+        this process --- the namespace's first process --- the child, and whatever it starts
+                         reaps orphans, ends with either      may kill itself, as a first process cannot
+
+    The first process leads a session, which the child is in. When one of the three ends, so does all in the namespace.
+    This process must have one thread. Raises OSError.
+    """
+    exit_read, exit_write = os.pipe()
+    try:
+        # Not os.fork: two forks are a fifth of what an operation in a process of its own costs, and the first process
+        # needs nothing of what Python renews in a child.
+        first = kernel.call("clone", kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | signal.SIGCHLD, 0, 0, 0, 0)
+    except BaseException:
+        os.close(exit_read)
+        os.close(exit_write)
+        raise
+    if first:
+        os.close(exit_write)
+        return Apart(first, exit_read)
+    inner = -1
+    try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if _has_ended(lifeline):  # the outer process died before the line above
+        os.close(exit_read)
+        if not _has_reader(exit_write):  # the parent died before the lines above
             os._exit(1)
-        os.close(lifeline)
+        os.setsid()
+        inner = os.fork()
+    except OSError as cause:
+        os.write(2, f"no process could be started in a PID namespace: {cause}\n".encode())
+    finally:
+        if inner != 0:
+            _reap_until(inner, exit_write)
+    os.close(exit_write)
+    return None
+
+
+def mount_proc() -> None:
+    """/proc of the new PID namespace, in the place of the old one. Raises SandboxSetupError."""
     with _step("proc", lambda _: None):
         flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
         kernel.mount("proc", "/proc", "proc", flags)
@@ -124,11 +184,11 @@ def enter_pid_namespace() -> None:
         kernel.set_mount_flags("/proc", on=kernel.ATTR_RDONLY)
 
 
-def _has_ended(pipe: int) -> bool:
-    """Whether nobody holds the other end of the pipe. select(2) knows no descriptor from 1024 on."""
+def _has_reader(pipe: int) -> bool:
+    """Whether somebody holds the other end of this write end. select(2) knows no descriptor from 1024 on."""
     looked = select.poll()
-    looked.register(pipe, select.POLLIN)
-    return bool(looked.poll(0))
+    looked.register(pipe, 0)
+    return not looked.poll(0)
 
 
 def user_namespace_of(pid: int) -> str | None:
@@ -246,20 +306,41 @@ def _return_to(directory: str, layout: Layout) -> None:
         return
 
 
-def _pass_on(child: int, held: int) -> NoReturn:
-    """Waits for the inner process and ends as it did. Holds nothing but the pipe that tells it of our end."""
+def _pass_on(forked: Apart) -> NoReturn:
+    """Waits until the namespace is empty and ends as the child did. Holds nothing but the pipe that says how."""
     try:
-        signal.set_wakeup_fd(-1)
-        for which in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(which, signal.SIG_IGN)
-        os.closerange(3, held)
-        os.closerange(held + 1, os.sysconf("SC_OPEN_MAX"))
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if code < 0:
+        _hold_only(forked.exit_fd)
+        code = forked.exit_code(wait=True)
+        if code is not None and code < 0:
             _die_of(-code)
-        os._exit(code)
+        os._exit(code or 0)
     finally:
         os._exit(70)
+
+
+def _reap_until(inner: int, exit_write: int) -> NoReturn:
+    """The namespace's first process: waits for whoever has no parent left, and ends when `inner` does."""
+    try:
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # it is not confined, and in sight of who is
+        _hold_only(exit_write)
+        while True:
+            pid, status = os.wait()
+            if pid == inner:
+                os.write(exit_write, status.to_bytes(4, "big"))
+                os._exit(0)
+    finally:
+        os._exit(70)
+
+
+def _hold_only(*kept: int) -> None:
+    """Goes on without the descriptors from 3 on that are not `kept`, and without an ear for what ends a program."""
+    signal.set_wakeup_fd(-1)
+    for which in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(which, signal.SIG_IGN)
+    below = 3
+    for each in (*sorted(kept), os.sysconf("SC_OPEN_MAX")):
+        os.closerange(below, each)
+        below = each + 1
 
 
 def _die_of(which: int) -> None:

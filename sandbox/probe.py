@@ -96,7 +96,7 @@ def _enter_namespaces() -> None:
     assert entered.listener is not None
     entered.listener.close()
     enter_pid_namespace()
-    confine(_PROFILE, "namespaces", keep_fds=range(256))
+    confine(_PROFILE, "namespaces", keep_fds=range(256), alone=True)
 
 
 def _use_landlock() -> None:

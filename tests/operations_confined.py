@@ -84,6 +84,12 @@ def linger(mark: str, started: str) -> None:
     time.sleep(120)
 
 
+def kill_itself(number: int) -> str:
+    os.kill(os.getpid(), number)
+    time.sleep(1)
+    return "survived"
+
+
 def take_memory(megabytes: int, children: int) -> None:
     for _ in range(children):
         if os.fork() == 0:

@@ -149,7 +149,7 @@ def enter(
         enter_root(Layout.of(profile), proxy_port=0)
         if alone:
             enter_pid_namespace()
-    confine(profile, tier, keep_fds=keep)
+    confine(profile, tier, keep_fds=keep, alone=alone and tier == "namespaces")
 
 
 def attempt_confined(

@@ -359,9 +359,10 @@ def test_what_a_repository_widens_counts_after_consent_only(project: Path, tmp_p
 
 
 @needs_namespaces
-@pytest.mark.parametrize("victim", ["supervisor", "keeper", "worker"])
+@pytest.mark.parametrize("victim", ["supervisor", "keeper", "worker", "supervisor and keeper"])
 def test_nothing_survives_a_kill(project: Path, victim: str) -> None:
-    """A daemon that a shared worker started, and one of a worker of one task."""
+    """A daemon that a shared worker started, and one of a worker of one task. If supervisor and keeper die at once
+    nobody is left to end the first: only what has a process namespace is promised then."""
     marks = [f"mark-{os.getpid()}-{victim}-{kind}" for kind in ("shared", "alone")]
     nodes = [
         python("shared", "linger", mark=marks[0], started=str(project / "one")),
@@ -387,10 +388,15 @@ def test_nothing_survives_a_kill(project: Path, victim: str) -> None:
         if victim == "worker":
             for worker in keeper.children():
                 worker.kill()
-        else:
-            os.kill(process.pid if victim == "supervisor" else keeper.pid, signal.SIGKILL)
+        if "supervisor" in victim:
+            os.kill(process.pid, signal.SIGSTOP)
+        if "keeper" in victim:
+            keeper.kill()
+        if "supervisor" in victim:
+            os.kill(process.pid, signal.SIGKILL)
         wait_until(lambda: not marked(marks[1]), what="the daemon of a worker of one task", timeout_s=5)
-        wait_until(lambda: not marked(marks[0]), what="the daemon of a shared worker", timeout_s=5)
+        if victim != "supervisor and keeper":
+            wait_until(lambda: not marked(marks[0]), what="the daemon of a shared worker", timeout_s=5)
         if victim == "supervisor":  # the keeper takes them along
             wait_until(lambda: theirs.isdisjoint(project.iterdir()), what="the placeholders", timeout_s=5)
     finally:
@@ -434,6 +440,17 @@ def test_a_daemon_does_not_outlive_its_operation(project: Path) -> None:
     outcome = carry_out(project, python("alone", "leave_a_daemon", {"limits": {"processes": 100}}, mark=mark))
     assert outcome["alone"] == mark
     assert not marked(mark)
+
+
+@needs_namespaces
+@pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGABRT])
+def test_an_operation_in_a_process_of_its_own_can_kill_it(project: Path, which: signal.Signals) -> None:
+    """The first process of a process namespace could not: signals of its own pass it by."""
+    policies = {"limits": {"processes": 100}}
+    outcome = carry_out(project, python("alone", "kill_itself", policies, number=int(which)))
+    error = outcome.errors["alone"]
+    assert error["type"] == "PoisonedError"
+    assert f"signal {int(which)}" in error["message"]
 
 
 # ---------------------------------------------------------------------- limits

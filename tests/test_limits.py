@@ -237,24 +237,30 @@ def test_processes_that_ended_and_nobody_waited_for_count_too() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="process namespaces are Linux's")
 def test_the_worker_in_a_namespace_of_its_own_is_not_one_of_its_processes() -> None:
-    """The pool knows who waits outside; the worker is below it, as the first process of its namespace."""
+    """The pool knows the first process of the namespace, which only waits for the worker below it."""
     code = """
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(0x20000000 | (0x10000000 if os.getuid() else 0)): os._exit(77)
         if os.fork() == 0:
-            for _ in range(3): subprocess.Popen(["sleep", "30"])
+            if os.fork() == 0:
+                for _ in range(3): subprocess.Popen(["sleep", "30"])
+                time.sleep(30)
             time.sleep(30)
         os.wait(); time.sleep(30)"""
     with tree(code) as pid:
         until = time.monotonic() + 15
-        while len(descendants_of(pid)) < 4:
+        while len(descendants_of(pid)) < 5:
             if not _lives(pid):
                 pytest.skip("unshare of a process namespace is refused here")
             assert time.monotonic() < until
             time.sleep(POLL_S)
-        assert LimitWatch(pid, {"processes": 3}).exceeded() is None
-        hit = LimitWatch(pid, {"processes": 2}).exceeded()
+        first = children_of(pid)[0]
+        assert LimitWatch(first, {"processes": 3}).exceeded() is None
+        hit = LimitWatch(first, {"processes": 2}).exceeded()
         assert hit == {"kind": "processes", "limit": 2, "seen": 3}
+        alone, both = LimitWatch(first, {"memory": 1 << 40}), LimitWatch(pid, {"memory": 1 << 40})
+        assert alone.exceeded() is both.exceeded() is None
+        assert alone.peak_bytes < both.peak_bytes  # who only waits is no part of it
 
 
 def test_output_is_counted_and_costs_no_look_at_processes() -> None:

@@ -19,7 +19,7 @@ from sage_actors.messages.codec import FrameReader, frame
 from sage_actors.messages.errors import SandboxSetupError
 from sage_actors.messages.wire import FAILED, Kind, error_map
 from sage_actors.sandbox.confine import Preparation, confine, prepare
-from sage_actors.sandbox.namespaces import enter_pid_namespace
+from sage_actors.sandbox.namespaces import enter_pid_namespace, mount_proc
 from sage_actors.sandbox.profile import Profile
 from sage_actors.sandbox.temporary import shrink_temporary
 
@@ -31,22 +31,22 @@ _SETUP_FAILED = 71  # EX_OSERR
 
 
 def take_profile(
-    link: socket.socket, *, keep_fds: Collection[int], broker_fd: int = -1, early: bool = False
+    link: socket.socket, *, keep_fds: Collection[int], broker_fd: int = -1, apart: bool = False
 ) -> Profile:
     """Waits for PROFILE, and confines this process by it. Returns only if every step succeeded.
 
     broker_fd: where connections to the proxy are asked for, in a tier without sockets; below zero: nowhere.
-    early: enter a process namespace before the wait, as a worker of one task can before it knows which.
+    apart: it is in a process namespace, as a worker of one task can be before it knows which.
     """
     try:
-        if early:
-            enter_pid_namespace()
-        said, prepared = _read_profile(link, early=early)
+        if apart:
+            mount_proc()
+        said, prepared = _read_profile(link, apart=apart)
         os.environ.clear()
         os.environ.update(said["environ"])
         profile = Profile.from_dict(said["profile"])
         if said["alone"]:
-            if not early:
+            if not apart:
                 enter_pid_namespace()
             if shrink_temporary(profile.limits.tmp):
                 prepared = None  # it was for what was mounted before
@@ -68,7 +68,7 @@ def take_profile(
     return profile
 
 
-def _read_profile(link: socket.socket, *, early: bool) -> tuple[dict[str, Any], Preparation | None]:
+def _read_profile(link: socket.socket, *, apart: bool) -> tuple[dict[str, Any], Preparation | None]:
     """Reads that frame and no byte more: what follows is for the worker's own thread. What is expected meanwhile is
     prepared, by a process that has its namespaces already."""
     prepared: Preparation | None = None
@@ -84,7 +84,7 @@ def _read_profile(link: socket.socket, *, early: bool) -> tuple[dict[str, Any], 
             os._exit(0)  # it was not needed
         if kind != Kind.EXPECT:
             os._exit(_SETUP_FAILED)
-        if early and prepared is None:
+        if apart and prepared is None:
             with contextlib.suppress(
                 OSError
             ):  # then it is done when it is needed, and fails where that is heard

@@ -29,8 +29,8 @@ import sys
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.context import ForkProcess
 from typing import Any
 
 from sage_actors.actors.operations.types import ON_A_LOOP
@@ -59,8 +59,11 @@ _FINISH_S = 30.0
 
 @dataclass(slots=True)
 class _Child:
+    """exit_code: None while it runs. forget: lets go of it after that."""
+
     number: int
-    process: ForkProcess
+    exit_code: Callable[[], int | None]
+    forget: Callable[[], object]
 
 
 def main(channel_fd: int, parent_pid: int, *, confined: bool = False, ahead: bool = False) -> None:
@@ -242,20 +245,51 @@ class Keeper:
             elif kind == "own":
                 import sage_actors.actors.operations.python
                 import sage_actors.actors.operations.shell  # noqa: F401
-            context = multiprocessing.get_context("fork")
-            process = context.Process(
-                target=self._become_worker, args=(number, kind, fds), name=f"worker-{number}"
-            )
-            process.start()
+            if kind == "own" and self._sandbox is not None:
+                pid, child = self._fork_apart(number, kind, fds)
+            else:
+                pid, child = self._fork_beside(number, kind, fds)
         except (OSError, ImportError) as cause:
             self._send(EXITED, [number, None, f"the worker could not be started: {cause}"])
             return
         finally:
             for fd in fds:
                 os.close(fd)
+        self._children[pid] = child
+        self._send(STARTED, [number, pid])
+
+    def _fork_beside(self, number: int, kind: str, fds: list[int]) -> tuple[int, _Child]:
+        def become() -> None:
+            keeper_pid = os.getppid()
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != keeper_pid or keeper_pid == 1:
+                os._exit(1)  # the keeper died before the line above took effect
+            os.setsid()
+            _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+            sys.exit(self._become_worker(number, kind, fds))
+
+        context = multiprocessing.get_context("fork")
+        process = context.Process(target=become, name=f"worker-{number}")
+        process.start()
         assert process.pid is not None
-        self._children[process.pid] = _Child(number, process)
-        self._send(STARTED, [number, process.pid])
+        return process.pid, _Child(number, lambda: process.exitcode, process.close)
+
+    def _fork_apart(self, number: int, kind: str, fds: list[int]) -> tuple[int, _Child]:
+        """In a process namespace: what it started ends with it, whatever that did to escape."""
+        from sage_actors.sandbox.namespaces import fork_apart
+
+        apart = fork_apart()
+        if apart is not None:
+            return apart.pid, _Child(number, apart.exit_code, apart.forget)
+        code = 1
+        try:
+            code = self._become_worker(number, kind, fds, apart=True)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except BaseException:  # noqa: BLE001 - the border of this process
+            traceback.print_exc()
+        finally:
+            os._exit(code)
 
     def _signal(self, number: int, which: int) -> None:
         """SIGKILL reaches every descendant, any other signal the worker's process group."""
@@ -276,10 +310,10 @@ class Keeper:
             os.read(self._wake_read, 4096)
         ended = []
         for pid, child in list(self._children.items()):
-            code = child.process.exitcode
+            code = child.exit_code()
             if code is not None:
                 del self._children[pid]
-                child.process.close()
+                child.forget()
                 ended.append((child.number, code))
         self._kill_strays()
         for number, code in ended:
@@ -297,18 +331,12 @@ class Keeper:
                 return
             time.sleep(0.0005)
 
-    def _become_worker(self, number: int, kind: str, fds: list[int]) -> None:
-        """In the child: cuts what ties it to the keeper, then works."""
-        keeper_pid = os.getppid()
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != keeper_pid or keeper_pid == 1:
-            os._exit(1)  # the keeper died before the line above took effect
+    def _become_worker(self, number: int, kind: str, fds: list[int], *, apart: bool = False) -> int:
+        """In the child: cuts what ties it to the keeper, then works. Returns the exit code."""
         signal.set_wakeup_fd(-1)
         for which in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
             signal.signal(which, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.setsid()
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         self._close_all()
         sock, out_write, err_write, out_read, err_read = fds
         os.dup2(out_write, 1)
@@ -332,9 +360,10 @@ class Keeper:
                 link,
                 keep_fds=(1, 2, sock, out_read, err_read),
                 broker_fd=self._broker_fd,
-                early=kind == "own" and self._sandbox is not None,
+                apart=apart,
             )
-        sys.exit(_entry(kind)(link, settings))
+        code: int = _entry(kind)(link, settings)
+        return code
 
     def _close_all(self) -> None:
         self._selector.close()

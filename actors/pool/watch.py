@@ -41,8 +41,10 @@ def descendants_of(pid: int, *, most: int | None = None) -> list[int]:
 
 
 def tree_memory(pid: int) -> int:
-    """Memory of `pid` and its descendants, in bytes: anonymous, shared and swapped; shared pages count in each."""
-    return _upper_bound((pid, *descendants_of(pid)))
+    """Memory of `pid` and its descendants, in bytes: anonymous, shared and swapped; shared pages count in each. The
+    first process of a namespace only waits, and does not count."""
+    below = descendants_of(pid)
+    return _upper_bound(below if below and is_namespace_init(pid) else (pid, *below))
 
 
 class CpuMeter:
@@ -89,7 +91,7 @@ class CpuMeter:
 class LimitWatch:
     """Compares what a worker's process tree uses with the limits of the operation it executes.
 
-    pid: the worker, or who only waits for it in the process namespace below. limits: by name, see
+    pid: the worker, or the first process of its process namespace, which only waits for it. limits: by name, see
     `definition.Limits`; those that the kernel enforces (files, file_size, tmp) and `result` are not looked at here.
     memory and processes are absolute, cpu_seconds and output count from the start of the watch. Fork copies
     show the same pages in each process, so that the cheap sum is an upper bound: beyond the limit the exact
@@ -105,7 +107,7 @@ class LimitWatch:
         self._output = limits.get("output")
         self._printed = 0
         self._walks = any(each is not None for each in (self._memory, self._cpu, self._processes))
-        self._own: int | None = None  # the worker, where `pid` only waits for it
+        self._worker: int | None = None  # where it is not `pid`
         self._meter = CpuMeter()
         if self._cpu is not None:
             self._meter.look((pid, *descendants_of(pid)))
@@ -121,17 +123,21 @@ class LimitWatch:
         return self._tree_exceeded() if self._walks else None
 
     def _tree_exceeded(self) -> dict[str, Any] | None:
-        below = descendants_of(self.pid, most=None if self._processes is None else self._processes + 1)
+        most = None if self._processes is None else self._processes + 1
+        below = descendants_of(self.pid, most=most)
         members = (self.pid, *below)
+        worker = self._worker_among(below)
         if self._processes is not None:
-            count = len(below) - self._worker_among(below)
+            count = len(below) - (worker in below)
             if count > self._processes:
                 return limit_hit("processes", self._processes, count)
         if self._cpu is not None:
             used = round(self._meter.look(members), 2)  # the kernel's ticks are hundredths
             if used > self._cpu:
                 return limit_hit("cpu_seconds", self._cpu, used)
-        return None if self._memory is None else self._memory_exceeded(members, self._memory)
+        if self._memory is None:
+            return None
+        return self._memory_exceeded(below if worker in below else members, self._memory)
 
     def _memory_exceeded(self, members: Collection[int], limit: int) -> dict[str, Any] | None:
         used = _upper_bound(members)
@@ -140,11 +146,11 @@ class LimitWatch:
         self.peak_bytes = max(self.peak_bytes, used)
         return limit_hit("memory", limit, used) if used > limit else None
 
-    def _worker_among(self, below: Collection[int]) -> int:
-        """1 where the worker itself is one of those below `pid`: the first process of a namespace of its own."""
-        if self._own is None and below:
-            self._own = next((each for each in children_of(self.pid) if is_namespace_init(each)), None)
-        return int(self._own in below)
+    def _worker_among(self, below: Collection[int]) -> int | None:
+        """The worker, where it is below `pid`: the first that the first process of its namespace started."""
+        if self._worker is None and below and is_namespace_init(self.pid):
+            self._worker = next(iter(below))
+        return self._worker
 
 
 def _upper_bound(pids: Collection[int]) -> int:

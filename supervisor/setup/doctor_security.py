@@ -192,7 +192,7 @@ def _confine(ground: _Ground, tier: str, keep: tuple[int, ...]) -> None:
         if entered.listener is not None:
             entered.listener.close()
         enter_pid_namespace()
-    confine(ground.profile, tier, keep_fds=keep)
+    confine(ground.profile, tier, keep_fds=keep, alone=tier == "namespaces")
 
 
 def _outcome(attack: Callable[[_Ground], object], ground: _Ground) -> str:
