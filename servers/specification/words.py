@@ -98,9 +98,8 @@ class WordIndex:
     def _find(self, wanted: frozenset[str]) -> list[Hit]:
         words = {
             word
-            for counts in self._by_kind.values()
-            for word in counts
-            if not wanted.isdisjoint(self.stems(word))
+            for word in set().union(*self._by_kind.values())
+            if _may_have(word, wanted) and not wanted.isdisjoint(self.stems(word))
         }
         if not words:
             return []
@@ -109,15 +108,20 @@ class WordIndex:
             hit
             for path, counts in self._counts.items()
             if not words.isdisjoint(counts)
-            for hit in self._hits_in(path, pattern, wanted)
+            for hit in self._hits_in(path, words, pattern, wanted)
         ]
 
-    def _hits_in(self, path: str, pattern: re.Pattern[str], wanted: frozenset[str]) -> list[Hit]:
+    def _hits_in(
+        self, path: str, words: set[str], pattern: re.Pattern[str], wanted: frozenset[str]
+    ) -> list[Hit]:
+        """The pattern decides, but is slow; a line that it finds has one of the words as an identifier."""
         kind = self._sources.classes[path].kind
         found = []
         for number, line in enumerate(self._sources.lines(path), 1):
-            if len(line) <= _MAX_LINE and (words := pattern.findall(line)):
-                stems = frozenset().union(*(self.stems(word) for word in words)) & wanted
+            if len(line) > _MAX_LINE or words.isdisjoint(_IDENTIFIER.findall(line)):
+                continue
+            if named := pattern.findall(line):
+                stems = frozenset().union(*(self.stems(word) for word in named)) & wanted
                 found.append(Hit(path, number, kind, stems, line.strip()))
         return found
 
@@ -127,3 +131,9 @@ class WordIndex:
         if known is None:
             known = self._stems_of[word] = frozenset(stem(part) for part in split_name(word))
         return known
+
+
+def _may_have(word: str, stems: frozenset[str]) -> bool:
+    """Whether a part of the word can have one of these stems: each begins what it is the stem of."""
+    lower = word.lower()
+    return any(each in lower for each in stems)
