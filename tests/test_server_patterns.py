@@ -775,6 +775,23 @@ def test_a_sample_is_the_same_each_time_and_a_new_file_shifts_none(tmp_path: Pat
     assert len(set(first) - second) <= 1
 
 
+def test_a_sample_is_bounded_in_bytes_too(tmp_path: Path) -> None:
+    """The same files each time, and at least one; a file that is too large to be read costs nothing."""
+    line = "x = 1  # " + "-" * 90 + "\n"  # 100 bytes
+    files = {f"m{number}.py": line * 10 for number in range(20)}
+    sources = Sources(write(tmp_path, files))
+    drawn = [each.path for each in sources.scan(sources.project, max_bytes=4500).files]
+    assert len(drawn) == 5  # the one that exceeds it is the last
+    assert drawn == [each.path for each in sources.scan(sources.project, max_bytes=4999).files]
+    assert len(sources.scan(sources.project, max_bytes=1).files) == 1
+    assert len(sources.scan(sources.project, max_bytes=20_000).files) == 20
+    write(tmp_path, {"large.py": line * 6000})
+    scan = sources.scan(sources.project, max_bytes=20_000)
+    assert (len(scan.files), [each.path for each in scan.skipped]) == (20, ["large.py"])
+    assert scan.state == sources.state(sources.project, max_bytes=20_000)
+    assert scan.state != sources.state(sources.project, max_bytes=4500)
+
+
 def test_ignored_files_are_no_sources(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     write(tmp_path, {".gitignore": "out/\n", "out/a.py": "x = 1\n", "b.py": "def b_function(): pass\n"})

@@ -14,9 +14,11 @@ from sage_actors.servers.patterns.summary import GROUPS, language_patterns
 __all__ = ["extract"]
 
 
-def extract(sources: Sources, root: Path, *, sample_percentage: float, max_files: int) -> PatternSet:
+def extract(
+    sources: Sources, root: Path, *, sample_percentage: float, max_files: int, max_bytes: int | None = None
+) -> PatternSet:
     """The patterns of the sources below `root`, which is the project or a folder in it."""
-    scan = sources.scan(root, sample_percentage=sample_percentage, max_files=max_files)
+    scan = sources.scan(root, sample_percentage=sample_percentage, max_files=max_files, max_bytes=max_bytes)
     relative = root.relative_to(sources.project).as_posix()
     below = "" if relative == "." else f"{relative}/"
     read_share = len(scan.files) / scan.found if scan.found else 0.0

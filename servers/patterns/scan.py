@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import threading
 from collections.abc import Collection
@@ -110,10 +111,17 @@ class Sources:
         self._lock = threading.Lock()
         self._known: dict[_Source, FileFacts | str] = {}
 
-    def state(self, root: Path, *, sample_percentage: float = 100, max_files: int = 1000) -> str:
+    def state(
+        self,
+        root: Path,
+        *,
+        sample_percentage: float = 100,
+        max_files: int = 1000,
+        max_bytes: int | None = None,
+    ) -> str:
         """The `state` that a scan with the same arguments would have, without reading a file."""
         listed = _listed(Repository(self.project), root)
-        return _state(_sample(listed, sample_percentage, max_files))
+        return _state(_sample(listed, sample_percentage, max_files, max_bytes=max_bytes))
 
     def paths(self) -> list[str]:
         """Of all sources of the project, as citations name them."""
@@ -126,15 +134,17 @@ class Sources:
         *,
         sample_percentage: float = 100,
         max_files: int = 1000,
+        max_bytes: int | None = None,
         first: Collection[str] = frozenset(),
     ) -> Scan:
         """Reads the sources below `root`: the same ones each time, drawn by the hash of their path.
 
-        first: paths that are drawn before all others.
+        max_bytes: of all that are drawn; the one that exceeds it is the last. first: paths that are drawn before all
+        others.
         """
         repository = Repository(self.project)
         listed = _listed(repository, root)
-        sample = _sample(listed, sample_percentage, max_files, first)
+        sample = _sample(listed, sample_percentage, max_files, first, max_bytes=max_bytes)
         scan = Scan(repository, len(listed), len(sample), state=_state(sample))
         with self._lock:
             self._forget(listed, is_all=root == self.project)
@@ -161,14 +171,28 @@ class Sources:
 
 
 def _sample(
-    listed: list[_Source], percentage: float, max_files: int, first: Collection[str] = frozenset()
+    listed: list[_Source],
+    percentage: float,
+    max_files: int,
+    first: Collection[str] = frozenset(),
+    *,
+    max_bytes: int | None = None,
 ) -> list[_Source]:
     """By the hash of the path: a new file does not change which others are drawn. In order of path."""
-    wanted = min(max_files, -(-len(listed) * percentage // 100))
-    if wanted >= len(listed):
+    wanted = int(min(max_files, -(-len(listed) * percentage // 100)))
+    size = sum(_cost(each) for each in listed)
+    if wanted >= len(listed) and (max_bytes is None or size <= max_bytes):
         return listed
-    drawn = sorted(listed, key=lambda each: (each.path not in first, _hash(each.path)))
-    return sorted(drawn[: int(wanted)], key=lambda each: each.path)
+    drawn = sorted(listed, key=lambda each: (each.path not in first, _hash(each.path)))[:wanted]
+    if max_bytes is not None:
+        before = itertools.accumulate(map(_cost, drawn), initial=0)
+        drawn = [each for each, size in zip(drawn, before, strict=False) if size <= max_bytes]
+    return sorted(drawn, key=lambda each: each.path)
+
+
+def _cost(source: _Source) -> int:
+    """Bytes that will be read: what is too large is only named."""
+    return source.size if source.size <= MAX_FILE_BYTES else 0
 
 
 def _hash(path: str) -> bytes:

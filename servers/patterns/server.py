@@ -43,8 +43,8 @@ _INSTRUCTIONS = (
 )
 _SHOWN_SKIPPED = 20
 _MAX_FILES = 1000
-_ENOUGH_FILES = 200
-"""Of a share that is counted in so many files the interval is narrow; more would cost seconds and change nothing."""
+_ENOUGH_FILES, _ENOUGH_BYTES = 200, 2_000_000
+"""Of a share that is counted in so much the interval is narrow; more would cost seconds and change nothing."""
 
 Level = Literal["critical", "core", "extended"]
 Percentage = Annotated[float, Field(gt=0, le=100)]
@@ -199,10 +199,17 @@ class _Tools:
 
     def _present(self) -> tuple[PatternSet, bool, list[str]]:
         """The patterns of the sources as they are now, whether they were saved, and what went wrong in saving."""
-        saved = find_saved(self.project, ".", self.sources.state(self.project, max_files=_ENOUGH_FILES))
+        state = self.sources.state(self.project, max_files=_ENOUGH_FILES, max_bytes=_ENOUGH_BYTES)
+        saved = find_saved(self.project, ".", state)
         if saved is not None:
             return saved, True, []
-        found = extract(self.sources, self.project, sample_percentage=100, max_files=_ENOUGH_FILES)
+        found = extract(
+            self.sources,
+            self.project,
+            sample_percentage=100,
+            max_files=_ENOUGH_FILES,
+            max_bytes=_ENOUGH_BYTES,
+        )
         try:
             save(self.project, DEFAULT_FOLDER, found)
         except (OSError, OutsideProjectError) as error:
