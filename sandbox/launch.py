@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from sage_actors.messages.errors import SandboxSetupError
+from sage_actors.sandbox import kernel
 from sage_actors.sandbox.confine import confine
 from sage_actors.sandbox.profile import Profile
 
@@ -49,11 +50,12 @@ def order(profile: Profile, tier: str, argv: Sequence[str], environ: Mapping[str
 class Starter:
     """See the module's text. Made once, by a process with one thread; it ends with that process.
 
-    Whoever makes it must be the one that orphans below it go to (a child subreaper, or the first of its process
-    namespace): what is started becomes its own child, to be waited for.
+    Whoever makes it is from then on who orphans below it go to: what is started becomes its own child, to be waited
+    for.
     """
 
     def __init__(self) -> None:
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
             try:

@@ -19,7 +19,7 @@ from sage_actors.messages.codec import FrameReader, frame
 from sage_actors.messages.errors import SandboxSetupError
 from sage_actors.messages.wire import FAILED, Kind, error_map
 from sage_actors.sandbox.confine import Preparation, confine, prepare
-from sage_actors.sandbox.namespaces import enter_pid_namespace, mount_proc
+from sage_actors.sandbox.namespaces import mount_proc
 from sage_actors.sandbox.profile import Profile
 from sage_actors.sandbox.temporary import shrink_temporary
 
@@ -36,7 +36,7 @@ def take_profile(
     """Waits for PROFILE, and confines this process by it. Returns only if every step succeeded.
 
     broker_fd: where connections to the proxy are asked for, in a tier without sockets; below zero: nowhere.
-    apart: it is in a process namespace, as a worker of one task can be before it knows which.
+    apart: it is in a process namespace, which must be what the profile is for.
     """
     try:
         if apart:
@@ -45,14 +45,11 @@ def take_profile(
         os.environ.clear()
         os.environ.update(said["environ"])
         profile = Profile.from_dict(said["profile"])
-        if said["alone"]:
-            if not apart:
-                enter_pid_namespace()
-            if shrink_temporary(profile.limits.tmp):
-                prepared = None  # it was for what was mounted before
-        confine(
-            profile, said["tier"], keep_fds=(*keep_fds, broker_fd), prepared=prepared, alone=said["alone"]
-        )
+        if said["alone"] != apart:
+            raise ValueError(f"it is {'' if apart else 'not '}in a process namespace")
+        if apart and shrink_temporary(profile.limits.tmp):
+            prepared = None  # it was for what was mounted before
+        confine(profile, said["tier"], keep_fds=(*keep_fds, broker_fd), prepared=prepared, alone=apart)
     except (SandboxSetupError, OSError, ValueError) as cause:
         _refuse(link, cause)
     judge_by(profile)

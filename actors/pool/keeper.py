@@ -55,6 +55,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _TICK_S = 1.0  # how often strays are looked for without a reason
 _STRAYS_S = 1.0  # a stray that SIGKILL does not end in this time hangs in the kernel: go on without it
 _FINISH_S = 30.0
+_APART = ("own", "mcp")  # what they start ends with them, whatever it did to escape
 
 
 @dataclass(slots=True)
@@ -245,7 +246,7 @@ class Keeper:
             elif kind == "own":
                 import sage_actors.actors.operations.python
                 import sage_actors.actors.operations.shell  # noqa: F401
-            if kind == "own" and self._sandbox is not None:
+            if kind in _APART and self._sandbox is not None:
                 pid, child = self._fork_apart(number, kind, fds)
             else:
                 pid, child = self._fork_beside(number, kind, fds)
@@ -275,7 +276,6 @@ class Keeper:
         return process.pid, _Child(number, lambda: process.exitcode, process.close)
 
     def _fork_apart(self, number: int, kind: str, fds: list[int]) -> tuple[int, _Child]:
-        """In a process namespace: what it started ends with it, whatever that did to escape."""
         from sage_actors.sandbox.namespaces import fork_apart
 
         apart = fork_apart()
