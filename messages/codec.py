@@ -37,6 +37,8 @@ __all__ = [
 MAX_RESULT_BYTES = 60 * 1024 * 1024
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
+_MOST_LEVELS = 200
+_SHOWN_LEVELS, _SHOWN_CHARS = 20, 80
 _PACKED = 1  # msgpack extension type: the packed bytes of another value
 _SECRET = 2
 WITHHELD = bytes(
@@ -56,10 +58,17 @@ def pack(value: object, *, what: str = "the value") -> bytes:
         ResultError: something inside cannot be carried; the text names its type and its path in `value`.
     """
     try:
-        return bytes(msgpack.packb(value, default=_default))
-    except (TypeError, ValueError, OverflowError, RecursionError) as cause:
-        path, reason = _find_culprit(value)
-        raise ResultError(f"{what} cannot be stored: {path} is {reason or cause}") from cause
+        return bytes(msgpack.packb(value, default=_default, strict_types=True))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass  # tuples and derived types are carried, but a tuple may be a key, which nobody could unpack
+    try:
+        packed = bytes(msgpack.packb(value, default=_default))
+        msgpack.unpackb(packed, ext_hook=msgpack.ExtType, strict_map_key=False)
+        return packed
+    except (TypeError, ValueError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+        cause = error
+    path, reason = _find_culprit(value)
+    raise ResultError(f"{what} cannot be stored: {path} is {reason or cause}") from cause
 
 
 def unpack(data: bytes | memoryview) -> Any:
@@ -122,7 +131,7 @@ def _open(body: bytes) -> tuple[int, Any]:
 
 
 def _default(value: object) -> object:
-    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__}")
+    raise TypeError(_kind(value))
 
 
 def _ext_hook(code: int, data: bytes) -> Any:
@@ -133,36 +142,61 @@ def _ext_hook(code: int, data: bytes) -> Any:
     raise ValueError(f"unknown extension type {code}")
 
 
-def _find_culprit(value: object, path: str = "value", depth: int = 0) -> tuple[str, str]:
+def _is_key(key: object) -> bool:
+    return key is None or isinstance(key, (str, int, float, bytes))
+
+
+def _find_culprit(value: object, path: tuple[object, ...] = ()) -> tuple[str, str]:
     """Where in `value` the first thing is that msgpack cannot carry, and what it is."""
-    if depth > 200:
-        return path, "nested more than 200 levels deep"
+    if len(path) > _MOST_LEVELS:
+        return _place(path), f"nested more than {_MOST_LEVELS} levels deep"
     if isinstance(value, dict):
         for key, item in value.items():
-            here = f"{path}[{key!r}]"
-            for part, place in ((key, f"the key {key!r} of {path}"), (item, here)):
-                found = _find_culprit(part, place, depth + 1)
-                if found[1]:
-                    return found
-        return path, ""
-    if isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            found = _find_culprit(item, f"{path}[{index}]", depth + 1)
+            if not _is_key(key):
+                reason = f"of type {_kind(key)}; a key is a str, int, float, bool, bytes or None"
+                return f"the key {_short(key)} of {_place(path)}", reason
+            if reason := _find_culprit(key, path)[1]:
+                return f"the key {_short(key)} of {_place(path)}", reason
+            found = _find_culprit(item, (*path, key))
             if found[1]:
                 return found
-        return path, ""
+        return "", ""
+    if isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            found = _find_culprit(item, (*path, index))
+            if found[1]:
+                return found
+        return "", ""
     try:
         msgpack.packb(value)
     except (TypeError, ValueError, OverflowError) as cause:
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        if hasattr(value, "get_secret_value"):
-            return path, (
-                f"a secret ({kind}), which is never saved: pass `${{env.NAME}}` to the operation that needs it, or "
-                "declare `secret_outputs: true` and return value.get_secret_value()"
-            )
-        if isinstance(value, int):
-            return path, "an integer of more than 64 bits (use a string)"
-        if isinstance(value, str):
-            return path, f"a string that is not valid Unicode ({cause})"
-        return path, f"of type {kind}; msgpack carries None, bool, int, float, str, bytes, list and dict"
-    return path, ""
+        return _place(path), _why(value, cause)
+    return "", ""
+
+
+def _why(value: object, cause: Exception) -> str:
+    if hasattr(value, "get_secret_value"):
+        return (
+            f"a secret ({_kind(value)}), which is never saved: pass `${{env.NAME}}` to the operation that needs it, or "
+            "declare `secret_outputs: true` and return value.get_secret_value()"
+        )
+    if isinstance(value, int):
+        return "an integer of more than 64 bits (use a string)"
+    if isinstance(value, str):
+        return f"a string that is not valid Unicode ({cause})"
+    return f"of type {_kind(value)}; msgpack carries None, bool, int, float, str, bytes, list and dict"
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _place(path: tuple[object, ...]) -> str:
+    """`value['a'][0]`; of a long path the beginning."""
+    shown = "".join(f"[{_short(each)}]" for each in path[:_SHOWN_LEVELS])
+    return f"value{shown}{'...' if len(path) > _SHOWN_LEVELS else ''}"
+
+
+def _short(key: object) -> str:
+    text = repr(key)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
