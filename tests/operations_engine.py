@@ -241,3 +241,37 @@ def note_and_fail(log: str, i: int) -> None:
 
 def has_imported(module: str) -> bool:
     return module in sys.modules
+
+
+async def sleep_async(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+async def refuse_to_end(path: str, seconds: float) -> str:
+    """Cancelled or not, it takes its time."""
+    mark(path)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            await asyncio.sleep(until - time.monotonic())
+        except asyncio.CancelledError:
+            mark(path)
+    return "ended when it liked"
+
+
+def with_odd_key() -> dict[Any, Any]:
+    return {"a": [{(1, 2): 3}]}
+
+
+class Untold(Exception):
+    @property
+    def retryable(self) -> bool:
+        raise RuntimeError("not even this")
+
+    def __str__(self) -> str:
+        raise SystemExit("no text")
+
+
+async def fail_untold() -> None:
+    raise Untold

@@ -43,11 +43,11 @@ def describe_error(error: BaseException, clean: Callable[[str], str] = str) -> d
 
 def _message(error: BaseException, clean: Callable[[str], str]) -> str:
     try:
-        text = str(error)
-    except Exception as second:  # noqa: BLE001 - user code: its __str__ may do anything
+        text = (
+            f"the operation called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
+        )
+    except BaseException as second:  # noqa: BLE001 - user code: its __str__ may do anything
         text = f"(its text cannot be made: {type(second).__name__})"
-    if isinstance(error, SystemExit):
-        text = f"the operation called sys.exit({error.code!r})"
     if len(text) > _MESSAGE_CHARS:
         text = clean(text[: 2 * _MESSAGE_CHARS])[:_MESSAGE_CHARS]
     return safe_text(text)
@@ -61,7 +61,7 @@ def _traceback(error: BaseException, clean: Callable[[str], str]) -> str:
         return ""
     try:
         text = "".join(traceback.format_exception(type(error), error, trace))
-    except Exception:  # noqa: BLE001 - as above
+    except BaseException:  # noqa: BLE001 - as above
         return ""
     if len(text) > _TRACEBACK_CHARS:
         text = "[cut]\n" + clean(text[-2 * _TRACEBACK_CHARS :])[-_TRACEBACK_CHARS:]
@@ -75,17 +75,17 @@ def _is_own(trace: TracebackType) -> bool:
 def _retryable(error: BaseException) -> bool:
     if isinstance(error, ImportError):
         return False
-    said = getattr(error, "retryable", None)
+    said = _said(error, "retryable")
     return said if isinstance(said, bool) else True
 
 
 def _retry_after(error: BaseException) -> float | None:
-    said = getattr(error, "retry_after", None)
+    said = _said(error, "retry_after")
     return float(said) if isinstance(said, (int, float)) and 0 <= said < 1e9 else None
 
 
 def _details(error: BaseException) -> dict[str, Any] | None:
-    said = getattr(error, "details", None)
+    said = _said(error, "details")
     if not isinstance(said, dict):
         return None
     try:
@@ -93,3 +93,10 @@ def _details(error: BaseException) -> dict[str, Any] | None:
     except ResultError:
         return None
     return said
+
+
+def _said(error: BaseException, name: str) -> Any:
+    try:
+        return getattr(error, name, None)
+    except BaseException:  # noqa: BLE001 - a property of user code may do anything
+        return None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import os
 import signal
 import socket
@@ -122,12 +123,13 @@ class AsyncWorker:
             self._running[task.key] = (running, task)
             if task.key in self._cancelled:
                 self._cancelled.discard(task.key)
-                task.cancelled = True
-                running.cancel()
+                _end(running, task)
 
     async def _execute(self, task: Task, op: int) -> None:
         payload: Any
         try:
+            if task.cancelled:
+                raise asyncio.CancelledError
             payload = self._table.pack(await self._call(task, op), task, op)
             status = OK
         except asyncio.CancelledError as error:
@@ -195,8 +197,7 @@ class AsyncWorker:
         self._stopping = True
         self._inbox.clear()
         for running, task in list(self._running.values()):
-            task.cancelled = True
-            running.cancel()
+            _end(running, task)
         self._loop.call_later(_TERMINATE_S, os._exit, TERMINATED)
         self._stop_if_idle()
 
@@ -246,8 +247,7 @@ class AsyncWorker:
         for key in keys:
             running = self._running.get(key)
             if running is not None:
-                running[1].cancelled = True
-                running[0].cancel()
+                _end(*running)
             elif key in waiting:
                 self._cancelled.add(key)
 
@@ -283,3 +283,11 @@ def _explain_cancel(task: Task, error: BaseException) -> BaseException:
     cancelled = OperationCancelled(f"node {task.node_id!r} was cancelled")
     cancelled.__cause__ = error
     return cancelled
+
+
+def _end(running: asyncio.Task[None], task: Task) -> None:
+    """Cancels it. What has not taken its first step would never take it, and so never answer: it looks for itself."""
+    task.cancelled = True
+    coroutine = running.get_coro()
+    if not inspect.iscoroutine(coroutine) or inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED:
+        running.cancel()

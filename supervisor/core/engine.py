@@ -38,6 +38,8 @@ _ASYNC_SHARE = 128  # from how many coroutines on another async worker is worth 
 _SPENT = "spent"  # a worker of one task that has answered
 _OVERRUN_S = 0.02  # a node that runs this long gives the queue behind it back
 _IMPORT_S = 120.0  # for the first use of an operation in a worker, besides its timeout
+_HEED_S = 5.0  # what is cancelled may take this long to end
+_LOOP_S = 15.0  # an import may stop an event loop for so long; then it counts as hung
 _CERTAIN_S = 0.05  # a head that ran this long is what the worker executed: results are flushed after 2 ms
 
 
@@ -312,6 +314,8 @@ class Engine:
             self.ports.submit(worker.number, batch)
             for run, rows in given:
                 run.announce(rows, worker.number)
+                if worker.is_async:
+                    self._watch_each(worker, run, rows)
             if not worker.is_async:
                 self._watch(worker, self.clock.monotonic())
         return bool(batch)
@@ -375,7 +379,10 @@ class Engine:
         worker.head_since = self.clock.monotonic()
         self.ports.submit(number, [row])
         run.announce([row], number)
-        self._watch(worker, worker.head_since)
+        if worker.is_async:
+            self._watch_each(worker, run, [row])
+        else:
+            self._watch(worker, worker.head_since)
 
     def _wants_worker(self, mine: list[Worker], lane: int) -> bool:
         """Whether one more worker of that kind would have something to do at once."""
@@ -440,7 +447,7 @@ class Engine:
             if run is None:
                 continue
             self._less_busy(run, number, len(mine))
-            self._sort_answers(run, mine)
+            self._sort_answers(worker, run, mine)
             if run.stopping is not None:  # perhaps only now: its budget is used up
                 for holder in [self.workers[each] for each in run.workers_busy if each in self.workers]:
                     self._ask_back(holder)
@@ -455,16 +462,16 @@ class Engine:
             old = estimates.get(op)
             estimates[op] = mean if old is None else old + _WEIGHT * (mean - old)
 
-    def _sort_answers(self, run: RunCore, rows: list[list[Any]]) -> None:
+    def _sort_answers(self, worker: Worker, run: RunCore, rows: list[list[Any]]) -> None:
         bad = [row for row in rows if row[3] != OK]
         good = [row for row in rows if row[3] == OK] if bad else rows
         if good:
             run.succeeded(good)
         for row in bad:
-            self._bad_answer(run, row)
+            self._bad_answer(worker, run, row)
 
-    def _bad_answer(self, run: RunCore, row: list[Any]) -> None:
-        _, node, _attempt, _status, micros, error, usage = row
+    def _bad_answer(self, worker: Worker, run: RunCore, row: list[Any]) -> None:
+        _, node, attempt, _status, micros, error, usage = row
         kind = error["type"]
         stopped = kind == "OperationCancelled" and (run.stopping is not None or run.is_cut(node))
         unanswered = (
@@ -473,8 +480,18 @@ class Engine:
         if stopped or unanswered:
             reason = "cancelled" if kind == "OperationCancelled" else "timeout"
             run.abandoned(node, Evidence(exitcode=None, reason=reason))
+        elif kind == "OperationCancelled" and worker.is_async and worker.dying:
+            if worker.dying == "timeout" and worker.doomed == (run.number, node, attempt):
+                run.attempt_failed(node, self._overtime(run, node), micros=micros, usage=usage)
+            else:
+                run.given_back(node)  # it was there when the worker was ended for another's sake
         else:
             run.attempt_failed(node, error, micros=micros, usage=usage)
+
+    def _overtime(self, run: RunCore, node: int, details: dict[str, Any] | None = None) -> dict[str, Any]:
+        timeout = run.operation(node).timeout
+        text = f"{run.id_of(node)} took longer than its timeout of {timeout:g} s" if timeout else "timeout"
+        return error_map("TimeoutExceeded", text, details=details)
 
     def given_back(self, number: int, keys: list[Key]) -> None:
         """A worker returned what it had not started."""
@@ -554,6 +571,8 @@ class Engine:
             return named, set()
         if not worker.ready:
             return set(), set()
+        if worker.is_async and worker.dying == "timeout" and worker.doomed in keys:
+            return {worker.doomed}, set()
         if worker.is_async and len(keys) > 1:
             return set(), set(keys)
         if worker.doomed is not None and worker.doomed not in keys:
@@ -572,11 +591,7 @@ class Engine:
         elif once or reason not in ("timeout", "limit"):
             run.lost(node, evidence, charged=True, suspect=False)
         elif reason == "timeout":
-            timeout = run.operation(node).timeout
-            text = (
-                f"{run.id_of(node)} took longer than its timeout of {timeout:g} s" if timeout else "timeout"
-            )
-            run.attempt_failed(node, error_map("TimeoutExceeded", text, details=evidence.to_dict()))
+            run.attempt_failed(node, self._overtime(run, node, evidence.to_dict()))
         else:
             text = f"{run.id_of(node)}: {evidence.describe()}"
             details = {**evidence.to_dict(), **(evidence.limit or {})}
@@ -622,10 +637,11 @@ class Engine:
             self._stop_tasks(run)
             run.settle()
 
-    def _kill(self, worker: Worker, reason: str) -> None:
+    def _kill(self, worker: Worker, reason: str, key: Key | None = None) -> None:
+        """key: the attempt that it is for; by default the one that it began first."""
         if not worker.dying:
             worker.dying = reason
-            worker.doomed = next(iter(worker.tasks), None)
+            worker.doomed = key or next(iter(worker.tasks), None)
             self.ports.kill(worker.number, reason)
 
     def _ask_back(self, worker: Worker) -> None:
@@ -675,8 +691,14 @@ class Engine:
                 self._check(worker, now)
         elif what[0] == "cancel_grace":
             worker = self.workers.get(what[1])
-            if worker is not None and any(key in worker.tasks for key in what[2]):
-                self._kill(worker, "cancelled")
+            key = next((key for key in what[2] if worker is not None and key in worker.tasks), None)
+            if worker is not None and key is not None:
+                self._kill(worker, "cancelled", key)
+        elif what[0] == "late":
+            worker = self.workers.get(what[1])
+            key = next((key for key in what[2] if worker is not None and key in worker.tasks), None)
+            if worker is not None and key is not None:
+                self._kill(worker, "timeout", key)
         elif what[0] == "abort":
             self.abort()
 
@@ -689,6 +711,18 @@ class Engine:
         if timeout is not None:
             when = min(when, worker.head_since + timeout)
         self._check_at(worker, max(when, now))
+
+    def _watch_each(self, worker: Worker, run: RunCore, rows: list[Any]) -> None:
+        """The worker ends what takes too long by cancelling it. Look whether that was heeded."""
+        late: dict[float, list[Key]] = {}
+        for row in rows:
+            timeout = run.operation(row[1]).timeout
+            if timeout is not None:
+                key = (row[0], row[1], row[2])
+                first = 0.0 if worker.tasks[key] in worker.loaded else _LOOP_S
+                late.setdefault(timeout + first, []).append(key)
+        for after, keys in late.items():
+            self._at(self.clock.monotonic() + after + _HEED_S, ("late", worker.number, keys))
 
     def _check_at(self, worker: Worker, when: float) -> None:
         """The earliest wish counts; a later check that was asked for before finds nothing to do."""
