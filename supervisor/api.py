@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +34,13 @@ from sage_actors.actors.state.actor import StateActor
 from sage_actors.actors.state.directory import Registry, StateDirectory, check_run_id
 from sage_actors.actors.user_config import load_user_config
 from sage_actors.messages.definition import WorkflowSpec
-from sage_actors.messages.errors import ActorDeadError, DefinitionError, SageError, UsageError
+from sage_actors.messages.errors import (
+    ActorDeadError,
+    DefinitionError,
+    NoCheckpointError,
+    SageError,
+    UsageError,
+)
 from sage_actors.messages.events import Event
 from sage_actors.supervisor.callables import all_nodes, calls_of, informed, refuse_unusable
 from sage_actors.supervisor.config import DURABILITIES, load_config
@@ -55,6 +64,7 @@ _log = logging.getLogger(__name__)
 _SWITCH_S = 0.0005
 _GRACE_S = 5.0  # between SIGTERM and SIGKILL
 _ANSWER_S = 60.0
+_LISTEN_S = 10.0  # for listeners that are behind with the events
 _INSPECT_S = 120.0
 _WORKERS = max(
     6, os.cpu_count() or 1
@@ -129,8 +139,9 @@ class Supervisor:
         durability = durability or config.durability or "strict"
         if durability not in DURABILITIES:
             raise UsageError(f"durability is one of {', '.join(DURABILITIES)}, not {durability!r}")
-        if workers is not None and (not isinstance(workers, int) or workers < 1):
-            raise UsageError(f"workers must be a whole number of at least 1, not {workers!r}")
+        _check_whole(workers=workers, max_tokens=max_tokens)
+        _check_amount("max_cost", max_cost)
+        _check_amount("grace_s", grace_s)
         self.state = StateDirectory(self.project)
         self.workers = workers or config.workers or _WORKERS
         self.durability = durability
@@ -147,6 +158,10 @@ class Supervisor:
         self._handles: dict[str, Run] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._pid = os.getpid()
+        self._is_stopping = False
+        self._stops_at = 0.0  # monotonic: until then what runs has a grace that was promised
+        self._listeners: list[threading.Thread] = []
         self._policies = {**config.breakers, **_policies(breakers or {})}
         self._inspected: dict[str, dict[str, Any]] = {}
         self._gate: BreakerGate | None = None
@@ -246,6 +261,7 @@ class Supervisor:
             RunLockedError: another process owns the run, or this supervisor is carrying it out already.
             ChangedDefinitionError, NoCheckpointError, StateCorruptedError, WrongKeyError, StorageError.
         """
+        self._check_usable()
         self._start_workers(())
         spec = flow.to_spec() if isinstance(flow, Workflow) else self._checked(flow)
         self._refuse_wider(spec)
@@ -257,6 +273,8 @@ class Supervisor:
                 self.audit.record("trusted", name, node=node.id)
         with self._claim(name):
             if self.durability == "none":
+                if must_exist:
+                    raise NoCheckpointError("durability none keeps nothing that could be resumed")
                 opened = self._opening.volatile(name, spec, values, options)
             else:
                 opened = self._opening.durable(
@@ -312,20 +330,33 @@ class Supervisor:
         return self.start(flow, **options).result(timeout)
 
     def stop(self, grace_s: float = 10.0) -> None:
-        """No further dispatch: running nodes get the grace, then runs end as paused ("interrupted")."""
-        self._actor.tell(Stop(grace_s))
+        """No further dispatch: running nodes get the grace, then runs end as paused ("interrupted"). Returns at once;
+        `close` waits for the grace."""
+        _check_amount("grace_s", grace_s)
+        if self._is_mine():
+            self._is_stopping = True
+            self._stops_at = time.monotonic() + grace_s
+            self._tell(Stop(grace_s))
 
     def abort(self) -> None:
         """Stop everything at once. Runs stay resumable."""
-        self._actor.tell(Stop(0))
+        if self._is_mine():
+            self._is_stopping = True
+            self._stops_at = 0.0
+            self._tell(Stop(0))
 
     def close(self) -> None:
-        """Stop what runs, end every process, and answer everyone who waits. Twice is harmless."""
+        """Stop what runs (after the grace, if `stop` has given one), end every process, and answer everyone who
+        waits. Twice is harmless; in a fork of the process it does nothing."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
             live = list(self._handles.values())
+        if not self._is_mine():
+            return
+        for handle in live:
+            handle._done.wait(max(0.0, self._stops_at - time.monotonic()))
         if any(not handle.done for handle in live) and self._actor.is_alive():
             self.abort()
             for handle in live:
@@ -342,6 +373,10 @@ class Supervisor:
                 step()
             except pykka.ActorDeadError:
                 pass
+        until = time.monotonic() + _LISTEN_S
+        for listener in self._listeners:
+            if listener is not threading.current_thread():
+                listener.join(max(0.0, until - time.monotonic()))
         _SWITCHING.restore()
 
     def statistics(self) -> Any:
@@ -382,31 +417,38 @@ class Supervisor:
             listening=core.options.listening,
         )
         if on_event is not None:
-            threading.Thread(
+            listener = threading.Thread(
                 target=_forward, args=(handle.events(), on_event), name="sage-events", daemon=True
-            ).start()
+            )
+            self._listeners = [each for each in self._listeners if each.is_alive()] + [listener]
+            listener.start()
         if opened.finished:
             self._tell_finished(handle, opened)
             return handle
         handle._ask = self._ask
         with self._lock:
             self._handles[core.run_id] = handle
-        if opened.lock is not None:
-            self._registry.note_started(core.run_id, core.plan.spec.name, os.getpid())
-        self._actor.tell(
-            AddRun(
-                handle=handle,
-                core=core,
-                writer=opened.writer,
-                store=opened.store,
-                lock=opened.lock,
-                first=opened.first,
-                resumed=opened.resumed,
-                breakers=opened.breakers,
-                on_end=lambda status: self._note_end(handle, status, durable=opened.lock is not None),
-                audit=opened.audit,
+        try:
+            if opened.lock is not None:
+                self._registry.note_started(core.run_id, core.plan.spec.name, os.getpid())
+            self._actor.tell(
+                AddRun(
+                    handle=handle,
+                    core=core,
+                    writer=opened.writer,
+                    store=opened.store,
+                    lock=opened.lock,
+                    first=opened.first,
+                    resumed=opened.resumed,
+                    breakers=opened.breakers,
+                    on_end=lambda status: self._note_end(handle, status, durable=opened.lock is not None),
+                    audit=opened.audit,
+                )
             )
-        )
+        except BaseException:  # an interrupt: nobody would ever end it
+            with self._lock:
+                self._handles.pop(core.run_id, None)
+            raise
         return handle
 
     def _tell_finished(self, handle: Run, opened: Opened) -> None:
@@ -421,6 +463,9 @@ class Supervisor:
                 "seconds": 0.0,
                 "tokens": dict(outcome.tokens),
                 "results": dict(outcome.results),
+                "reason": "",
+                "busy_seconds": round(outcome.busy_seconds, 6),
+                "counts": dict(outcome.counts),
             }
             handle.publish(Event("run_finished", core.run_id, now, None, data))
         handle.finish(outcome)
@@ -432,10 +477,29 @@ class Supervisor:
         if durable:
             self._registry.note_ended(handle.run_id, status)
 
+    def _is_mine(self) -> bool:
+        """Whether this is the process that made it: a fork has none of its threads and none of its workers."""
+        return os.getpid() == self._pid
+
+    def _tell(self, message: Any) -> None:
+        with contextlib.suppress(pykka.ActorDeadError):  # closed: nothing runs
+            self._actor.tell(message)
+
+    def _check_usable(self) -> None:
+        if not self._is_mine():
+            raise UsageError(
+                "this Supervisor belongs to the process that this one was forked from; make one here"
+            )
+
     def _claim(self, run_id: str) -> _Claim:
+        self._check_usable()
         with self._lock:
             if self._closed:
                 raise ActorDeadError("this supervisor is closed; make a new one")
+            if self._is_stopping:
+                raise ActorDeadError(
+                    "this supervisor was told to stop and starts nothing further; make a new one"
+                )
         if not self._actor.is_alive():
             raise ActorDeadError("the supervisor actor has failed; make a new Supervisor and resume")
         return _Claim(self, run_id)
@@ -463,6 +527,7 @@ class Supervisor:
         return self._cache_ref
 
     def _ask(self, handle: Run, *request: Any) -> Any:
+        self._check_usable()
         return self._answer_to(lambda answer: self._actor.tell(Ask(handle, request, answer)), _ANSWER_S)
 
     def _answer_to(
@@ -614,6 +679,18 @@ def _policies(given: Mapping[str, BreakerPolicy | Mapping[str, Any]]) -> dict[st
         endpoint: each if isinstance(each, BreakerPolicy) else BreakerPolicy.from_dict(each, place=endpoint)
         for endpoint, each in given.items()
     }
+
+
+def _check_whole(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+def _check_amount(name: str, value: object) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (is_number and 0 <= value < math.inf):  # type: ignore[operator]
+        raise UsageError(f"{name} must be a number that is not negative, not {value!r}")
 
 
 def _forward(events: Any, on_event: Callable[[Event], None]) -> None:

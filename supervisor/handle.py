@@ -22,6 +22,7 @@ from sage_actors.messages.errors import (
     SageError,
     StorageError,
     TimeoutExceeded,
+    UsageError,
 )
 from sage_actors.messages.events import Event
 
@@ -179,11 +180,12 @@ class Run:
                 own.put(None)
             else:
                 self._queues.append(own)
-        while True:
-            event_or_end = own.get()
-            if event_or_end is None:
-                return
-            yield event_or_end
+        try:
+            while (event_or_end := own.get()) is not None:
+                yield event_or_end
+        finally:  # nobody listens here any more
+            with self._lock:
+                self._queues = [each for each in self._queues if each is not own]
 
     def status(self) -> RunStatus:
         """How it stands.
@@ -204,16 +206,28 @@ class Run:
         """Answer an approval node. Returns when the answer is on disk.
 
         Raises:
-            UsageError: that node does not wait for an approval.
+            UsageError: that node does not wait for an approval, or an argument is of another type.
+            ResultError: `data` cannot be carried, or is too large.
+            SecretInStateError: `data` holds a secret.
         """
+        if not isinstance(approved, bool):
+            raise UsageError(f"`approved` must be True or False, not {approved!r}")
+        _check_words(node_id=node_id, by=by)
+        _check_given(data, "the given data")
         self._request("approve", node_id, approved, data, by)
 
     def resolve(self, node_id: str, how: str, *, result: Any = None, by: str = "") -> None:
         """Settle a node that is in doubt: how is "retry", "result" or "fail". Returns when that is on disk.
 
         Raises:
-            UsageError: that node is not in doubt.
+            UsageError: that node is not in doubt, or an argument is of another type.
+            ResultError: `result` cannot be carried, or is too large.
+            SecretInStateError: `result` holds a secret.
         """
+        if how not in ("retry", "result", "fail"):
+            raise UsageError(f"resolve needs retry, result or fail, not {how!r}")
+        _check_words(node_id=node_id, by=by)
+        _check_given(result, "the given result")
         self._request("resolve", node_id, how, result, by)
 
     def result(self, timeout: float | None = None) -> Outcome:
@@ -255,7 +269,11 @@ class Run:
                 tell()
             else:
                 self._waiters.append(tell)
-        yield from ended.__await__()
+        try:
+            yield from ended.__await__()
+        finally:  # cancelled: nobody waits here any more
+            with self._lock:
+                self._waiters = [each for each in self._waiters if each is not tell]
         return self.result(0)
 
     def _request(self, *request: Any) -> Any:
@@ -286,6 +304,24 @@ class Run:
             each.put(None)
         for wake in waiters:
             wake()
+
+
+def _check_words(**said: object) -> None:
+    for name, text in said.items():
+        if not isinstance(text, str):
+            raise UsageError(f"`{name}` must be a text, not {text!r}")
+
+
+def _check_given(value: object, what: str) -> None:
+    """In the caller's thread: looking for secrets in what is large takes seconds, and every run would wait."""
+    from sage_actors.messages.codec import MAX_RESULT_BYTES, pack
+    from sage_actors.messages.secret_scan import refuse_secrets
+
+    if (size := len(pack(value, what=what))) > MAX_RESULT_BYTES:
+        raise ResultError(
+            f"{what} takes {size:,} bytes; the most is {MAX_RESULT_BYTES:,}: put it in a file and give the path"
+        )
+    refuse_secrets(value, what)
 
 
 def outcome_of(core: RunCore, *, seconds: float, status: str, reason: str) -> Outcome:

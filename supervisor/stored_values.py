@@ -27,7 +27,9 @@ class StoredValues:
     def stored_value(self, run: RunCore, location: tuple[Any, int, int]) -> bytes:
         assert self._store is not None
         with self._lock:
-            return read_value(self._store, self._frames, location)
+            value = read_value(self._store, self._frames, location)
+            self._store.close()  # outcomes may be kept by the thousand, and each would hold a descriptor
+            return value
 
     def __getattr__(self, name: str) -> Any:
         raise ActorDeadError(f"the run has ended; {name} is not possible any more")

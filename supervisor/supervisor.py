@@ -39,13 +39,13 @@ from sage_actors.messages.records import (
     Record,
     RunAdmitted,
 )
-from sage_actors.messages.secret_scan import SecretsPolicy, redact_text, refuse_secrets
+from sage_actors.messages.secret_scan import SecretsPolicy, redact_text
 from sage_actors.messages.wire import Evidence
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.engine import Engine
 from sage_actors.supervisor.core.plan import wire_spec
 from sage_actors.supervisor.core.run_core import RunCore
-from sage_actors.supervisor.handle import Run, RunStatus, outcome_of
+from sage_actors.supervisor.handle import Outcome, Run, RunStatus, outcome_of
 from sage_actors.supervisor.outside_calls import OutsideCalls
 from sage_actors.supervisor.sandboxing import with_inputs
 from sage_actors.supervisor.stored_values import StoredValues, read_secret, read_value
@@ -107,6 +107,8 @@ class _Entry:
     message: AddRun
     answers: dict[int, Callable[[Any, BaseException | None], None]] = field(default_factory=dict)
     frames: OrderedDict[Any, list[Record]] = field(default_factory=OrderedDict)
+    is_admitted: bool = False
+    then: list[Callable[[], None]] = field(default_factory=list)  # what came before it was admitted
 
 
 class SupervisorActor(MailboxActor):
@@ -166,7 +168,7 @@ class SupervisorActor(MailboxActor):
             ca.CacheAnswered: self._cache_answered,
             AddRun: self._add_run,
             Ask: self._ask,
-            Stop: lambda m: self.engine.stop(m.grace_s) if m.grace_s > 0 else self.engine.abort(),
+            Stop: self._stop_runs,
         }
         self._inspections: dict[int, Callable[[Any, BaseException | None], None]] = {}
 
@@ -273,7 +275,11 @@ class SupervisorActor(MailboxActor):
             token = ack[0]
             if token[0] == "admitted":
                 fault_point("run.admitted")
+                entry = self._entries[core.number]
+                entry.is_admitted = True
                 self.engine.add(core, resumed=token[1])
+                for act in entry.then:
+                    act()
             elif token[0] == "closed":
                 self._closed(core)
             elif token[0] == "answer":
@@ -328,24 +334,37 @@ class SupervisorActor(MailboxActor):
         self._calls.forget(core)
         if core.options.cache:
             self._cache.tell(ca.DropQuestions(core.number))
-        seconds = self._clock.now() - core.started_at
         status = core.status or "paused"
+        outcome, problem = None, None
+        try:
+            outcome = self._outcome(core, message, status)
+        except Exception as error:  # noqa: BLE001 - whatever its journal holds: whoever waits is answered
+            _log.exception("the outcome of run %s cannot be told", core.run_id)
+            problem = SageError(
+                f"run {core.run_id} ended as {status}, and its outcome cannot be told: {error}"
+            )
+            problem.__cause__ = error
+        if message.lock is not None:
+            message.lock.release()
+        fault_point("run.unlocked")
+        with contextlib.suppress(SageError, OSError):
+            message.on_end(status)
+        message.handle.finish(outcome, problem)
+        for answer in entry.answers.values():
+            answer(None, ActorDeadError(f"run {core.run_id} ended first"))
+
+    def _outcome(self, core: RunCore, message: AddRun, status: str) -> Outcome:
+        """What is told of the end of a run, to those who listen to its events too."""
+        seconds = self._clock.now() - core.started_at
         outcome = outcome_of(core, seconds=seconds, status=status, reason=core.reason(status))
         if message.store is not None:
             message.store.close()  # whoever reads a result opens it again
         core.ports = StoredValues(message.store)  # pyright: ignore[reportAttributeAccessIssue]
         if core.options.listening:
             message.handle.publish(self._finished_event(core, outcome, message.audit))
-        if message.lock is not None:
-            message.lock.release()
-        fault_point("run.unlocked")
-        with contextlib.suppress(SageError, OSError):
-            message.on_end(status)
-        message.handle.finish(outcome)
-        for answer in entry.answers.values():
-            answer(None, ActorDeadError(f"run {core.run_id} ended first"))
+        return outcome
 
-    def _finished_event(self, core: RunCore, outcome: Any, audit: RunAudit | None) -> Event:
+    def _finished_event(self, core: RunCore, outcome: Outcome, audit: RunAudit | None) -> Event:
         tokens = dict(outcome.tokens)
         data = {
             "status": outcome.status,
@@ -364,6 +383,18 @@ class SupervisorActor(MailboxActor):
 
     # ------------------------------------------------------------------ requests
 
+    def _stop_runs(self, message: Stop) -> None:
+        def act() -> None:
+            if message.grace_s > 0:
+                self.engine.stop(message.grace_s)
+            else:
+                self.engine.abort()
+
+        for entry in self._entries.values():
+            if not entry.is_admitted:
+                entry.then.append(act)
+        act()
+
     def _ask(self, message: Ask) -> None:
         if message.request[0] == "inspect":
             number = self._next_answer = self._next_answer + 1
@@ -376,7 +407,7 @@ class SupervisorActor(MailboxActor):
             return
         try:
             self._carry_out(found[0], message)
-        except SageError as error:
+        except Exception as error:  # noqa: BLE001 - one caller's mistake must not cost all runs
             message.answer(None, error)
 
     def _carry_out(self, entry: _Entry, message: Ask) -> None:
@@ -384,19 +415,18 @@ class SupervisorActor(MailboxActor):
         if request[0] == "status":
             message.answer(self._status(core), None)
         elif request[0] == "cancel":
-            self.engine.cancel(core)
+            if entry.is_admitted:
+                self.engine.cancel(core)
+            else:
+                entry.then.append(lambda: self.engine.cancel(core))
             message.answer(None, None)
         elif request[0] == "approve":
             _, node_id, approved, data, by = request
-            refuse_secrets(data, "the given data")
             node = self._waiting_node(core, node_id, "approval")
             core.decide(node, approved=approved, data=data, by=by, token=self._token(entry, message.answer))
             self.engine.dispatch()
         else:
             _, node_id, how, result, by = request
-            if how not in ("retry", "result", "fail"):
-                raise UsageError(f"resolve needs retry, result or fail, not {how!r}")
-            refuse_secrets(result, "the given result")
             node = self._waiting_node(core, node_id, "in_doubt")
             core.resolve(node, how=how, result=result, by=by, token=self._token(entry, message.answer))
             self.engine.dispatch()

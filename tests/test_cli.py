@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -473,6 +474,68 @@ def test_one_signal_stops_with_grace_and_says_how_to_continue(sage: CommandLine,
     assert told[-1]["status"] == "paused"
     sage("run", _unblock(sage), "--accept-changes")
     assert (sage.count("ran-a"), sage.count("ran-end")) == (1, 1)
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.01, 0.03])
+def test_a_signal_while_a_run_is_being_made_stops_it_when_it_is(sage: CommandLine, delay_s: float) -> None:
+    """Half a supervisor, or half an admission, cannot be stopped: it ran on to the end, or hung for 15 s."""
+    commands = ("true", "sleep 20", "true")
+    needs: list[dict[str, Any]] = [{}, {"needs": ["n0"]}, {"needs": ["n1"]}]
+    flow = sage.flow(
+        *({"id": f"n{i}", "type": "shell", "command": c, **needs[i]} for i, c in enumerate(commands))
+    )
+    process = sage.start("run", flow, "--run-id", "r", "--plain")
+    wait_until((sage.project / ".sage" / "state" / "r").exists)
+    time.sleep(delay_s)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "continue with: sage-actors resume r" in said
+    assert time.monotonic() - begun < 12  # the grace, at most
+    assert "paused" in sage("status", "r").stdout
+
+
+def test_closed_standard_streams_lead_nowhere(sage: CommandLine) -> None:
+    flow = sage.flow({"id": "a", "type": "shell", "command": "echo done >> ran"})
+    for number, closing in enumerate(("<&-", ">&-", "2>&-", "<&- >&- 2>&-")):
+        command = f"{sys.executable} -m sage_actors run {flow} --run-id r{number} {closing}"
+        done = subprocess.run(
+            command, shell=True, cwd=sage.project, env=sage.environ, capture_output=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"Traceback" not in done.stderr
+    assert sage.count("ran") == 4
+
+
+def test_a_reader_of_both_streams_that_goes_away_leaves_a_run_that_can_be_continued(
+    sage: CommandLine,
+) -> None:
+    flow = sage.flow(
+        {"id": "a", "type": "shell", "command": "sleep 0.5"},
+        {"id": "b", "type": "shell", "command": "sleep 0.5", "needs": ["a"]},
+        {"id": "c", "type": "shell", "command": "sleep 5", "needs": ["b"]},
+    )
+    command = (
+        f"({sys.executable} -m sage_actors run {flow} --run-id r --plain; echo $? > code) 2>&1 | head -1"
+    )
+    subprocess.run(
+        command, shell=True, cwd=sage.project, env=sage.environ, capture_output=True, timeout=60, check=True
+    )
+    wait_until((sage.project / "code").exists)
+    wait_until(lambda: (sage.project / "code").read_text().endswith("\n"))
+    assert (sage.project / "code").read_text() == "130\n"
+    assert "paused" in sage("status", "r").stdout
+
+
+def test_a_bare_name_never_means_a_file(sage: CommandLine) -> None:
+    """A repository may hold a file of any name: typing it is no consent to what it does."""
+    sage.write("deploy", {"name": "x", "nodes": [{"id": "a", "type": "shell", "command": "touch ran"}]})
+    said = sage("run", "deploy", code=2).stderr
+    assert "./deploy" in said
+    assert not (sage.project / "ran").exists()
+    sage("run", "./deploy", "--run-id", "r")
+    assert (sage.project / "ran").exists()
 
 
 def test_two_signals_stop_at_once(sage: CommandLine, inside: Inside) -> None:

@@ -18,6 +18,7 @@ from sage_actors.actors.mailbox import Inbox
 
 __all__ = ["IoLoop", "LoopInbox"]
 
+_LONGEST_WAIT_S = 3600.0  # the system takes no month
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
@@ -69,7 +70,9 @@ class IoLoop:
         self.wake()
 
     def call_at(self, when_monotonic: float, callback: Callable[[], Any]) -> None:
-        """Runs `callback` in the loop's thread at that moment of `time.monotonic()` or soon after."""
+        """Runs `callback` in the loop's thread at that moment of `time.monotonic()` or soon after. ValueError: NaN."""
+        if when_monotonic != when_monotonic:  # it would be neither before nor after any other timer
+            raise ValueError("a timer must be set to a moment")
         entry = (when_monotonic, next(self._order), callback)
         with self._lock:
             heapq.heappush(self._timers, entry)
@@ -129,7 +132,7 @@ class IoLoop:
                 return 0.0
             if not self._timers:
                 return None
-            return max(0.0, self._timers[0][0] - time.monotonic())
+            return min(max(0.0, self._timers[0][0] - time.monotonic()), _LONGEST_WAIT_S)
 
     def _run_timers(self) -> None:
         now = time.monotonic()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -24,7 +25,7 @@ from sage_actors.supervisor.cli.display import (
     one_line,
     results_text,
 )
-from sage_actors.supervisor.cli.options import command_line, drop_stdout
+from sage_actors.supervisor.cli.options import command_line, drop_unread
 from sage_actors.supervisor.json_text import to_line
 
 if TYPE_CHECKING:
@@ -117,15 +118,14 @@ class Follower:
     """Shows what a run does, and turns signals into stops. Use as a context around the supervisor's life.
 
     First SIGINT, SIGTERM or SIGHUP: `stop(GRACE_S)`; second: `abort()`; third: the process ends (the run can
-    be resumed all the same). Before `follow` was called there is nothing to stop: KeyboardInterrupt.
-    Nobody reading standard output any more is a first signal, too.
-
+    be resumed all the same). One that comes before `follow` is remembered until then: a supervisor or a run that is
+    half made cannot be stopped. Nobody reading the output any more is a first signal, too.
     """
 
     def __init__(self) -> None:
         self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._signals = 0
-        self._following = False
+        self._asking = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Follower:
@@ -138,11 +138,25 @@ class Follower:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if a signal came: where nothing has begun yet."""
+        if self._signals:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """While a person is asked a signal is an answer: KeyboardInterrupt."""
+        self.check()
+        self._asking = True
+        try:
+            yield
+        finally:
+            self._asking = False
+
     def follow(
         self, run: Run, screen: Screen, *, stop: Callable[[float], object], abort: Callable[[], object]
     ) -> Outcome:
         """Show the run until it ends. Raises what made it end, if that is an error."""
-        self._following = True
         threading.Thread(target=self._listen, args=(run,), name="run-events", daemon=True).start()
         acted = 0
         while True:
@@ -159,8 +173,8 @@ class Follower:
                 if self._items.empty():
                     screen.tick()
             except BrokenPipeError:
-                drop_stdout()
-                self._signals += 1
+                drop_unread()
+                self._signals = max(1, self._signals)
             if item is not None and not isinstance(item, Event):
                 return self._ended(*item)
 
@@ -191,7 +205,7 @@ class Follower:
             abort()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if not self._following:
+        if self._asking:
             raise KeyboardInterrupt
         self._signals += 1
         if self._signals > 2:

@@ -116,6 +116,7 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """The entry point: runs one command and ends the process with its exit code."""
+    _open_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a C locale must not break a run's output  # pyright: ignore[reportAttributeAccessIssue]
@@ -124,10 +125,27 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        from sage_actors.supervisor.cli.options import drop_stdout
-
-        drop_stdout()
+        _drop_unread()
     sys.exit(code)
+
+
+def _open_closed() -> None:
+    """Standard streams that the caller has closed lead nowhere: else the next files opened would be 0, 1 and 2."""
+    import os
+
+    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - for the life of the process
+
+
+def _drop_unread() -> None:
+    from sage_actors.supervisor.cli.options import drop_unread
+
+    drop_unread()
 
 
 def _without_key() -> AbstractContextManager[None]:
@@ -158,6 +176,9 @@ def _run(args: Sequence[str] | None) -> int:
         if isinstance(end.__context__, BrokenPipeError):
             return 141  # as a program that SIGPIPE ends
         return end.code if isinstance(end.code, int) else 0
+    except BrokenPipeError:
+        _drop_unread()
+        return 141
     except Exception as error:  # noqa: BLE001 - the border to the user
         return _explain(error)
 

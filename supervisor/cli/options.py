@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ __all__ = [
     "at_terminal",
     "command_line",
     "confirmed",
-    "drop_stdout",
+    "drop_unread",
     "find_workflow",
     "json_option",
     "open_run",
@@ -59,11 +60,15 @@ def find_workflow(name: str, project: Path) -> Path:
     if (template := find_template(name, project)) is not None:
         return template.path
     path = Path(name)
-    if path.is_file() or (path.suffix.lower() in SUFFIXES and not path.is_dir()):
+    if (path.is_file() and os.sep in name) or (path.suffix.lower() in SUFFIXES and not path.is_dir()):
         if not path.exists():
             raise click.UsageError(f"There is no file {name!r}.{_near(path)}")
         return path
     known = ", ".join(each.name for each in list_templates(project))
+    if path.is_file():  # a repository may hold it; typing its name is no consent to what it does
+        raise click.UsageError(
+            f"There is no template {name!r}. For the file of that name say './{name}'; templates here: {known}."
+        )
     raise click.UsageError(f"There is no template and no workflow file {name!r}; templates here: {known}.")
 
 
@@ -126,9 +131,13 @@ def command_line(project: Path, *words: str) -> str:
     return shlex.join(["sage-actors", *words, *extra])
 
 
-def drop_stdout() -> None:
-    """Nobody reads standard output any more: what is left of it goes nowhere, without a complaint at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def drop_unread() -> None:
+    """What is left of an output that nobody reads any more goes nowhere, without a complaint at exit."""
+    for fd in (1, 2):
+        looked = select.poll()
+        looked.register(fd, 0)
+        if looked.poll(0):  # POLLERR, which is never asked for
+            os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
 
 
 def user_name() -> str:

@@ -208,7 +208,11 @@ def run_command(
 
         check_backend(os.environ)
 
-    def start(supervisor: Supervisor) -> Run:
+    def start(supervisor: Supervisor, follower: Follower) -> Run:
+        def ask(changes: list[str]) -> bool:
+            with follower.asking():
+                return _ask_about_changes(changes)
+
         return supervisor.start(
             spec,
             run_id=run_id,
@@ -216,7 +220,7 @@ def run_command(
             fresh=fresh,
             must_exist=must_exist,
             repair=chosen.repair,
-            accept_changes=accept_changes or (_ask_about_changes if at_terminal() else False),
+            accept_changes=accept_changes or (ask if at_terminal() else False),
         )
 
     return _carry_out(
@@ -249,7 +253,7 @@ def resume_command(run_id: str, from_node: str | None, new_run_id: str | None, *
         past = open_run(chosen.project, run_id)
         ensure_consent(past.definition, chosen.project, trust=True, quiet=chosen.quiet)
 
-    def start(supervisor: Supervisor) -> Run:
+    def start(supervisor: Supervisor, _: Follower) -> Run:
         return supervisor.resume(
             run_id,
             from_node=from_node,
@@ -286,7 +290,7 @@ def _ask_about_changes(changes: list[str]) -> bool:
 def _carry_out(
     chosen: _Settings,
     run_id: str,
-    start: Callable[[Supervisor], Run],
+    start: Callable[[Supervisor, Follower], Run],
     *,
     spec: WorkflowSpec | None = None,
     search: tuple[Path, ...] = (),
@@ -300,9 +304,10 @@ def _carry_out(
 
     if chosen.max_tokens is not None and not fresh:
         _refuse_beyond_budget(chosen, run_id)
-    with Follower() as follower:
-        try:
-            with Supervisor(
+    try:
+        with (
+            Follower() as follower,
+            Supervisor(
                 chosen.project,
                 workers=chosen.workers,
                 durability=chosen.durability,
@@ -313,12 +318,13 @@ def _carry_out(
                 reads=paths_named_by(
                     _inputs_of(chosen, run_id) if inputs is None else inputs, chosen.project
                 ),
-            ) as supervisor:
-                return _show(chosen, supervisor, follower, start, spec)
-        except RunLockedError as error:
-            if chosen.mode not in ("live", "plain") or not (at_terminal() and sys.stdout.isatty()):
-                raise
-            return _offer_to_follow(chosen, run_id, error)
+            ) as supervisor,
+        ):
+            return _show(chosen, supervisor, follower, start, spec)
+    except RunLockedError as error:
+        if chosen.mode not in ("live", "plain") or not (at_terminal() and sys.stdout.isatty()):
+            raise
+        return _offer_to_follow(chosen, run_id, error)
 
 
 def _inputs_of(chosen: _Settings, run_id: str) -> Mapping[str, Any]:
@@ -351,12 +357,13 @@ def _show(
     chosen: _Settings,
     supervisor: Supervisor,
     follower: Follower,
-    start: Callable[[Supervisor], Run],
+    start: Callable[[Supervisor, Follower], Run],
     spec: WorkflowSpec | None,
 ) -> int:
     from sage_actors.supervisor.cli.follow import make_screen, report
 
-    run = start(supervisor)
+    follower.check()
+    run = start(supervisor, follower)
     mode = chosen.mode
     with _control(chosen, supervisor, run) as problem:
         screen = make_screen(mode, spec)
