@@ -140,23 +140,32 @@ class Runs:
     # ------------------------------------------------------------------ parts
 
     def _carry_out(self, run_id: str, begin: Callable[[Supervisor], Run]) -> list[str]:
+        notices: list[str] = []
         with self._lock:
             if self._closed:
                 raise ToolRefused("WORKFLOW_NOT_RUNNING", "this server is shutting down")
             before = self._live.get(run_id)
-            if before is not None:
-                if not before[0].done:
-                    raise RunLockedError(f"run {run_id} is being carried out by this server")
-                before[1].join()
-            run = begin(self._supervise())
-            notices = list(run.notices)
-            if not run.done:
-                notices += self._serve(run)
-                watcher = threading.Thread(target=self._forget, args=(run,), name="run-end", daemon=True)
-                self._live[run.run_id] = run, watcher
-                watcher.start()
+            is_live = before is not None and not before[0].done
+            if before is not None and is_live:
+                run = before[0]
+            else:
+                if before is not None:
+                    before[1].join()
+                run, notices = self._begin(begin)
         self._wait_until_admitted(run)
+        if is_live:  # told so only now: whoever called first may still have waited for it
+            raise RunLockedError(f"run {run_id} is being carried out by this server")
         return notices
+
+    def _begin(self, begin: Callable[[Supervisor], Run]) -> tuple[Run, list[str]]:
+        run = begin(self._supervise())
+        notices = list(run.notices)
+        if not run.done:
+            notices += self._serve(run)
+            watcher = threading.Thread(target=self._forget, args=(run,), name="run-end", daemon=True)
+            self._live[run.run_id] = run, watcher
+            watcher.start()
+        return run, notices
 
     def _supervise(self) -> Supervisor:
         if self._supervisor is None:

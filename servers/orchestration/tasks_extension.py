@@ -97,7 +97,10 @@ class Tasks(Extension):
 
 
 def _declared(ctx: ServerRequestContext[Any, Any]) -> bool:
-    return ctx.session.check_client_capability(ClientCapabilities(extensions={IDENTIFIER: {}}))
+    """Clients of older versions may name the extension, and would not understand its answer."""
+    return ctx.protocol_version in _VERSIONS and ctx.session.check_client_capability(
+        ClientCapabilities(extensions={IDENTIFIER: {}})
+    )
 
 
 def _unknown(task_id: str) -> MCPError:
