@@ -210,6 +210,24 @@ def test_a_budget_that_was_given_holds_over_a_resume_that_gives_none(tmp_path: P
         assert supervisor.run(flow, run_id="one").status == "paused"
 
 
+def test_a_budget_that_a_resume_gave_holds_over_the_next(tmp_path: Path) -> None:
+    """In both directions; an edit of the definition does not forget it either."""
+    flow = Workflow("paid")
+    last: list[Any] = []
+    for name in "abcd":
+        last = [flow.add(ops.spend, id=name, tokens=60, after=last)]
+    for given, done in ((50, 1), (100, 2), (None, 2), (150, 3), (None, 3)):
+        with make_supervisor(tmp_path, max_tokens=given) as supervisor:
+            outcome = (
+                supervisor.run(flow, run_id="one") if given == 50 else supervisor.resume("one").result(30)
+            )
+            assert (outcome.status, outcome.counts["succeeded"]) == ("paused", done), outcome.reason
+    flow.add(ops.spend, id="e", tokens=60, after=last)
+    with make_supervisor(tmp_path) as supervisor:
+        outcome = supervisor.start(flow, run_id="one", accept_changes=True).result(30)
+        assert (outcome.status, outcome.counts["succeeded"]) == ("paused", 3), outcome.reason
+
+
 def test_the_budget_of_a_definition_holds_over_a_resume(tmp_path: Path) -> None:
     call = {"type": "python", "call": "operations_engine:spend", "arguments": {"tokens": 60}}
     nodes = [{"id": "a", **call}, {"id": "b", **call, "needs": ["a"]}]

@@ -27,12 +27,19 @@ if TYPE_CHECKING:
 
 __all__ = ["history_command", "list_command", "logs_command", "show_command", "status_command"]
 
+_STATES = ("running", "succeeded", "failed", "cancelled", "paused", "interrupted", "unreadable")
 _MOST_NODES = 60
 _MOST_ERRORS = 20
 
 
 @click.command("list")
-@click.option("--status", "wanted", metavar="STATUS", help="Only runs that are running, paused, failed, ...")
+@click.option(
+    "--status",
+    "wanted",
+    type=click.Choice(_STATES),
+    metavar="STATUS",
+    help="Only runs that are running, paused, failed, ...",
+)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the N that were last written to.")
 @project_option
 @json_option
@@ -69,18 +76,22 @@ def _rows(project: Path, wanted: str | None, limit: int) -> list[dict[str, Any]]
     except SageError as error:  # there is no key that can be used
         unreadable = [_unreadable(run_id, error) for run_id in state.run_ids()]
         return unreadable[:limit] if wanted in (None, "unreadable") else []
-    rows = (
-        row for row in (_row(book, run_id) for run_id in book.run_ids()) if wanted in (None, row["status"])
-    )
+    told = (_row(book, run_id) for run_id in book.run_ids())
+    rows = (row for row in told if row is not None and wanted in (None, row["status"]))
     chosen = list(islice(rows, limit))
     book.keep()
     return chosen
 
 
-def _row(book: Summaries, run_id: str) -> dict[str, Any]:
-    """What there is to say about one run; one that cannot be read must not hide the others."""
+def _row(book: Summaries, run_id: str) -> dict[str, Any] | None:
+    """What there is to say about one run; one that cannot be read must not hide the others. None: it is no run, but
+    what a process left that was killed before it admitted one."""
+    from sage_actors.messages.errors import NoCheckpointError
+
     try:
         return {"run_id": run_id, **book.of(run_id)}
+    except NoCheckpointError:
+        return None
     except Exception as error:  # noqa: BLE001 - damage, a wrong key, a later version's state
         return _unreadable(run_id, error)
 

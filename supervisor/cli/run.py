@@ -192,7 +192,7 @@ def run_command(
             f"{each} is outside of the project: operations cannot write there (name a place in the project, or add "
             "it to `write` under [sandbox] of your config.toml)"
         )
-    run_id = run_id or default_run_id(spec, inputs, topic)
+    run_id = default_run_id(spec, inputs, topic) if run_id is None else run_id
     for warning in warnings if not chosen.quiet else ():
         click.echo(f"Warning: {warning}", err=True)
     ensure_consent(

@@ -46,6 +46,8 @@ class RunEnding(RunWaits):
     def _finish_stopped(self) -> None:
         if self.cancelled:
             self._finish("cancelled")
+        elif self.timed_out and self.doubts:
+            self._pause(f"in doubt: {self._doubtful_ids()}; {self.stopping}")
         elif self.timed_out:
             self._finish("failed")
         else:
@@ -62,8 +64,7 @@ class RunEnding(RunWaits):
                 self._pause("open breaker: an endpoint that is needed stays open")
             return
         if self.doubts:
-            ids = ", ".join(sorted(self.id_of(node) for node in self.doubts))
-            self._pause(f"in doubt: {ids}; say what happened with `sage-actors resolve`")
+            self._pause(f"in doubt: {self._doubtful_ids()}; say what happened with `sage-actors resolve`")
         elif self.paused is not None:
             self._pause(self.paused)
         elif "budget" in waits:
@@ -71,6 +72,9 @@ class RunEnding(RunWaits):
         elif "approval" in waits and not self.options.waits_for_people:
             ids = ", ".join(sorted(self.id_of(node) for node, why in self.held.items() if why == "approval"))
             self._pause(f"approval: {ids}; answer with `sage-actors approve`")
+
+    def _doubtful_ids(self) -> str:
+        return ", ".join(sorted(self.id_of(node) for node in self.doubts))
 
     def _return_permits(self) -> None:
         """What was granted and will not be used."""

@@ -233,10 +233,20 @@ class Opening:
             notices.append(f"run {run_id} had succeeded; these are its results")
             return Opened(restored.run, store=store, finished=True, notices=notices)
         first: list[Record] = []
+        kept = _budget_of(restored)
+        limited = _limited(options, kept)
+        budget = {"tokens": limited.max_tokens, "cost": limited.max_cost}
+        if budget != {"tokens": kept.get("tokens"), "cost": kept.get("cost")}:
+            first.append(DecisionTaken(self._clock.now(), -1, "budget", budget, ""))
+        options = limited
+        restored.run.options = _limited(
+            replace(restored.run.options, max_tokens=limited.max_tokens, max_cost=limited.max_cost),
+            restored.spec.budget,
+        )
         if edited:
             assert spec is not None
-            _ask(run_id, changed, restored, accept, notices)
-            first = self._edit(restored, spec, given, changed, options, store, image)
+            _ask(run_id, changed, restored, spec, accept, notices)
+            first += self._edit(restored, spec, given, changed, options, store, image)
             transcript.begin(restored.run)
         assert restored.run is not None
         prepare(restored, now=self._clock.now())
@@ -424,27 +434,47 @@ def _is_other(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any])
     return not same or restored.header["inputs"] != unpack(pack(dict(inputs)))
 
 
-def _ask(run_id: str, changed: list[str], restored: Restored, accept: Accept, notices: list[str]) -> None:
-    """Changes that cost results need a yes. What is merely added, or did not succeed yet, does not."""
-    run = restored.run
+def _ask(
+    run_id: str,
+    changed: list[str],
+    restored: Restored,
+    spec: WorkflowSpec,
+    accept: Accept,
+    notices: list[str],
+) -> None:
+    """What an edit changes is told node by node; what would run needs a yes."""
+    run, before = restored.run, restored.spec
     assert run is not None
-    lost = [
-        each for each in changed if each in run.plan.by_id and run.state[run.plan.by_id[each]] == st.SUCCEEDED
-    ]
+    assert before is not None
+    done = {each for each, node in run.plan.by_id.items() if run.state[node] == st.SUCCEEDED}
+    lost = [each for each in changed if each in done]
     text = [f"{each} will run again" for each in lost]
-    text += [f"{each} is new or was not done" for each in changed if each not in set(lost)]
-    if text:
-        notices += [f"changed definition: {each}" for each in text[:50]]
-        if len(text) > 50:
-            notices.append(f"changed definition: and {len(text) - 50} more nodes")
-    if not changed:
-        notices.append("the definition was edited; every result stays valid")
+    text += [f"{each} is new or was not done" for each in changed if each not in done]
+    now = {node.id: node for node in spec.nodes}
+    harmless = [
+        f"{node.id} is no more, and its result is not kept"
+        for node in before.nodes
+        if node.id in done and node.id not in now
+    ]
+    harmless += [
+        f"{node.id} keeps the result of its old definition: it has `effect: once`"
+        for node in before.nodes
+        if node.id in done and node.id in now and node.id not in changed and _differs(node, now[node.id])
+    ]
+    told = text + harmless
+    notices += [f"changed definition: {each}" for each in told[:50]]
+    if len(told) > 50:
+        notices.append(f"changed definition: and {len(told) - 50} more nodes")
+    if not text:
+        if not harmless:
+            notices.append("the definition was edited; every result stays valid")
         return
     agreed = accept(text) if callable(accept) else accept
     if not agreed:
         shown = "; ".join(text[:10]) + (f"; and {len(text) - 10} more" if len(text) > 10 else "")
+        other = "another definition" if before.nodes != spec.nodes else "other inputs"
         raise ChangedDefinitionError(
-            f"run {run_id!r} exists under another definition: {shown}. Use --accept-changes to keep what did "
+            f"run {run_id!r} exists under {other}: {shown}. Use --accept-changes to keep what did "
             "not change and run the rest, --fresh to start anew, or another --run-id"
         )
 
@@ -469,6 +499,14 @@ def _tell_repair(report: RepairReport) -> list[str]:
         *(f"repaired: {each}" for each in report.damage),
         f"repaired: {report.dropped_bytes} bytes dropped, kept aside as {kept}",
     ]
+
+
+def _budget_of(restored: Restored) -> Mapping[str, Any]:
+    """What was given with the run, or with the last resume that gave something."""
+    for decision in reversed(restored.decisions):
+        if decision.kind == "budget":
+            return dict(decision.data)
+    return restored.header.get("budget") or {}
 
 
 def _limited(options: RunOptions, budget: Mapping[str, Any] | None) -> RunOptions:
