@@ -15,7 +15,6 @@ else as compact JSON. Values that were put in are never expanded again. Keys of 
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ import jmespath
 from jmespath.exceptions import JMESPathError
 
 from sage_actors.messages.errors import DefinitionError, ExpressionError, Problem
+from sage_actors.messages.text_form import text_form
 from sage_actors.supervisor.definitions.shell_text import unsafe_reference
 
 __all__ = [
@@ -476,10 +476,8 @@ def _resolve(reference: Reference, scope: Scope) -> Any:
 
 
 def _as_text(value: Any, reference: Reference) -> str:
-    if isinstance(value, str):
-        return value
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return text_form(value)
     except (TypeError, ValueError, RecursionError) as cause:
         where = f"{reference.place}: " if reference.place else ""
         raise ExpressionError(f"{where}{_describe(reference)} cannot be put into text: {cause}") from cause
