@@ -709,7 +709,23 @@ def test_all_that_is_wrong_with_inputs_is_said_at_once() -> None:
     assert "-i topic=VALUE" in said["inputs.topic"].message
     assert "of type integer" in said["inputs.depth"].message
     assert 'one of "fast", "slow"' in said["inputs.mode"].message
-    assert "one of 1, but is True" in said["inputs.one"].message
+    assert "one of 1, but is true" in said["inputs.one"].message
+
+
+@pytest.mark.parametrize("declared", ["string", "integer", "number", "boolean", "array", "object", "any"])
+def test_an_input_that_may_be_left_out_may_be_null(declared: str) -> None:
+    """The run hands its own inputs on, resolved once, to the supervisor and to sub-workflows."""
+    spec = spec_with(n={"type": declared, "required": False})
+    once = resolve_inputs(spec, {})
+    assert once == resolve_inputs(spec, once) == {"n": None}
+
+
+def test_an_input_that_must_be_given_may_not_be_null() -> None:
+    for said in ({"type": "integer"}, {"type": "integer", "default": 1}):
+        with pytest.raises(DefinitionError, match="must be of type integer, but is null"):
+            resolve_inputs(spec_with(n=said), {"n": None})
+
+
 
 
 @pytest.mark.parametrize(

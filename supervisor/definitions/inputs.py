@@ -60,6 +60,8 @@ def _value(name: str, declared: InputSpec, given: Mapping[str, Any]) -> Any:
             raise ValueError(f"is missing: give it with -i {name}=VALUE")
         return declared.default
     value = given[name]
+    if value is None and not declared.required and declared.default is None:
+        return None  # left out, and resolved once before: a run hands its own inputs on
     if isinstance(value, str) and declared.type in _READERS:
         value = _READERS[declared.type](value)
     if wrong := input_problem(declared, value):
@@ -69,7 +71,7 @@ def _value(name: str, declared: InputSpec, given: Mapping[str, Any]) -> Any:
 
 def input_problem(declared: InputSpec, value: Any) -> str:
     """Why `value` cannot be the value of an input; "" if it can."""
-    shown = repr(value)[:60]
+    shown = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)[:60]
     if not _CHECKS.get(declared.type, _anything)(value):
         return f"must be of type {declared.type}, but is {shown}"
     if declared.enum is not None and not any(_same(value, each) for each in declared.enum):
