@@ -129,6 +129,11 @@ def test_version_is_printed(sage: CommandLine) -> None:
         (["resolve", "nothing", "node"], "exactly one"),
         (["delete", "nothing", "--yes"], "nothing"),
         (["prune", "--older-than", "soon"], "30d"),
+        (["prune", "--older-than", "99999999999d"], "too large"),
+        (["approve", "r", "n", "--data", "NaN"], "must be JSON"),
+        (["approve", "r", "n", "--data", "1180591620717411303424"], "64 bits"),
+        (["approve", "r", "n", "--data", '"\\ud800"'], "not valid Unicode"),
+        (["resolve", "r", "n", "--result", "[1180591620717411303424]"], "64 bits"),
         (["keys", "export"], "--yes"),
     ],
 )

@@ -726,6 +726,20 @@ def test_an_input_that_must_be_given_may_not_be_null() -> None:
             resolve_inputs(spec_with(n=said), {"n": None})
 
 
+@pytest.mark.parametrize(
+    ("declared", "value", "why"),
+    [
+        ("integer", "99999999999999999999999", "64 bits"),
+        ("any", "\udcff", "not valid Unicode"),
+        ("array", "[NaN]", "must be of type array"),
+    ],
+)
+def test_an_input_that_cannot_be_stored_is_a_problem_of_the_input(
+    declared: str, value: str, why: str
+) -> None:
+    with pytest.raises(DefinitionError, match=why) as caught:
+        resolve_inputs(spec_with(x={"type": declared}), {"x": value})
+    assert [each.place for each in caught.value.problems] == ["inputs.x"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -79,12 +78,21 @@ def _near(path: Path) -> str:
 
 
 def parse_json(text: str, option: str) -> Any:
-    """The value that `text` says. click.UsageError if it is not JSON."""
+    """The value that `text` says. click.UsageError if it is not JSON, or nothing that can be stored."""
+    from sage_actors.messages.codec import pack
+    from sage_actors.messages.errors import ResultError
+    from sage_actors.supervisor.json_text import from_json
+
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as cause:
+        value = from_json(text)
+    except ValueError as cause:
         example = "'\"text\"', 42, '{\"key\": true}'"
         raise click.UsageError(f"{option} must be JSON, such as {example}: {cause}") from cause
+    try:
+        pack(value, what=option)
+    except ResultError as cause:
+        raise click.UsageError(f"{cause}.") from cause
+    return value
 
 
 def state_of(project: Path) -> StateDirectory:

@@ -10,10 +10,12 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sage_actors.messages.codec import pack
 from sage_actors.messages.definition import InputSpec, WorkflowSpec
-from sage_actors.messages.errors import DefinitionError, Problem, SecretInStateError
+from sage_actors.messages.errors import DefinitionError, Problem, ResultError, SecretInStateError
 from sage_actors.supervisor.core.graph import nearest
 from sage_actors.supervisor.definitions.literals import problems_in
+from sage_actors.supervisor.json_text import from_json
 
 __all__ = ["default_run_id", "input_problem", "resolve_inputs"]
 
@@ -66,6 +68,10 @@ def _value(name: str, declared: InputSpec, given: Mapping[str, Any]) -> Any:
         value = _READERS[declared.type](value)
     if wrong := input_problem(declared, value):
         raise ValueError(wrong)
+    try:
+        pack(value)
+    except ResultError as cause:
+        raise ValueError(str(cause).removeprefix("the value ")) from cause
     return value
 
 
@@ -97,8 +103,8 @@ def _boolean(text: str) -> Any:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return from_json(text)
+    except ValueError:
         return text
 
 
