@@ -770,6 +770,16 @@ def test_topics_that_lose_characters_and_further_inputs_keep_run_ids_apart() -> 
     assert re.fullmatch(r"flow-a-b-[0-9a-f]{8}", ids[0])
 
 
+def test_names_that_lose_characters_keep_run_ids_apart() -> None:
+    names = ["日本語", "Привет", "flow!", "flow?", "..", "-"]
+    ids = [default_run_id(spec_from_dict({"name": name, "nodes": []}), {}) for name in names]
+    assert len(set(ids)) == len(ids)
+    assert "workflow" not in ids
+    plain = ["flow", "My Flow", "v1.2_x-y", "n" * 99]
+    ids = [default_run_id(spec_from_dict({"name": name, "nodes": []}), {}) for name in plain]
+    assert ids == ["flow", "my-flow", "v1.2_x-y", "n" * 40]
+
+
 @given(st.text(min_size=1, max_size=200), st.text(max_size=300))
 def test_any_name_and_topic_make_a_run_id_that_is_allowed(name: str, topic: str) -> None:
     import re

@@ -147,11 +147,13 @@ def _same(value: Any, other: Any) -> bool:
 def default_run_id(spec: WorkflowSpec, inputs: Mapping[str, Any], topic: str | None = None) -> str:
     """`<workflow>-<topic slug>`, the same for the same workflow, topic and inputs.
 
-    A slug that lost characters gains eight hex digits of a hash of the topic; inputs besides `topic` that
+    A name or a topic that lost characters gains eight hex digits of its hash; inputs besides `topic` that
     differ from their defaults add eight of theirs.
     """
-    name, _ = _slug(spec.name)
-    parts = [name[:_MAX_NAME].lstrip("._-") or "workflow"]
+    slug, lost = _slug(spec.name, most=None)  # a long name is cut as it always was
+    name = slug[:_MAX_NAME].lstrip("._-")
+    parts = [name] if name else ["workflow"]
+    parts += [_hash(spec.name)] if lost or not name else []
     if topic is None and isinstance(inputs.get("topic"), str):
         topic = inputs["topic"]
     if topic is not None:
@@ -172,11 +174,11 @@ def _is_default(declared: InputSpec, value: Any) -> bool:
     return not declared.required and _same(declared.default, value)
 
 
-def _slug(text: str) -> tuple[str, bool]:
-    """Lower case, `-` for white space; and whether anything else was lost."""
+def _slug(text: str, *, most: int | None = _MAX_SLUG) -> tuple[str, bool]:
+    """Lower case, `-` for white space, `most` characters; and whether anything else was lost."""
     plain = re.sub(r"\s+", "-", unicodedata.normalize("NFC", text).strip()).lower()
     kept = re.sub(r"[^a-z0-9._-]+", "-", plain)
-    slug = re.sub(r"-{2,}", "-", kept).strip("-")[:_MAX_SLUG].strip("-")
+    slug = re.sub(r"-{2,}", "-", kept).strip("-")[:most].strip("-")
     return slug, slug != plain
 
 
