@@ -322,6 +322,14 @@ def test_an_edited_definition_needs_a_yes_where_there_is_no_terminal(
     assert sage.count("ran-a") == 1
 
 
+def test_an_input_that_differs_is_said_to_differ(sage: CommandLine, inside: Inside) -> None:
+    flow = sage.flow(shell("a", "echo ${inputs.topic}"), inputs={"topic": {"type": "string"}})
+    inside("run", flow, "Hello World")
+    done = inside("run", flow, "hello-world", code=2)
+    assert "another value of the input 'topic'" in done.stderr
+    assert "another definition" not in done.stderr
+
+
 def test_resume_from_a_node_makes_a_new_run_that_keeps_the_rest(sage: CommandLine, inside: Inside) -> None:
     inside("run", sage.flow(noted("a"), noted("b", needs=["a"])))
     done = inside("resume", "flow", "--from", "b", "--json")
