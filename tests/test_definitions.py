@@ -460,6 +460,30 @@ def test_bad_syntax_is_a_definition_error_with_its_line(
     problem = caught.value.problems[0]
     assert message in problem.message
     assert problem.line == line
+def test_every_problem_with_references_is_said_exactly_once() -> None:
+    words = ["echo", "${b | [}", "${zzz}", "${inputs.q}", "${each[0]}", "${s/c}", "${x} ${x} ${inputs.q"]
+    text = "echo ${y} '${b | [}' ${b | [} ${inputs.q}"
+    nodes = [{"id": "a", "type": "shell", "command": words}, {"id": "b", "type": "shell", "command": text}]
+    found = sorted(
+        (each.place, each.message.partition(":")[0]) for each in problems_of({"name": "f", "nodes": nodes})
+    )
+    assert found == sorted(
+        [
+            ("nodes[0].command[1]", "bad JMESPath '['"),
+            ("nodes[0].command[2]", "refers to an unknown node"),
+            ("nodes[0].command[3]", "unknown input 'q'"),
+            ("nodes[0].command[4]", "${each[0]}"),
+            ("nodes[0].command[5]", "refers to an unknown node"),
+            ("nodes[0].command[6]", "refers to an unknown node"),
+            ("nodes[0].command[6]", "a reference that is not closed"),
+            ("nodes[1].command", "a reference inside quotes"),
+            ("nodes[1].command", "bad JMESPath '['"),
+            ("nodes[1].command", "refers to an unknown node"),
+            ("nodes[1].command", "unknown input 'q'"),
+        ]
+    )
+
+
 
 
 def test_aliases_cannot_multiply_without_bound(tmp_path: Path) -> None:
