@@ -460,6 +460,38 @@ def test_bad_syntax_is_a_definition_error_with_its_line(
     problem = caught.value.problems[0]
     assert message in problem.message
     assert problem.line == line
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"command": {"a": 1}}, {"command": "must be a text or a list, but is a map"}),
+        (
+            {"command": ["a", ["b"], 1]},
+            {"command[1]": "must be a text, but is a list", "command[2]": "must be a text, but is 1"},
+        ),
+        ({"command": "a", "foreach": 5}, {"foreach": "must be a text or a list, but is 5"}),
+        ({"command": "a", "sandbox": 5}, {"sandbox": "must be a text or a map, but is 5"}),
+        ({"command": "a", "env": {"str": 5}}, {"env.str": "must be a text, but is 5"}),
+        (
+            {"type": "agent", "prompt": "a", "checks": 5},
+            {"checks": "must be true, false or a list, but is 5"},
+        ),
+        ({"type": "nothing", "foreach": 5}, {"type": None, "foreach": "must be a text or a list, but is 5"}),
+    ],
+)
+def test_a_field_of_several_types_has_one_problem(fields: dict[str, Any], said: dict[str, Any]) -> None:
+    operation = {"id": "a", "type": "shell", **fields}
+    for data, place in (
+        ({"name": "f", "nodes": [operation]}, "nodes[0]."),
+        ({"name": "f", "phases": [{"id": "p", "operations": [operation]}]}, "phases[0].operations[0]."),
+    ):
+        found = problems_of(data)
+        assert {each.place for each in found} == {place + name for name in said}
+        assert len(found) == len(said)
+        for each in found:
+            wanted = said[each.place.removeprefix(place)]
+            assert wanted is None or each.message == wanted
+
+
 def test_every_problem_with_references_is_said_exactly_once() -> None:
     words = ["echo", "${b | [}", "${zzz}", "${inputs.q}", "${each[0]}", "${s/c}", "${x} ${x} ${inputs.q"]
     text = "echo ${y} '${b | [}' ${b | [} ${inputs.q}"
