@@ -429,5 +429,32 @@ def test_a_lost_once_node_is_in_doubt_and_never_charged() -> None:
     assert run.doubts == {0}
 
 
+def _after_an_incomplete_phase(min_success: float) -> tuple[Core, run_core.RunCore]:
+    operations = [node("x", "q/all"), node("y", trigger="all_done")]
+    phases: list[dict[str, Any]] = [
+        {"id": "p", "operations": [{**node("b"), "on_failure": "skip"}]},
+        {"id": "q", "dependencies": ["p"], "operations": [node("all")]},
+        {"id": "r", "dependencies": ["q"], "min_success": min_success, "operations": operations},
+        {"id": "s", "dependencies": ["r"], "operations": [node("z")]},
+    ]
+    core = Core()
+    run = core.run({"phases": phases})
+    core.ack()
+    ((worker, row),) = core.take()
+    core.engine.ready(worker)
+    core.fail(worker, row)
+    core.carry_out()
+    return core, run
+
+
+@pytest.mark.parametrize(("share", "is_met"), [(0.3, True), (0.5, True), (0.75, False)])
+def test_a_share_is_judged_also_if_an_earlier_phase_was_not_complete(share: float, is_met: bool) -> None:
+    core, run = _after_an_incomplete_phase(share)
+    assert core.state(run, "r/y") == "succeeded"
+    assert core.told("phase_completed")[-1 if not is_met else 2].data["ok"] is (is_met)
+    assert core.state(run, "s/z") == ("succeeded" if is_met else "skipped")
+    assert run.status == "succeeded"  # nothing failed but what may
+
+
 def test_a_flow_of_the_library_is_the_same_as_one_of_a_file() -> None:
     assert [each.id for each in flow({"nodes": [node("a")]}).nodes] == ["a"]

@@ -213,19 +213,21 @@ class RunCore(RunEnding):
         ends = [self.state[each] for each in members]
         succeeded = ends.count(st.SUCCEEDED)
         judged = len(ends) - ends.count(st.EXCUSED)
-        if any(self.state[each] != st.SUCCEEDED for each in before):
-            good = False
+        complete = all(self.state[each] == st.SUCCEEDED for each in before)
+        if not complete and (phase.min_success is None or not succeeded):
+            good = False  # nothing here could begin, but for what does not ask how others ended
         elif phase.min_success is None:
             good = all(each in (st.SUCCEEDED, st.TOLERATED, st.EXCUSED) for each in ends)
         else:
             good = succeeded >= phase.min_success * judged - 1e-9
-            if not good:
+            if not good and complete:
                 self.paused = (
                     f"phase {scope.prefix}{phase.id}: {succeeded} of {judged} operations succeeded, "
                     f"min_success is {phase.min_success:g}; resume to try the failed ones again"
                 )
                 return
-            self.excused_failures.update(each for each in members if self.state[each] == st.FAILED)
+            if good:
+                self.excused_failures.update(each for each in members if self.state[each] == st.FAILED)
         self._persist([PhaseCompleted(self.clock.now(), scope.prefix + phase.id, succeeded, len(members))])
         self.emit(
             "phase_completed",

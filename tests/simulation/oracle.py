@@ -73,14 +73,17 @@ class Oracle:
         before = [scope.phases[each] for each in phase.dependencies]
         if "stuck" in before or any(end.state == "stuck" for end in ends):
             return "stuck"
-        if any(each != "succeeded" for each in before):
+        complete = all(each == "succeeded" for each in before)
+        if not complete and (phase.min_success is None or not any(end.state == "succeeded" for end in ends)):
             return "failed"
         if phase.min_success is None:
             good = all(end.state in ("succeeded", "tolerated") or end.excused for end in ends)
             return "succeeded" if good else "failed"
         judged = [end for end in ends if not end.excused]
         share = sum(end.state == "succeeded" for end in judged)
-        return "succeeded" if share >= phase.min_success * len(judged) - 1e-9 else "stuck"
+        if share >= phase.min_success * len(judged) - 1e-9:
+            return "succeeded"
+        return "stuck" if complete else "failed"
 
     def _one(self, scope: _Scope, node: NodeSpec) -> None:
         end = self._end_of(scope, node)
