@@ -429,6 +429,21 @@ def test_a_lost_once_node_is_in_doubt_and_never_charged() -> None:
     assert run.doubts == {0}
 
 
+@pytest.mark.parametrize("more", [{}, {"fallback": 7}])
+def test_a_poisonous_node_has_failed_whatever_follows(more: dict[str, Any]) -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", max_crashes=1, **more)]})
+    core.ack()
+    core.take()
+    run.lost(0, Evidence(exitcode=-9), charged=True, suspect=False)
+    core.ack()
+    (failed,) = core.told("node_failed")
+    assert failed.data["error"]["type"] == "PoisonedError"
+    assert "killed its worker once" in failed.data["error"]["message"]
+    assert len(core.records(run, NodeFailed)) == 1
+    assert run.status == ("succeeded" if more else "failed")
+
+
 def _after_an_incomplete_phase(min_success: float) -> tuple[Core, run_core.RunCore]:
     operations = [node("x", "q/all"), node("y", trigger="all_done")]
     phases: list[dict[str, Any]] = [

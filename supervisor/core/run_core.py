@@ -385,14 +385,10 @@ class RunCore(RunEnding):
         if charged:
             crashes = self.crashes[node] = self.crashes.get(node, 0) + 1
             if crashes >= operation.max_crashes:
-                text = f"{self.id_of(node)} killed its worker {crashes} times: {evidence.describe()}"
-                self.errors[node] = error = error_map(
-                    "PoisonedError", text, retryable=False, details=evidence.to_dict()
-                )
-                if operation.has_fallback:
-                    self._take_fallback(node)
-                else:
-                    self._fail(node, error)
+                times = "once" if crashes == 1 else f"{crashes} times"
+                text = f"{self.id_of(node)} killed its worker {times}: {evidence.describe()}"
+                error = error_map("PoisonedError", text, retryable=False, details=evidence.to_dict())
+                self._give_up(node, error, 0, None)
                 return
         if charged or suspect:
             self.alone.add(node)
