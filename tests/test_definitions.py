@@ -516,6 +516,22 @@ def test_every_problem_with_references_is_said_exactly_once() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"type": "approval"},
+        {"type": "wait", "seconds": 1},
+        {"type": "workflow", "definition": flat({"id": "b"})},
+    ],
+)
+def test_what_is_not_tried_again_may_not_say_retry(operation: dict[str, Any]) -> None:
+    node = {"id": "a", **operation}
+    problem = the_problem({"name": "f", "nodes": [{**node, "retry": 2}]})
+    assert problem.place == "nodes[0].retry"
+    assert "not tried again" in problem.message
+    load_dict({"name": "f", "nodes": [{**node, "retry": 1, "timeout": 5}]})
+
+
 
 
 def test_aliases_cannot_multiply_without_bound(tmp_path: Path) -> None:

@@ -90,6 +90,73 @@ def test_a_rejection_is_a_failure_with_its_reason() -> None:
     assert run.status == "failed"
 
 
+def test_a_rejection_leads_to_the_fallback_where_there_is_one() -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", **ASK, fallback="no"), node("b", "a")]})
+    core.ack()
+    run.decide(0, approved=False, data=None, by="me", token=TOKEN)
+    assert core.carry_out() == ["b"]
+    assert run.status == "succeeded"
+    assert core.told("node_failed")[0].data["fallback"]
+
+
+@pytest.mark.parametrize("more", [{}, {"fallback": 7}, {"on_failure": "continue"}])
+def test_an_approval_that_nobody_answers_in_time_has_failed(more: dict[str, Any]) -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", **ASK, timeout=60, **more), node("b", "a")]})
+    core.ack()
+    assert core.told("node_waiting")[0].data["until"] == core.clock.now() + 60
+    core.clock.advance(59)
+    core.ack()
+    assert core.state(run, "a") == "waiting"
+    core.clock.advance(1)
+    core.carry_out()
+    assert core.told("node_failed")[0].data["error"]["type"] == "TimeoutExceeded"
+    assert core.state(run, "a") == ("succeeded" if "fallback" in more else "failed")
+    assert core.state(run, "b") == ("succeeded" if more else "skipped")
+    assert run.status == ("succeeded" if more else "failed")
+
+
+@pytest.mark.parametrize("definition", [{**ASK, "timeout": 60}, {**WAIT, "seconds": 100, "timeout": 60}])
+def test_a_timeout_counts_from_the_begin_of_the_wait_over_a_resume(definition: dict[str, Any]) -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", **definition)]})
+    core.ack()
+    core.clock.advance(50)
+    again = core.resume(run)
+    core.clock.advance(9)
+    core.ack()
+    assert core.state(again, "a") == "waiting"
+    core.clock.advance(1.5)
+    core.ack()
+    assert again.status == "failed"
+    assert again.errors[0]["type"] == "TimeoutExceeded"
+
+
+def test_an_answer_in_time_is_not_undone_by_the_timeout() -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", **ASK, timeout=60), node("b", **WAIT)]})
+    core.ack()
+    run.decide(0, approved=True, data=None, by="me", token=TOKEN)
+    core.clock.advance(61)
+    core.ack()
+    assert run.status == "succeeded"
+
+
+def test_a_wait_that_ends_before_its_timeout_succeeds() -> None:
+    core = Core()
+    run = core.run(
+        {"nodes": [node("a", **WAIT, timeout=60), node("b", **{**WAIT, "seconds": 61}, timeout=60)]}
+    )
+    core.ack()
+    core.clock.advance(62)
+    core.ack()
+    assert (core.state(run, "a"), core.state(run, "b")) == ("succeeded", "failed")
+    assert [each.data["reason"] for each in core.told("node_waiting")] == ["wait", "wait"]
+
+
+
+
 def test_a_doubt_pauses_a_run_that_has_nothing_else_to_do() -> None:
     core = Core()
     run = core.run({"nodes": [node("a", effect="once")]})

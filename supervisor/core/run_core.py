@@ -87,11 +87,10 @@ class RunCore(RunEnding):
         """What waited when the last process ended waits on; what it executed with effect `once` is in doubt."""
         now = self.clock.now()
         for reason, node, delay in self.resumed_waits:
-            if reason == "approval":
-                self.emit("node_waiting", node, reason=reason, until=None, message=self._question(node))
-            else:
+            if delay is not None:
                 self.ports.timer(self, self.clock.monotonic() + delay, (reason, node, self.attempts[node]))
-                self.emit("node_waiting", node, reason=reason, until=now + delay)
+            told = {"message": self._question(node)} if reason == "approval" else {}
+            self._tell_waiting(node, reason, None if delay is None else now + delay, **told)
         evidence = Evidence(exitcode=None, reason="supervisor died")
         for node, attempt in self.resumed_doubts:
             self.state[node] = st.IN_DOUBT
@@ -420,7 +419,7 @@ class RunCore(RunEnding):
         elif kind == "expanded":
             self.release_children(token[1])
         elif kind == "waiting":
-            self.ports.timer(self, self.clock.monotonic() + token[2], ("wait", token[1], 0))
+            self.ports.timer(self, self.clock.monotonic() + token[2], (token[3], token[1], 0))
         elif kind == "end":
             self.status = token[1]
             self.ports.ended(self)

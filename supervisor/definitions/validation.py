@@ -40,6 +40,11 @@ TYPES = ("python", "shell", "mcp", "http", "agent", "skill", "approval", "wait",
 AVAILABLE_TYPES = frozenset(OPERATION_TYPES)
 _ID = re.compile(r"[A-Za-z0-9_-]+\Z")
 _MAX_GUESSES = 100  # a guess compares a name with all others; a file that is wrong throughout gets no more
+_NO_RETRY = {
+    "workflow": "give the operations inside it a `retry`",
+    "approval": "remove it; a `timeout` bounds how long it waits",
+    "wait": "remove it",
+}
 _ID_HINT = "ids are made of A-Z a-z 0-9 _ and -"
 
 
@@ -355,6 +360,9 @@ class _Checker:
             operation = node.operation
             if operation.type == "workflow":
                 self._check_sub_workflow(node, place)
+            if operation.type in _NO_RETRY and operation.retry.max_attempts > 1:
+                message = f"an operation of type {operation.type!r} is not tried again"
+                self._error(f"{place}.retry", message, _NO_RETRY[operation.type])
             if id(operation) not in checked:
                 checked.add(id(operation))
                 self._check_type(operation, place)

@@ -161,7 +161,8 @@ class _Decision:
         pack(data, what="the given data")
         text = f"{self._run.id_of(node)} was rejected by {self._by}"
         text += f": {data}" if data is not None else ""
-        return [DecisionTaken(self._now, node, "reject", data, self._by), self._failure(node, text)]
+        decision = DecisionTaken(self._now, node, "reject", data, self._by)
+        return [decision, self._failure(node, text, falls_back=True)]
 
     def _resolve(self, node: int, action: Mapping[str, Any]) -> list[Record]:
         how, result = action.get("how"), action.get("result")
@@ -185,9 +186,10 @@ class _Decision:
     def _success(self, node: int, packed: bytes) -> NodesSucceeded:
         return NodesSucceeded(self._now, [[node, max(self._run.attempts[node], 1), 0, packed, None]])
 
-    def _failure(self, node: int, text: str) -> NodeFailed:
-        error = error_map("RejectedError", text, retryable=False)
-        attempt, final = max(self._run.attempts[node], 1), self._run.operation(node).on_failure
+    def _failure(self, node: int, text: str, *, falls_back: bool = False) -> NodeFailed:
+        error, operation = error_map("RejectedError", text, retryable=False), self._run.operation(node)
+        attempt = max(self._run.attempts[node], 1)
+        final = "" if falls_back and operation.has_fallback else operation.on_failure
         return NodeFailed(self._now, node, attempt, error, None, final, 0, None)
 
     def _pause(self, decided: int) -> list[Record]:

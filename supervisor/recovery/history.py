@@ -39,6 +39,7 @@ from sage_actors.messages.records import (
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.graph import nearest
 from sage_actors.supervisor.core.run_core import RunCore
+from sage_actors.supervisor.core.run_waits import said_of
 from sage_actors.supervisor.recovery.acting import act_on_run
 from sage_actors.supervisor.recovery.reading import read_run
 from sage_actors.supervisor.recovery.restore import Restored
@@ -228,7 +229,8 @@ class History:
         if state == "skipped":
             return self._run.skip_reasons.get(node, "")
         if state == "waiting":
-            return "retry" if node in self._restored.retries else self._restored.waits.get(node, ("",))[0]
+            waits = self._restored.waits
+            return "retry" if node in self._restored.retries else said_of(waits.get(node, ("",))[0])
         return ""
 
     # ------------------------------------------------------------------ records

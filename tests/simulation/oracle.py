@@ -163,12 +163,14 @@ class Oracle:
     def _carry_out(self, scope: _Scope, node: NodeSpec, node_id: str) -> End:
         operation = node.operation
         if operation.type == "wait":
+            if operation.timeout is not None and operation.config["seconds"] > operation.timeout:
+                return self._failed(scope, node)
             return End("succeeded", {"waited": True})
         if operation.type == "approval":
             approved, data = approval_of(self.seed, node_id)
             if approved:
                 return End("succeeded", {"approved": True, "data": data, "by": "sim"})
-            return End(_BY_POLICY[operation.on_failure])
+            return self._failed(scope, node)
         if operation.type == "workflow":
             return self._workflow(scope, node, node_id)
         if node_id in self.fell_back or not self._succeeds(node_id, operation):
