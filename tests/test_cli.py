@@ -583,6 +583,13 @@ APPROVAL = {"id": "ok", "type": "approval", "message": "Publish it?", "needs": [
 
 
 @pytest.mark.requirement("ORCH-017")
+def test_a_pause_for_two_reasons_has_an_answer_for_each(sage: CommandLine, inside: Inside) -> None:
+    dying = shell("pay", "kill -9 $PPID; sleep 5", effect="once")
+    done = inside("run", sage.flow({"id": "ok", "type": "approval"}, dying), code=5)
+    assert "sage-actors resolve flow pay --retry" in done.stderr
+    assert "sage-actors approve flow ok\n" in done.stderr
+
+
 def test_an_approval_pauses_with_5_and_another_process_answers_it(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(noted("a"), APPROVAL, shell("last", "echo v${ok | data.version}"))
     done = sage("run", flow, code=5)

@@ -155,6 +155,27 @@ def test_a_wait_that_ends_before_its_timeout_succeeds() -> None:
     assert [each.data["reason"] for each in core.told("node_waiting")] == ["wait", "wait"]
 
 
+def test_a_pause_names_every_cause() -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", effect="once"), node("b", **ASK)]})
+    core.ack()
+    core.engine.ready(1)
+    core.lose(1)
+    core.ack()
+    doubt, question = str(run.paused).split("; and ")
+    assert doubt.startswith("in doubt: a;")
+    assert question == "approval: b; answer with `sage-actors approve`"
+
+
+def test_a_budget_that_is_used_up_hides_no_question() -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", **ASK), node("b", **WAIT)]}, max_tokens=5)
+    core.ack()
+    run.usage["input_tokens"] = 5
+    run._mind_budget()
+    core.ack()
+    assert str(run.paused).startswith("budget: 5 tokens are used")
+    assert "; and approval: a; " in str(run.paused)
 
 
 def test_a_doubt_pauses_a_run_that_has_nothing_else_to_do() -> None:
