@@ -141,8 +141,13 @@ class _Decision:
                 f"run {self._run.run_id} has no node {node_id!r}; `sage-actors status` lists them"
             )
         if node not in waiting:
-            raise UsageError(f"{node_id} {otherwise}: it is {st.NAMES[self._run.state[node]]}")
+            raise UsageError(f"{node_id} {otherwise}: it is {self._state_of(node)}")
         return node
+
+    def _state_of(self, node: int) -> str:
+        """As `status` calls it: nothing runs in a run that nobody carries out."""
+        state = self._run.state[node]
+        return {st.EXPANDED: "pending", st.RUNNING: "interrupted"}.get(state, st.NAMES[state])
 
     def _doubts(self) -> list[Record]:
         """What was executing with effect `once` when the owner died is in doubt, and stays so by name."""

@@ -136,10 +136,12 @@ class History:
                 self.counts[name] = self.counts.get(name, 0) + 1
 
     def _why(self) -> str:
-        if self.status != "failed":
+        if self.status != "failed" or self._restored.reason:
             return self._restored.reason
         run = self._run
-        failed = [node for node in sorted(run.errors) if run.state[node] == st.FAILED]
+        failed = [
+            node for node in sorted(run.errors) if run.state[node] == st.FAILED and node < run.plan.size
+        ]
         if not failed:
             return self._restored.reason
         error = run.errors[failed[0]]
