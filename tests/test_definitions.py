@@ -442,6 +442,12 @@ def test_a_faulty_definition_is_left_as_it_was() -> None:
         ("w.yaml", "name: x\nname: y\n", "stands twice", 2),
         ("w.yaml", "name: !!python/object/apply:os.system [id]\n", "the tag", 1),
         ("w.yaml", "name: !secret x\n", "the tag '!secret'", 1),
+        ("w.yaml", "name: !!str 5\n", "the tag '!!str'", 1),
+        ("w.yaml", "name: ! x\n", "the tag '!'", 1),
+        ("w.yaml", "!!str name: x\n", "the tag '!!str'", 1),
+        ("w.yaml", "name: x\nnodes: !!seq []\n", "the tag '!!seq'", 2),
+        ("w.yaml", "name: x\nnodes: [{n: .inf}, -.INF]\n", ".inf is no JSON value", 2),
+        ("w.yaml", "name: .nan\n", ".nan is no JSON value", 1),
         ("w.yaml", "a: &a [*a]\n", "alias", 1),
         ("w.yaml", "? [a]\n: b\n", "a key that is no text", 1),
         ("w.yaml", "a: 1\n---\nb: 2\n", "a second document", 2),
@@ -460,6 +466,17 @@ def test_bad_syntax_is_a_definition_error_with_its_line(
     problem = caught.value.problems[0]
     assert message in problem.message
     assert problem.line == line
+
+
+def test_a_quoted_infinity_is_a_text() -> None:
+    assert parse_yaml("a: '.inf'\nb: \".nan\"\nc: .info\nd: 1.0")[0] == {
+        "a": ".inf",
+        "b": ".nan",
+        "c": ".info",
+        "d": 1.0,
+    }
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
