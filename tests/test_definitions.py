@@ -549,6 +549,20 @@ def test_what_is_not_tried_again_may_not_say_retry(operation: dict[str, Any]) ->
     load_dict({"name": "f", "nodes": [{**node, "retry": 1, "timeout": 5}]})
 
 
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "ftp://${inputs.h}/", "example.org", "file:///etc/passwd", "http://"]
+)
+def test_a_url_that_is_not_of_the_web_is_refused(url: str) -> None:
+    data = {"name": "f", "inputs": {"h": {}}, "nodes": [{"id": "a", "type": "http", "url": url}]}
+    problem = the_problem(data)
+    assert (problem.place, problem.message) == ("nodes[0].url", "must begin with http:// or https://")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x", "HTTP://x/", "${inputs.h}/path", "${inputs.h}", "https://${inputs.h}"]
+)
+def test_a_url_of_the_web_or_of_a_reference_is_good(url: str) -> None:
+    load_dict({"name": "f", "inputs": {"h": {}}, "nodes": [{"id": "a", "type": "http", "url": url}]})
 
 
 def test_aliases_cannot_multiply_without_bound(tmp_path: Path) -> None:

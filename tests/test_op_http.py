@@ -20,7 +20,7 @@ from sage_actors.actors.operations.context import Task
 from sage_actors.actors.operations.http import HttpRunner, RequestFailed
 from sage_actors.actors.operations.types import RunnerSettings
 from sage_actors.messages.codec import pack
-from sage_actors.messages.errors import BreakerOpenError, SandboxViolation
+from sage_actors.messages.errors import BreakerOpenError, SandboxViolation, UsageError
 
 pytestmark = pytest.mark.requirement("ORCH-023")
 
@@ -147,6 +147,16 @@ def test_an_open_breaker_says_when_to_try_again(tmp_path: Path, scheme: str) -> 
             run(tmp_path, through(net, token), {"url": f"{scheme}://127.0.0.1:81/"})
     assert describe_error(caught.value)["retry_after"] == 12.0
     assert net.network.dialled == []
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://user:key@x/", "x.org", "http://", "http://x:port", "https:///path", ""]
+)
+def test_what_is_no_url_of_the_web_is_refused_for_good_and_not_shown(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UsageError, match="`url`") as raised:
+        run(tmp_path, None, {"url": url})
+    assert not raised.value.retryable
+    assert "key" not in str(raised.value)
 
 
 def test_a_redirect_to_another_host_is_a_result_and_not_followed(

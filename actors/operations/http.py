@@ -67,6 +67,7 @@ class HttpRunner:
         url = config.get("url")
         if not isinstance(url, str):
             raise UsageError("`url` must be a string")
+        _check(url)
         client = self._client(url)
         request = client.build_request(
             str(config.get("method") or "GET").upper(),
@@ -97,6 +98,18 @@ class HttpRunner:
 
             raise no_network(httpx.URL(url))
         return _client(proxy)
+
+
+def _check(url: str) -> None:
+    """UsageError for what no attempt can fetch; the text has nothing of the URL, which may hold a key."""
+    import httpx
+
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as cause:
+        raise UsageError(f"`url` is no URL: {cause}") from cause
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise UsageError("`url` must begin with http:// or https://, and name a host")
 
 
 def retry_after_s(value: str | None, now: float) -> float | None:
