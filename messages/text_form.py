@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["text_form"]
+from sage_actors.messages.errors import UsageError
+
+__all__ = ["text_form", "text_of"]
 
 
 def text_form(value: Any) -> str:
@@ -20,3 +22,11 @@ def text_form(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def text_of(place: str, value: Any) -> str:
+    """The text of what stands at `place` of an operation. UsageError if it has none."""
+    try:
+        return text_form(value)
+    except (TypeError, ValueError, RecursionError) as cause:
+        raise UsageError(f"`{place}` is no text, and cannot be put into one: {cause}") from cause

@@ -199,6 +199,15 @@ def test_without_a_sandbox_it_goes_straight_there(origin: Origin, tmp_path: Path
     assert result["status"] == 200
 
 
+def test_headers_and_a_body_that_are_no_text_are_json(origin: Origin, tmp_path: Path) -> None:
+    headers = {"x-flag": True, "x-map": {"a": [1]}, "x-none": None}
+    config = {"url": f"{url_of(origin)}/", "method": "POST", "headers": headers, "body": {"b": None}}
+    run(tmp_path, None, config, {**config, "body": b"\xff"})
+    (_, _, sent, body), (*_, raw) = origin.seen
+    assert (sent["x-flag"], sent["x-map"], body, raw) == ("true", '{"a":[1]}', b'{"b":null}', b"\xff")
+    assert "x-none" not in sent
+
+
 def test_many_at_once_share_one_token(net: World, origin: Origin, tmp_path: Path) -> None:
     token = net.grant({"host": "127.0.0.1", "port": origin.port, "private": True})
     runner = HttpRunner({"type": "http", "egress": through(net, token)}, RunnerSettings(str(tmp_path)))

@@ -22,6 +22,7 @@ from sage_actors.actors.operations.context import Task
 from sage_actors.actors.operations.types import RunnerSettings
 from sage_actors.messages.codec import MAX_RESULT_BYTES, unpack
 from sage_actors.messages.errors import LimitExceeded, OperationError, UsageError
+from sage_actors.messages.text_form import text_of
 
 if TYPE_CHECKING:
     import ssl
@@ -74,7 +75,7 @@ class HttpRunner:
             url,
             headers=_texts(config.get("headers")),
             params=config.get("query") or config.get("params"),
-            content=config.get("body"),
+            content=_body(config.get("body")),
             json=config.get("json"),
         )
         response = await _send(client, request)
@@ -231,7 +232,13 @@ def _parse(response: httpx.Response, content: bytes) -> Any:
 
 
 def _texts(headers: Mapping[str, Any] | None) -> dict[str, str] | None:
-    return {str(name): str(value) for name, value in headers.items()} if headers else None
+    """A header that is null is not sent."""
+    given = (headers or {}).items()
+    return {name: text_of(f"headers.{name}", value) for name, value in given if value is not None} or None
+
+
+def _body(body: Any) -> str | bytes | None:
+    return body if body is None or isinstance(body, bytes) else text_of("body", body)
 
 
 def _without_secrets(url: httpx.URL) -> str:

@@ -19,7 +19,7 @@ from sage_actors.actors.operations.context import Task
 from sage_actors.actors.operations.types import RunnerSettings
 from sage_actors.messages.codec import unpack
 from sage_actors.messages.errors import OperationError, UsageError
-from sage_actors.messages.text_form import text_form
+from sage_actors.messages.text_form import text_of
 
 __all__ = ["CAPTURE_CAP_BYTES", "CommandFailed", "ShellRunner"]
 
@@ -51,7 +51,7 @@ class ShellRunner:
             _arguments(config.get("command")),
             cwd=os.path.join(self._project, _folder(config.get("cwd"))),
             env=_environment(config.get("env") or {}),
-            stdin="" if stdin is None else _text("stdin", stdin),
+            stdin="" if stdin is None else text_of("stdin", stdin),
             on_text=lambda text, stream: task.services.log(task.key, text, stream),
         )
         if output.exit_code != 0 and config.get("check", True):
@@ -63,13 +63,13 @@ def _arguments(command: Any) -> list[str]:
     if isinstance(command, str):
         return ["/bin/sh", "-c", command]
     if isinstance(command, list) and command:
-        return [_text(f"command[{number}]", each) for number, each in enumerate(command)]
+        return [text_of(f"command[{number}]", each) for number, each in enumerate(command)]
     raise UsageError("`command` must be a list of words, or a string for the shell")
 
 
 def _folder(cwd: Any) -> str:
     if cwd is not None and not isinstance(cwd, str):
-        raise UsageError(f"`cwd` must be a text, the path of a folder, not {_text('cwd', cwd)[:60]}")
+        raise UsageError(f"`cwd` must be a text, the path of a folder, not {text_of('cwd', cwd)[:60]}")
     return cwd or ""
 
 
@@ -79,12 +79,5 @@ def _environment(variables: Mapping[str, Any]) -> dict[str, str]:
         if value is None:
             environ.pop(name, None)
         else:
-            environ[name] = _text(f"env.{name}", value)
+            environ[name] = text_of(f"env.{name}", value)
     return environ
-
-
-def _text(place: str, value: Any) -> str:
-    try:
-        return text_form(value)
-    except (TypeError, ValueError, RecursionError) as cause:
-        raise UsageError(f"`{place}` is no text, and cannot be put into one: {cause}") from cause
