@@ -330,6 +330,13 @@ def test_an_input_that_differs_is_said_to_differ(sage: CommandLine, inside: Insi
     assert "another definition" not in done.stderr
 
 
+def test_a_link_to_nowhere_is_called_one(sage: CommandLine, inside: Inside) -> None:
+    (sage.project / "loop.yaml").symlink_to("loop.yaml")
+    done = inside("validate", "loop.yaml", code=2)
+    assert "is a link that leads to no file" in done.stderr
+    assert "Did you mean" not in done.stderr
+
+
 def test_resume_from_a_node_makes_a_new_run_that_keeps_the_rest(sage: CommandLine, inside: Inside) -> None:
     inside("run", sage.flow(noted("a"), noted("b", needs=["a"])))
     done = inside("resume", "flow", "--from", "b", "--json")

@@ -59,6 +59,8 @@ def find_workflow(name: str, project: Path) -> Path:
         return template.path
     path = Path(name)
     if path.is_file() or (path.suffix.lower() in SUFFIXES and not path.is_dir()):
+        if path.is_symlink() and not path.exists():
+            raise click.UsageError(f"{name!r} is a link that leads to no file.")
         if not path.exists():
             raise click.UsageError(f"There is no file {name!r}.{_near(path)}")
         return path
