@@ -9,7 +9,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from sage_actors.messages.codec import MAX_RESULT_BYTES
 from sage_actors.messages.definition import RetryPolicy
@@ -58,6 +66,14 @@ def _switch(value: object) -> object:
 
 def _seconds_or_reference(value: object) -> object:
     return 0.0 if isinstance(value, str) and "${" in value else _duration(value)
+
+
+def _of_the_web(url: str) -> str:
+    literal = url.partition("${")[0]
+    is_said = "://" in literal or literal == url  # else a reference says it
+    if is_said and not re.match(r"https?://.", url, re.IGNORECASE):
+        raise ValueError("must begin with http:// or https://")
+    return url
 
 
 Id: TypeAlias = Annotated[
@@ -247,7 +263,7 @@ class HttpOperation(_Operation):
     """Sends a request; its result is {status, headers, body}."""
 
     type: Literal["http"]
-    url: str = Field(min_length=1, description="https://...")
+    url: Annotated[str, AfterValidator(_of_the_web)] = Field(min_length=1, description="https://...")
     method: str = Field("GET", pattern=r"^[A-Z]{1,20}$", description="GET, POST, ...")
     headers: dict[str, str] = Field(default_factory=dict, description="request headers")
     query: dict[str, Any] = Field(default_factory=dict, description="query parameters")

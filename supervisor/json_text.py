@@ -7,7 +7,7 @@ import json
 import math
 from typing import Any
 
-__all__ = ["abbreviate", "to_json", "to_line"]
+__all__ = ["abbreviate", "from_json", "to_json", "to_line"]
 
 BYTES_MARK = "$base64"
 
@@ -32,6 +32,18 @@ def to_json(value: Any) -> str:
     }
     """
     return json.dumps(_plain(value), allow_nan=False, ensure_ascii=False, indent=2)
+
+
+def from_json(text: str) -> Any:
+    """The value that a person's JSON says. ValueError for what is none: NaN and the infinities too."""
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except RecursionError as cause:
+        raise ValueError("nested too deep") from cause
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value")
 
 
 def abbreviate(value: Any, *, chars: int = 600, items: int = 20) -> Any:

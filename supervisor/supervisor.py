@@ -45,6 +45,7 @@ from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.engine import Engine
 from sage_actors.supervisor.core.plan import wire_spec
 from sage_actors.supervisor.core.run_core import RunCore
+from sage_actors.supervisor.core.run_waits import said_of
 from sage_actors.supervisor.handle import Outcome, Run, RunStatus, outcome_of
 from sage_actors.supervisor.outside_calls import OutsideCalls
 from sage_actors.supervisor.sandboxing import with_inputs
@@ -462,7 +463,7 @@ class SupervisorActor(MailboxActor):
             counts[name] = counts.get(name, 0) + 1
             if state == st.RUNNING and len(running) < 200:
                 running.append(core.id_of(node))
-        waiting = {core.id_of(node): why for node, why in core.held.items()}
+        waiting = {core.id_of(node): said_of(why) for node, why in core.held.items()}
         waiting |= {core.id_of(node): "in_doubt" for node in core.doubts}
         return RunStatus(
             run_id=core.run_id,

@@ -130,6 +130,11 @@ def test_version_is_printed(sage: CommandLine) -> None:
         (["resolve", "nothing", "node"], "exactly one"),
         (["delete", "nothing", "--yes"], "nothing"),
         (["prune", "--older-than", "soon"], "30d"),
+        (["prune", "--older-than", "99999999999d"], "too large"),
+        (["approve", "r", "n", "--data", "NaN"], "must be JSON"),
+        (["approve", "r", "n", "--data", "1180591620717411303424"], "64 bits"),
+        (["approve", "r", "n", "--data", '"\\ud800"'], "not valid Unicode"),
+        (["resolve", "r", "n", "--result", "[1180591620717411303424]"], "64 bits"),
         (["keys", "export"], "--yes"),
     ],
 )
@@ -316,6 +321,21 @@ def test_an_edited_definition_needs_a_yes_where_there_is_no_terminal(
     assert "--accept-changes" in done.stderr
     assert "changed" in inside("run", edited, "--accept-changes", "--quiet").stdout
     assert sage.count("ran-a") == 1
+
+
+def test_an_input_that_differs_is_said_to_differ(sage: CommandLine, inside: Inside) -> None:
+    flow = sage.flow(shell("a", "echo ${inputs.topic}"), inputs={"topic": {"type": "string"}})
+    inside("run", flow, "Hello World")
+    done = inside("run", flow, "hello-world", code=2)
+    assert "another value of the input 'topic'" in done.stderr
+    assert "another definition" not in done.stderr
+
+
+def test_a_link_to_nowhere_is_called_one(sage: CommandLine, inside: Inside) -> None:
+    (sage.project / "loop.yaml").symlink_to("loop.yaml")
+    done = inside("validate", "loop.yaml", code=2)
+    assert "is a link that leads to no file" in done.stderr
+    assert "Did you mean" not in done.stderr
 
 
 def test_resume_from_a_node_makes_a_new_run_that_keeps_the_rest(sage: CommandLine, inside: Inside) -> None:
@@ -633,6 +653,13 @@ APPROVAL = {"id": "ok", "type": "approval", "message": "Publish it?", "needs": [
 
 
 @pytest.mark.requirement("ORCH-017")
+def test_a_pause_for_two_reasons_has_an_answer_for_each(sage: CommandLine, inside: Inside) -> None:
+    dying = shell("pay", "kill -9 $PPID; sleep 5", effect="once")
+    done = inside("run", sage.flow({"id": "ok", "type": "approval"}, dying), code=5)
+    assert "sage-actors resolve flow pay --retry" in done.stderr
+    assert "sage-actors approve flow ok\n" in done.stderr
+
+
 def test_an_approval_pauses_with_5_and_another_process_answers_it(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(noted("a"), APPROVAL, shell("last", "echo v${ok | data.version}"))
     done = sage("run", flow, code=5)

@@ -442,6 +442,12 @@ def test_a_faulty_definition_is_left_as_it_was() -> None:
         ("w.yaml", "name: x\nname: y\n", "stands twice", 2),
         ("w.yaml", "name: !!python/object/apply:os.system [id]\n", "the tag", 1),
         ("w.yaml", "name: !secret x\n", "the tag '!secret'", 1),
+        ("w.yaml", "name: !!str 5\n", "the tag '!!str'", 1),
+        ("w.yaml", "name: ! x\n", "the tag '!'", 1),
+        ("w.yaml", "!!str name: x\n", "the tag '!!str'", 1),
+        ("w.yaml", "name: x\nnodes: !!seq []\n", "the tag '!!seq'", 2),
+        ("w.yaml", "name: x\nnodes: [{n: .inf}, -.INF]\n", ".inf is no JSON value", 2),
+        ("w.yaml", "name: .nan\n", ".nan is no JSON value", 1),
         ("w.yaml", "a: &a [*a]\n", "alias", 1),
         ("w.yaml", "? [a]\n: b\n", "a key that is no text", 1),
         ("w.yaml", "a: 1\n---\nb: 2\n", "a second document", 2),
@@ -460,6 +466,103 @@ def test_bad_syntax_is_a_definition_error_with_its_line(
     problem = caught.value.problems[0]
     assert message in problem.message
     assert problem.line == line
+
+
+def test_a_quoted_infinity_is_a_text() -> None:
+    assert parse_yaml("a: '.inf'\nb: \".nan\"\nc: .info\nd: 1.0")[0] == {
+        "a": ".inf",
+        "b": ".nan",
+        "c": ".info",
+        "d": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"command": {"a": 1}}, {"command": "must be a text or a list, but is a map"}),
+        (
+            {"command": ["a", ["b"], 1]},
+            {"command[1]": "must be a text, but is a list", "command[2]": "must be a text, but is 1"},
+        ),
+        ({"command": "a", "foreach": 5}, {"foreach": "must be a text or a list, but is 5"}),
+        ({"command": "a", "sandbox": 5}, {"sandbox": "must be a text or a map, but is 5"}),
+        ({"command": "a", "env": {"str": 5}}, {"env.str": "must be a text, but is 5"}),
+        (
+            {"type": "agent", "prompt": "a", "checks": 5},
+            {"checks": "must be true, false or a list, but is 5"},
+        ),
+        ({"type": "nothing", "foreach": 5}, {"type": None, "foreach": "must be a text or a list, but is 5"}),
+    ],
+)
+def test_a_field_of_several_types_has_one_problem(fields: dict[str, Any], said: dict[str, Any]) -> None:
+    operation = {"id": "a", "type": "shell", **fields}
+    for data, place in (
+        ({"name": "f", "nodes": [operation]}, "nodes[0]."),
+        ({"name": "f", "phases": [{"id": "p", "operations": [operation]}]}, "phases[0].operations[0]."),
+    ):
+        found = problems_of(data)
+        assert {each.place for each in found} == {place + name for name in said}
+        assert len(found) == len(said)
+        for each in found:
+            wanted = said[each.place.removeprefix(place)]
+            assert wanted is None or each.message == wanted
+
+
+def test_every_problem_with_references_is_said_exactly_once() -> None:
+    words = ["echo", "${b | [}", "${zzz}", "${inputs.q}", "${each[0]}", "${s/c}", "${x} ${x} ${inputs.q"]
+    text = "echo ${y} '${b | [}' ${b | [} ${inputs.q}"
+    nodes = [{"id": "a", "type": "shell", "command": words}, {"id": "b", "type": "shell", "command": text}]
+    found = sorted(
+        (each.place, each.message.partition(":")[0]) for each in problems_of({"name": "f", "nodes": nodes})
+    )
+    assert found == sorted(
+        [
+            ("nodes[0].command[1]", "bad JMESPath '['"),
+            ("nodes[0].command[2]", "refers to an unknown node"),
+            ("nodes[0].command[3]", "unknown input 'q'"),
+            ("nodes[0].command[4]", "${each[0]}"),
+            ("nodes[0].command[5]", "refers to an unknown node"),
+            ("nodes[0].command[6]", "refers to an unknown node"),
+            ("nodes[0].command[6]", "a reference that is not closed"),
+            ("nodes[1].command", "a reference inside quotes"),
+            ("nodes[1].command", "bad JMESPath '['"),
+            ("nodes[1].command", "refers to an unknown node"),
+            ("nodes[1].command", "unknown input 'q'"),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"type": "approval"},
+        {"type": "wait", "seconds": 1},
+        {"type": "workflow", "definition": flat({"id": "b"})},
+    ],
+)
+def test_what_is_not_tried_again_may_not_say_retry(operation: dict[str, Any]) -> None:
+    node = {"id": "a", **operation}
+    problem = the_problem({"name": "f", "nodes": [{**node, "retry": 2}]})
+    assert problem.place == "nodes[0].retry"
+    assert "not tried again" in problem.message
+    load_dict({"name": "f", "nodes": [{**node, "retry": 1, "timeout": 5}]})
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "ftp://${inputs.h}/", "example.org", "file:///etc/passwd", "http://"]
+)
+def test_a_url_that_is_not_of_the_web_is_refused(url: str) -> None:
+    data = {"name": "f", "inputs": {"h": {}}, "nodes": [{"id": "a", "type": "http", "url": url}]}
+    problem = the_problem(data)
+    assert (problem.place, problem.message) == ("nodes[0].url", "must begin with http:// or https://")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x", "HTTP://x/", "${inputs.h}/path", "${inputs.h}", "https://${inputs.h}"]
+)
+def test_a_url_of_the_web_or_of_a_reference_is_good(url: str) -> None:
+    load_dict({"name": "f", "inputs": {"h": {}}, "nodes": [{"id": "a", "type": "http", "url": url}]})
 
 
 def test_aliases_cannot_multiply_without_bound(tmp_path: Path) -> None:
@@ -709,7 +812,37 @@ def test_all_that_is_wrong_with_inputs_is_said_at_once() -> None:
     assert "-i topic=VALUE" in said["inputs.topic"].message
     assert "of type integer" in said["inputs.depth"].message
     assert 'one of "fast", "slow"' in said["inputs.mode"].message
-    assert "one of 1, but is True" in said["inputs.one"].message
+    assert "one of 1, but is true" in said["inputs.one"].message
+
+
+@pytest.mark.parametrize("declared", ["string", "integer", "number", "boolean", "array", "object", "any"])
+def test_an_input_that_may_be_left_out_may_be_null(declared: str) -> None:
+    """The run hands its own inputs on, resolved once, to the supervisor and to sub-workflows."""
+    spec = spec_with(n={"type": declared, "required": False})
+    once = resolve_inputs(spec, {})
+    assert once == resolve_inputs(spec, once) == {"n": None}
+
+
+def test_an_input_that_must_be_given_may_not_be_null() -> None:
+    for said in ({"type": "integer"}, {"type": "integer", "default": 1}):
+        with pytest.raises(DefinitionError, match="must be of type integer, but is null"):
+            resolve_inputs(spec_with(n=said), {"n": None})
+
+
+@pytest.mark.parametrize(
+    ("declared", "value", "why"),
+    [
+        ("integer", "99999999999999999999999", "64 bits"),
+        ("any", "\udcff", "not valid Unicode"),
+        ("array", "[NaN]", "must be of type array"),
+    ],
+)
+def test_an_input_that_cannot_be_stored_is_a_problem_of_the_input(
+    declared: str, value: str, why: str
+) -> None:
+    with pytest.raises(DefinitionError, match=why) as caught:
+        resolve_inputs(spec_with(x={"type": declared}), {"x": value})
+    assert [each.place for each in caught.value.problems] == ["inputs.x"]
 
 
 @pytest.mark.parametrize(
@@ -738,6 +871,16 @@ def test_topics_that_lose_characters_and_further_inputs_keep_run_ids_apart() -> 
 
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", each) for each in ids)
     assert re.fullmatch(r"flow-a-b-[0-9a-f]{8}", ids[0])
+
+
+def test_names_that_lose_characters_keep_run_ids_apart() -> None:
+    names = ["日本語", "Привет", "flow!", "flow?", "..", "-"]
+    ids = [default_run_id(spec_from_dict({"name": name, "nodes": []}), {}) for name in names]
+    assert len(set(ids)) == len(ids)
+    assert "workflow" not in ids
+    plain = ["flow", "My Flow", "v1.2_x-y", "n" * 99]
+    ids = [default_run_id(spec_from_dict({"name": name, "nodes": []}), {}) for name in plain]
+    assert ids == ["flow", "my-flow", "v1.2_x-y", "n" * 40]
 
 
 @given(st.text(min_size=1, max_size=200), st.text(max_size=300))

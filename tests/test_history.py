@@ -268,6 +268,35 @@ def test_a_rejection_given_while_nobody_runs_is_not_asked_again_at_the_next_resu
         assert supervisor.resume("r").result(30).status == "paused"  # tried again: asked again
 
 
+def test_a_rejection_given_while_nobody_runs_leads_to_the_fallback(tmp_path: Path) -> None:
+    flow = Workflow("asking")
+    flow.add("approval", id="asked", fallback="no")
+    with make_supervisor(tmp_path, waits_for_people=False) as supervisor:
+        assert supervisor.start(flow, run_id="r").result(30).status == "paused"
+    act(tmp_path, action="reject", node="asked")
+    with make_supervisor(tmp_path, waits_for_people=False) as supervisor:
+        assert supervisor.resume("r").result(30).raise_for_status()["asked"] == "no"
+
+
+def test_an_expanded_node_of_a_run_that_nobody_carries_out_is_pending(tmp_path: Path) -> None:
+    flow = Workflow("asking")
+    flow.add("approval", id="asked", foreach=[1, 2])
+    with make_supervisor(tmp_path, waits_for_people=False) as supervisor:
+        assert supervisor.start(flow, run_id="r").result(30).status == "paused"
+    assert states(tmp_path, "r")["asked"] == "pending"
+    with pytest.raises(UsageError, match="asked does not wait for an approval: it is pending"):
+        act(tmp_path, action="approve", node="asked")
+
+
+def test_the_reason_of_a_failure_counts_what_the_outcome_counts(tmp_path: Path) -> None:
+    flow = Workflow("failing")
+    flow.add(ops.boom, id="a", foreach=[1])
+    with make_supervisor(tmp_path) as supervisor:
+        outcome = supervisor.start(flow, run_id="r").result(30)
+    assert outcome.reason == history(tmp_path, "r").reason
+    assert "more" not in outcome.reason
+
+
 def test_what_is_not_waiting_cannot_be_decided(tmp_path: Path) -> None:
     pause_for_approval(tmp_path)
     before = len(list(StateDirectory(tmp_path).run_dir("r").iterdir()))

@@ -20,7 +20,7 @@ from sage_actors.actors.operations.context import Task
 from sage_actors.actors.operations.http import HttpRunner, RequestFailed
 from sage_actors.actors.operations.types import RunnerSettings
 from sage_actors.messages.codec import pack
-from sage_actors.messages.errors import BreakerOpenError, SandboxViolation
+from sage_actors.messages.errors import BreakerOpenError, SandboxViolation, UsageError
 
 pytestmark = pytest.mark.requirement("ORCH-023")
 
@@ -149,6 +149,16 @@ def test_an_open_breaker_says_when_to_try_again(tmp_path: Path, scheme: str) -> 
     assert net.network.dialled == []
 
 
+@pytest.mark.parametrize(
+    "url", ["ftp://user:key@x/", "x.org", "http://", "http://x:port", "https:///path", ""]
+)
+def test_what_is_no_url_of_the_web_is_refused_for_good_and_not_shown(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UsageError, match="`url`") as raised:
+        run(tmp_path, None, {"url": url})
+    assert not raised.value.retryable
+    assert "key" not in str(raised.value)
+
+
 def test_a_redirect_to_another_host_is_a_result_and_not_followed(
     net: World, origin: Origin, tmp_path: Path
 ) -> None:
@@ -187,6 +197,15 @@ def test_without_a_way_out_nothing_is_sent(origin: Origin, tmp_path: Path) -> No
 def test_without_a_sandbox_it_goes_straight_there(origin: Origin, tmp_path: Path) -> None:
     (result,) = run(tmp_path, None, {"url": f"{url_of(origin)}/"})
     assert result["status"] == 200
+
+
+def test_headers_and_a_body_that_are_no_text_are_json(origin: Origin, tmp_path: Path) -> None:
+    headers = {"x-flag": True, "x-map": {"a": [1]}, "x-none": None}
+    config = {"url": f"{url_of(origin)}/", "method": "POST", "headers": headers, "body": {"b": None}}
+    run(tmp_path, None, config, {**config, "body": b"\xff"})
+    (_, _, sent, body), (*_, raw) = origin.seen
+    assert (sent["x-flag"], sent["x-map"], body, raw) == ("true", '{"a":[1]}', b'{"b":null}', b"\xff")
+    assert "x-none" not in sent
 
 
 def test_many_at_once_share_one_token(net: World, origin: Origin, tmp_path: Path) -> None:

@@ -90,6 +90,94 @@ def test_a_rejection_is_a_failure_with_its_reason() -> None:
     assert run.status == "failed"
 
 
+def test_a_rejection_leads_to_the_fallback_where_there_is_one() -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", **ASK, fallback="no"), node("b", "a")]})
+    core.ack()
+    run.decide(0, approved=False, data=None, by="me", token=TOKEN)
+    assert core.carry_out() == ["b"]
+    assert run.status == "succeeded"
+    assert core.told("node_failed")[0].data["fallback"]
+
+
+@pytest.mark.parametrize("more", [{}, {"fallback": 7}, {"on_failure": "continue"}])
+def test_an_approval_that_nobody_answers_in_time_has_failed(more: dict[str, Any]) -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", **ASK, timeout=60, **more), node("b", "a")]})
+    core.ack()
+    assert core.told("node_waiting")[0].data["until"] == core.clock.now() + 60
+    core.clock.advance(59)
+    core.ack()
+    assert core.state(run, "a") == "waiting"
+    core.clock.advance(1)
+    core.carry_out()
+    assert core.told("node_failed")[0].data["error"]["type"] == "TimeoutExceeded"
+    assert core.state(run, "a") == ("succeeded" if "fallback" in more else "failed")
+    assert core.state(run, "b") == ("succeeded" if more else "skipped")
+    assert run.status == ("succeeded" if more else "failed")
+
+
+@pytest.mark.parametrize("definition", [{**ASK, "timeout": 60}, {**WAIT, "seconds": 100, "timeout": 60}])
+def test_a_timeout_counts_from_the_begin_of_the_wait_over_a_resume(definition: dict[str, Any]) -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", **definition)]})
+    core.ack()
+    core.clock.advance(50)
+    again = core.resume(run)
+    core.clock.advance(9)
+    core.ack()
+    assert core.state(again, "a") == "waiting"
+    core.clock.advance(1.5)
+    core.ack()
+    assert again.status == "failed"
+    assert again.errors[0]["type"] == "TimeoutExceeded"
+
+
+def test_an_answer_in_time_is_not_undone_by_the_timeout() -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", **ASK, timeout=60), node("b", **WAIT)]})
+    core.ack()
+    run.decide(0, approved=True, data=None, by="me", token=TOKEN)
+    core.clock.advance(61)
+    core.ack()
+    assert run.status == "succeeded"
+
+
+def test_a_wait_that_ends_before_its_timeout_succeeds() -> None:
+    core = Core()
+    run = core.run(
+        {"nodes": [node("a", **WAIT, timeout=60), node("b", **{**WAIT, "seconds": 61}, timeout=60)]}
+    )
+    core.ack()
+    core.clock.advance(62)
+    core.ack()
+    assert (core.state(run, "a"), core.state(run, "b")) == ("succeeded", "failed")
+    assert [each.data["reason"] for each in core.told("node_waiting")] == ["wait", "wait"]
+
+
+def test_a_pause_names_every_cause() -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", effect="once"), node("b", **ASK)]})
+    core.ack()
+    core.engine.ready(1)
+    core.lose(1)
+    core.ack()
+    doubt, question = str(run.paused).split("; and ")
+    assert doubt.startswith("in doubt: a;")
+    assert question == "approval: b; answer with `sage-actors approve`"
+
+
+def test_a_budget_that_is_used_up_hides_no_question() -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", **ASK), node("b", **WAIT)]}, max_tokens=5)
+    core.ack()
+    run.usage["input_tokens"] = 5
+    run._mind_budget()
+    core.ack()
+    assert str(run.paused).startswith("budget: 5 tokens are used")
+    assert "; and approval: a; " in str(run.paused)
+
+
 def test_a_doubt_pauses_a_run_that_has_nothing_else_to_do() -> None:
     core = Core()
     run = core.run({"nodes": [node("a", effect="once")]})
@@ -427,6 +515,48 @@ def test_a_lost_once_node_is_in_doubt_and_never_charged() -> None:
     run.lost(0, Evidence(exitcode=-9), charged=True, suspect=False)
     assert run.crashes == {}
     assert run.doubts == {0}
+
+
+@pytest.mark.parametrize("more", [{}, {"fallback": 7}])
+def test_a_poisonous_node_has_failed_whatever_follows(more: dict[str, Any]) -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", max_crashes=1, **more)]})
+    core.ack()
+    core.take()
+    run.lost(0, Evidence(exitcode=-9), charged=True, suspect=False)
+    core.ack()
+    (failed,) = core.told("node_failed")
+    assert failed.data["error"]["type"] == "PoisonedError"
+    assert "killed its worker once" in failed.data["error"]["message"]
+    assert len(core.records(run, NodeFailed)) == 1
+    assert run.status == ("succeeded" if more else "failed")
+
+
+def _after_an_incomplete_phase(min_success: float) -> tuple[Core, run_core.RunCore]:
+    operations = [node("x", "q/all"), node("y", trigger="all_done")]
+    phases: list[dict[str, Any]] = [
+        {"id": "p", "operations": [{**node("b"), "on_failure": "skip"}]},
+        {"id": "q", "dependencies": ["p"], "operations": [node("all")]},
+        {"id": "r", "dependencies": ["q"], "min_success": min_success, "operations": operations},
+        {"id": "s", "dependencies": ["r"], "operations": [node("z")]},
+    ]
+    core = Core()
+    run = core.run({"phases": phases})
+    core.ack()
+    ((worker, row),) = core.take()
+    core.engine.ready(worker)
+    core.fail(worker, row)
+    core.carry_out()
+    return core, run
+
+
+@pytest.mark.parametrize(("share", "is_met"), [(0.3, True), (0.5, True), (0.75, False)])
+def test_a_share_is_judged_also_if_an_earlier_phase_was_not_complete(share: float, is_met: bool) -> None:
+    core, run = _after_an_incomplete_phase(share)
+    assert core.state(run, "r/y") == "succeeded"
+    assert core.told("phase_completed")[-1 if not is_met else 2].data["ok"] is (is_met)
+    assert core.state(run, "s/z") == ("succeeded" if is_met else "skipped")
+    assert run.status == "succeeded"  # nothing failed but what may
 
 
 def test_a_flow_of_the_library_is_the_same_as_one_of_a_file() -> None:

@@ -22,6 +22,7 @@ from sage_actors.actors.operations.context import Task
 from sage_actors.actors.operations.types import RunnerSettings
 from sage_actors.messages.codec import MAX_RESULT_BYTES, unpack
 from sage_actors.messages.errors import LimitExceeded, OperationError, UsageError
+from sage_actors.messages.text_form import text_of
 
 if TYPE_CHECKING:
     import ssl
@@ -67,13 +68,14 @@ class HttpRunner:
         url = config.get("url")
         if not isinstance(url, str):
             raise UsageError("`url` must be a string")
+        _check(url)
         client = self._client(url)
         request = client.build_request(
             str(config.get("method") or "GET").upper(),
             url,
             headers=_texts(config.get("headers")),
             params=config.get("query") or config.get("params"),
-            content=config.get("body"),
+            content=_body(config.get("body")),
             json=config.get("json"),
         )
         response = await _send(client, request)
@@ -97,6 +99,18 @@ class HttpRunner:
 
             raise no_network(httpx.URL(url))
         return _client(proxy)
+
+
+def _check(url: str) -> None:
+    """UsageError for what no attempt can fetch; the text has nothing of the URL, which may hold a key."""
+    import httpx
+
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as cause:
+        raise UsageError(f"`url` is no URL: {cause}") from cause
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise UsageError("`url` must begin with http:// or https://, and name a host")
 
 
 def retry_after_s(value: str | None, now: float) -> float | None:
@@ -218,7 +232,13 @@ def _parse(response: httpx.Response, content: bytes) -> Any:
 
 
 def _texts(headers: Mapping[str, Any] | None) -> dict[str, str] | None:
-    return {str(name): str(value) for name, value in headers.items()} if headers else None
+    """A header that is null is not sent."""
+    given = (headers or {}).items()
+    return {name: text_of(f"headers.{name}", value) for name, value in given if value is not None} or None
+
+
+def _body(body: Any) -> str | bytes | None:
+    return body if body is None or isinstance(body, bytes) else text_of("body", body)
 
 
 def _without_secrets(url: httpx.URL) -> str:

@@ -1,7 +1,8 @@
 """Operations of type `shell`: a command, as a list or as a string for /bin/sh.
 
 config: command, cwd (relative to the project), env (added to the worker's), stdin (text), check (default
-true: a non-zero exit code is a failure). The result is {exit_code, stdout, stderr}; an exit code below zero
+true: a non-zero exit code is a failure). A word, a variable or stdin that is no text goes in as compact JSON; a
+variable that is null is not set. The result is {exit_code, stdout, stderr}; an exit code below zero
 is a signal.
 The command has a process group of its own; it ends with the operation when that is cut short. What a command
 left running in the background when it ended by itself lives on until its worker ends.
@@ -9,7 +10,6 @@ left running in the background when it ended by itself lives on until its worker
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +19,7 @@ from sage_actors.actors.operations.context import Task
 from sage_actors.actors.operations.types import RunnerSettings
 from sage_actors.messages.codec import unpack
 from sage_actors.messages.errors import OperationError, UsageError
+from sage_actors.messages.text_form import text_of
 
 __all__ = ["CAPTURE_CAP_BYTES", "CommandFailed", "ShellRunner"]
 
@@ -45,12 +46,12 @@ class ShellRunner:
 
     def run(self, task: Task) -> dict[str, Any]:
         config = unpack(task.packed).get("config", {})
-        environ = {str(name): str(value) for name, value in (config.get("env") or {}).items()}
+        stdin = config.get("stdin")
         output = run_command(
             _arguments(config.get("command")),
-            cwd=os.path.join(self._project, config.get("cwd") or ""),
-            env=os.environ | environ,
-            stdin=config.get("stdin") or "",
+            cwd=os.path.join(self._project, _folder(config.get("cwd"))),
+            env=_environment(config.get("env") or {}),
+            stdin="" if stdin is None else text_of("stdin", stdin),
             on_text=lambda text, stream: task.services.log(task.key, text, stream),
         )
         if output.exit_code != 0 and config.get("check", True):
@@ -62,5 +63,21 @@ def _arguments(command: Any) -> list[str]:
     if isinstance(command, str):
         return ["/bin/sh", "-c", command]
     if isinstance(command, list) and command:
-        return [each if isinstance(each, str) else json.dumps(each) for each in command]
+        return [text_of(f"command[{number}]", each) for number, each in enumerate(command)]
     raise UsageError("`command` must be a list of words, or a string for the shell")
+
+
+def _folder(cwd: Any) -> str:
+    if cwd is not None and not isinstance(cwd, str):
+        raise UsageError(f"`cwd` must be a text, the path of a folder, not {text_of('cwd', cwd)[:60]}")
+    return cwd or ""
+
+
+def _environment(variables: Mapping[str, Any]) -> dict[str, str]:
+    environ = dict(os.environ)
+    for name, value in variables.items():
+        if value is None:
+            environ.pop(name, None)
+        else:
+            environ[name] = text_of(f"env.{name}", value)
+    return environ

@@ -240,15 +240,21 @@ def _problem_lines(outcome: Outcome, project: Path) -> list[str]:
 
 def _answers(outcome: Outcome, project: Path) -> list[str]:
     """The commands that give the answers which the run waits for."""
-    kind, _, rest = outcome.reason.partition(": ")
+    from sage_actors.supervisor.core.run_ending import AND
+
+    return [
+        line for cause in outcome.reason.split(AND) for line in _answers_to(cause, outcome.run_id, project)
+    ]
+
+
+def _answers_to(cause: str, run_id: str, project: Path) -> list[str]:
+    kind, _, rest = cause.partition(": ")
     nodes = rest.partition(";")[0].split(", ")[:_MOST_ERRORS]
     if kind == "approval":
-        return [f"Answer with: {command_line(project, 'approve', outcome.run_id, node)}" for node in nodes]
+        return [f"Answer with: {command_line(project, 'approve', run_id, node)}" for node in nodes]
     if kind == "in doubt":
         ways = "--retry | --result JSON | --fail"
-        return [
-            f"Answer with: {command_line(project, 'resolve', outcome.run_id, node)} {ways}" for node in nodes
-        ]
+        return [f"Answer with: {command_line(project, 'resolve', run_id, node)} {ways}" for node in nodes]
     return []
 
 

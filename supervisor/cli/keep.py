@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["delete_command", "prune_command", "seconds_of"]
 
+_MOST_DIGITS = 9  # of an age
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -170,9 +171,11 @@ def _day(directory: Path) -> str:
 
 def seconds_of(age: str, option: str) -> float:
     """The seconds that an age such as 30d says. click.UsageError if it says none."""
-    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", age.strip())
+    match = re.fullmatch(r"([0-9]+)([smhdw])", age.strip())
     if match is None:
         raise click.UsageError(f"{option} is a number and a unit (s, m, h, d, w), such as 30d, not {age!r}.")
+    if len(match[1]) > _MOST_DIGITS:
+        raise click.UsageError(f"{option} is too large: a number of {_MOST_DIGITS} digits at most.")
     return int(match[1]) * _UNITS[match[2]]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import shlex
@@ -61,6 +60,8 @@ def find_workflow(name: str, project: Path) -> Path:
         return template.path
     path = Path(name)
     if (path.is_file() and os.sep in name) or (path.suffix.lower() in SUFFIXES and not path.is_dir()):
+        if path.is_symlink() and not path.exists():
+            raise click.UsageError(f"{name!r} is a link that leads to no file.")
         if not path.exists():
             raise click.UsageError(f"There is no file {name!r}.{_near(path)}")
         return path
@@ -84,12 +85,21 @@ def _near(path: Path) -> str:
 
 
 def parse_json(text: str, option: str) -> Any:
-    """The value that `text` says. click.UsageError if it is not JSON."""
+    """The value that `text` says. click.UsageError if it is not JSON, or nothing that can be stored."""
+    from sage_actors.messages.codec import pack
+    from sage_actors.messages.errors import ResultError
+    from sage_actors.supervisor.json_text import from_json
+
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as cause:
+        value = from_json(text)
+    except ValueError as cause:
         example = "'\"text\"', 42, '{\"key\": true}'"
         raise click.UsageError(f"{option} must be JSON, such as {example}: {cause}") from cause
+    try:
+        pack(value, what=option)
+    except ResultError as cause:
+        raise click.UsageError(f"{cause}.") from cause
+    return value
 
 
 def state_of(project: Path) -> StateDirectory:

@@ -148,6 +148,7 @@ class RunAnswers(RunInstances):
         if not self.operation(node).has_fallback:
             self._fail(node, error, micros=micros, usage=usage)
             return
+        error = self.errors[node] = self.without_secrets(error)
         attempt = self.attempts[node]
         self._persist([NodeFailed(self.clock.now(), node, attempt, error, None, "", micros, usage)])
         self._tell_failed(node, error, will_retry=False, fallback=True)

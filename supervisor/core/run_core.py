@@ -87,11 +87,10 @@ class RunCore(RunEnding):
         """What waited when the last process ended waits on; what it executed with effect `once` is in doubt."""
         now = self.clock.now()
         for reason, node, delay in self.resumed_waits:
-            if reason == "approval":
-                self.emit("node_waiting", node, reason=reason, until=None, message=self._question(node))
-            else:
+            if delay is not None:
                 self.ports.timer(self, self.clock.monotonic() + delay, (reason, node, self.attempts[node]))
-                self.emit("node_waiting", node, reason=reason, until=now + delay)
+            told = {"message": self._question(node)} if reason == "approval" else {}
+            self._tell_waiting(node, reason, None if delay is None else now + delay, **told)
         evidence = Evidence(exitcode=None, reason="supervisor died")
         for node, attempt in self.resumed_doubts:
             self.state[node] = st.IN_DOUBT
@@ -213,19 +212,21 @@ class RunCore(RunEnding):
         ends = [self.state[each] for each in members]
         succeeded = ends.count(st.SUCCEEDED)
         judged = len(ends) - ends.count(st.EXCUSED)
-        if any(self.state[each] != st.SUCCEEDED for each in before):
-            good = False
+        complete = all(self.state[each] == st.SUCCEEDED for each in before)
+        if not complete and (phase.min_success is None or not succeeded):
+            good = False  # nothing here could begin, but for what does not ask how others ended
         elif phase.min_success is None:
             good = all(each in (st.SUCCEEDED, st.TOLERATED, st.EXCUSED) for each in ends)
         else:
             good = succeeded >= phase.min_success * judged - 1e-9
-            if not good:
+            if not good and complete:
                 self.paused = (
                     f"phase {scope.prefix}{phase.id}: {succeeded} of {judged} operations succeeded, "
                     f"min_success is {phase.min_success:g}; resume to try the failed ones again"
                 )
                 return
-            self.excused_failures.update(each for each in members if self.state[each] == st.FAILED)
+            if good:
+                self.excused_failures.update(each for each in members if self.state[each] == st.FAILED)
         self._persist([PhaseCompleted(self.clock.now(), scope.prefix + phase.id, succeeded, len(members))])
         self.emit(
             "phase_completed",
@@ -383,14 +384,10 @@ class RunCore(RunEnding):
         if charged:
             crashes = self.crashes[node] = self.crashes.get(node, 0) + 1
             if crashes >= operation.max_crashes:
-                text = f"{self.id_of(node)} killed its worker {crashes} times: {evidence.describe()}"
-                self.errors[node] = error = error_map(
-                    "PoisonedError", text, retryable=False, details=evidence.to_dict()
-                )
-                if operation.has_fallback:
-                    self._take_fallback(node)
-                else:
-                    self._fail(node, error)
+                times = "once" if crashes == 1 else f"{crashes} times"
+                text = f"{self.id_of(node)} killed its worker {times}: {evidence.describe()}"
+                error = error_map("PoisonedError", text, retryable=False, details=evidence.to_dict())
+                self._give_up(node, error, 0, None)
                 return
         if charged or suspect:
             self.alone.add(node)
@@ -422,7 +419,7 @@ class RunCore(RunEnding):
         elif kind == "expanded":
             self.release_children(token[1])
         elif kind == "waiting":
-            self.ports.timer(self, self.clock.monotonic() + token[2], ("wait", token[1], 0))
+            self.ports.timer(self, self.clock.monotonic() + token[2], (token[3], token[1], 0))
         elif kind == "end":
             self.status = token[1]
             self.ports.ended(self)

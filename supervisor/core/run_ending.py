@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from sage_actors.messages.records import RunFinished, RunPaused
-from sage_actors.supervisor.core.run_waits import RunWaits
+from sage_actors.supervisor.core.run_waits import TOO_LONG, RunWaits
 
-__all__ = ["RunEnding"]
+__all__ = ["AND", "RunEnding"]
+
+AND = "; and "  # between the causes of one pause, each `kind: nodes; what to do`
 
 
 class RunEnding(RunWaits):
@@ -51,27 +53,35 @@ class RunEnding(RunWaits):
         elif self.timed_out:
             self._finish("failed")
         else:
-            self._pause(str(self.stopping))
+            reason = str(self.stopping)
+            self._pause(AND.join([reason, *(self._questions() if reason.startswith("budget") else ())]))
 
     def _consider_pause(self) -> None:
         """Nothing runs and nothing is ready: pause unless a clock or a breaker will bring more."""
         waits = set(self.held.values())
-        if waits & {"retry", "wait", "breaker", "cache"}:
+        if waits & {"retry", "wait", TOO_LONG, "breaker", "cache"}:
             return
+        causes = []
         if "open breaker" in waits:
             far = all(node in self.too_far for node, why in self.held.items() if why == "open breaker")
-            if far and waits <= {"open breaker", "approval"}:
-                self._pause("open breaker: an endpoint that is needed stays open")
-            return
+            if not far or not waits <= {"open breaker", "approval"}:
+                return
+            causes.append("open breaker: an endpoint that is needed stays open")
         if self.doubts:
-            self._pause(f"in doubt: {self._doubtful_ids()}; say what happened with `sage-actors resolve`")
-        elif self.paused is not None:
-            self._pause(self.paused)
-        elif "budget" in waits:
-            self._pause(self._why_over_budget())
-        elif "approval" in waits and not self.options.waits_for_people:
-            ids = ", ".join(sorted(self.id_of(node) for node, why in self.held.items() if why == "approval"))
-            self._pause(f"approval: {ids}; answer with `sage-actors approve`")
+            causes.append(f"in doubt: {self._doubtful_ids()}; say what happened with `sage-actors resolve`")
+        if self.paused is not None:
+            causes.append(self.paused)
+        if "budget" in waits:
+            causes.append(self._why_over_budget())
+        if causes or not self.options.waits_for_people:
+            causes += self._questions()
+        if causes:
+            self._pause(AND.join(causes))
+
+    def _questions(self) -> list[str]:
+        """The approvals that wait, as one cause of a pause; none if there are none."""
+        ids = ", ".join(sorted(self.id_of(node) for node, why in self.held.items() if why == "approval"))
+        return [f"approval: {ids}; answer with `sage-actors approve`"] if ids else []
 
     def _doubtful_ids(self) -> str:
         return ", ".join(sorted(self.id_of(node) for node in self.doubts))

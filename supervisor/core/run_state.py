@@ -118,7 +118,7 @@ class RunState:
         self.storage_error: StorageError | None = None
         self.status: str | None = None
         self.deadline: float | None = None
-        self.resumed_waits: list[tuple[str, int, float]] = []
+        self.resumed_waits: list[tuple[str, int, float | None]] = []
         self.resumed_doubts: list[tuple[int, int]] = []
         self.resumed_fallbacks: list[int] = []
         self.resumed_failures: list[tuple[int, dict[str, Any]]] = []

@@ -17,7 +17,14 @@ from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.ports import Scope
 from sage_actors.supervisor.core.run_expansions import RunExpansions
 
-__all__ = ["RunWaits"]
+__all__ = ["TOO_LONG", "RunWaits", "said_of"]
+
+TOO_LONG = "timeout"  # why a `wait` is held that ends with its timeout, before it is over
+
+
+def said_of(why: str) -> str:
+    """Why a node is held, for people."""
+    return "wait" if why == TOO_LONG else why
 
 
 class RunWaits(RunExpansions):
@@ -25,21 +32,35 @@ class RunWaits(RunExpansions):
 
     def _wait(self, node: int, scope: Scope, local: int, operation: OperationSpec) -> None:
         config = self._config(scope, local)
-        seconds = _seconds_to_wait(config, self.clock.now())
-        until = self.clock.now() + seconds
-        self.state[node] = st.HELD
-        self.held[node] = "wait"
-        self._persist(
-            [NodeWaiting(self.clock.now(), node, "wait", until)], sync=True, token=("waiting", node, seconds)
+        seconds, limit = _seconds_to_wait(config, self.clock.now()), operation.timeout
+        self._begin_wait(
+            node, *(("wait", seconds) if limit is None or seconds <= limit else (TOO_LONG, limit))
         )
-        self.emit("node_waiting", node, reason="wait", until=until)
 
     def _ask_person(self, node: int, scope: Scope, local: int, operation: OperationSpec) -> None:
         config = self._config(scope, local)
+        self._begin_wait(node, "approval", operation.timeout, message=config.get("message", ""))
+
+    def _begin_wait(self, node: int, why: str, seconds: float | None, **told: Any) -> None:
+        """Hold `node`, for `seconds` from now, whatever happens to this process; None: until somebody says so."""
+        until = None if seconds is None else self.clock.now() + seconds
         self.state[node] = st.HELD
-        self.held[node] = "approval"
-        self._persist([NodeWaiting(self.clock.now(), node, "approval", None)], sync=True, token=("held",))
-        self.emit("node_waiting", node, reason="approval", until=None, message=config.get("message", ""))
+        self.held[node] = why
+        token = ("held",) if seconds is None else ("waiting", node, seconds, why)
+        self._persist([NodeWaiting(self.clock.now(), node, why, until)], sync=True, token=token)
+        self._tell_waiting(node, why, until, **told)
+
+    def _tell_waiting(self, node: int, why: str, until: float | None, **told: Any) -> None:
+        self.emit("node_waiting", node, reason=said_of(why), until=until, **told)
+
+    def _waited_too_long(self, node: int) -> None:
+        """The node's `timeout` is over, and nobody answered, or the moment has not come."""
+        self.running += 1
+        self.attempts[node] = max(self.attempts[node], 1)
+        operation = self.operation(node)
+        what = "nobody answered within" if operation.type == "approval" else "it waited longer than"
+        text = f"{self.id_of(node)}: {what} its timeout of {operation.timeout or 0:g} s"
+        self._give_up(node, error_map("TimeoutExceeded", text, retryable=False), 0, None)
 
     def decide(self, node: int, *, approved: bool, data: Any, by: str, token: object) -> None:
         """A person answered an approval. `token` is acknowledged when the answer is on disk."""
@@ -55,7 +76,7 @@ class RunWaits(RunExpansions):
             self.running += 1
             self.attempts[node] = max(self.attempts[node], 1)
             text = f"{self.id_of(node)} was rejected by {by}" + (f": {data}" if data is not None else "")
-            self._fail(node, error_map("RejectedError", text, retryable=False))
+            self._give_up(node, error_map("RejectedError", text, retryable=False), 0, None)
         self.settle()
 
     def resolve(self, node: int, *, how: str, result: Any, by: str, token: object) -> None:
@@ -93,6 +114,8 @@ class RunWaits(RunExpansions):
         del self.held[node]
         if why == "wait":
             self._succeed_here(node, pack({"waited": True}))
+        elif why in (TOO_LONG, "approval"):
+            self._waited_too_long(node)
         else:
             self.state[node] = st.PENDING
             self._to_worker(node, self.operation(node))

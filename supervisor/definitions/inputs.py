@@ -10,10 +10,12 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sage_actors.messages.codec import pack
 from sage_actors.messages.definition import InputSpec, WorkflowSpec
-from sage_actors.messages.errors import DefinitionError, Problem, SecretInStateError
+from sage_actors.messages.errors import DefinitionError, Problem, ResultError, SecretInStateError
 from sage_actors.supervisor.core.graph import nearest
 from sage_actors.supervisor.definitions.literals import problems_in
+from sage_actors.supervisor.json_text import from_json
 
 __all__ = ["default_run_id", "input_problem", "resolve_inputs"]
 
@@ -60,16 +62,22 @@ def _value(name: str, declared: InputSpec, given: Mapping[str, Any]) -> Any:
             raise ValueError(f"is missing: give it with -i {name}=VALUE")
         return declared.default
     value = given[name]
+    if value is None and not declared.required and declared.default is None:
+        return None  # left out, and resolved once before: a run hands its own inputs on
     if isinstance(value, str) and declared.type in _READERS:
         value = _READERS[declared.type](value)
     if wrong := input_problem(declared, value):
         raise ValueError(wrong)
+    try:
+        pack(value)
+    except ResultError as cause:
+        raise ValueError(str(cause).removeprefix("the value ")) from cause
     return value
 
 
 def input_problem(declared: InputSpec, value: Any) -> str:
     """Why `value` cannot be the value of an input; "" if it can."""
-    shown = repr(value)[:60]
+    shown = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)[:60]
     if not _CHECKS.get(declared.type, _anything)(value):
         return f"must be of type {declared.type}, but is {shown}"
     if declared.enum is not None and not any(_same(value, each) for each in declared.enum):
@@ -95,8 +103,8 @@ def _boolean(text: str) -> Any:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return from_json(text)
+    except ValueError:
         return text
 
 
@@ -139,11 +147,13 @@ def _same(value: Any, other: Any) -> bool:
 def default_run_id(spec: WorkflowSpec, inputs: Mapping[str, Any], topic: str | None = None) -> str:
     """`<workflow>-<topic slug>`, the same for the same workflow, topic and inputs.
 
-    A slug that lost characters gains eight hex digits of a hash of the topic; inputs besides `topic` that
+    A name or a topic that lost characters gains eight hex digits of its hash; inputs besides `topic` that
     differ from their defaults add eight of theirs.
     """
-    name, _ = _slug(spec.name)
-    parts = [name[:_MAX_NAME].lstrip("._-") or "workflow"]
+    slug, lost = _slug(spec.name, most=None)  # a long name is cut as it always was
+    name = slug[:_MAX_NAME].lstrip("._-")
+    parts = [name] if name else ["workflow"]
+    parts += [_hash(spec.name)] if lost or not name else []
     if topic is None and isinstance(inputs.get("topic"), str):
         topic = inputs["topic"]
     if topic is not None:
@@ -164,11 +174,11 @@ def _is_default(declared: InputSpec, value: Any) -> bool:
     return not declared.required and _same(declared.default, value)
 
 
-def _slug(text: str) -> tuple[str, bool]:
-    """Lower case, `-` for white space; and whether anything else was lost."""
+def _slug(text: str, *, most: int | None = _MAX_SLUG) -> tuple[str, bool]:
+    """Lower case, `-` for white space, `most` characters; and whether anything else was lost."""
     plain = re.sub(r"\s+", "-", unicodedata.normalize("NFC", text).strip()).lower()
     kept = re.sub(r"[^a-z0-9._-]+", "-", plain)
-    slug = re.sub(r"-{2,}", "-", kept).strip("-")[:_MAX_SLUG].strip("-")
+    slug = re.sub(r"-{2,}", "-", kept).strip("-")[:most].strip("-")
     return slug, slug != plain
 
 

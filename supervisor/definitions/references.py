@@ -15,7 +15,6 @@ else as compact JSON. Values that were put in are never expanded again. Keys of 
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ import jmespath
 from jmespath.exceptions import JMESPathError
 
 from sage_actors.messages.errors import DefinitionError, ExpressionError, Problem
+from sage_actors.messages.text_form import text_form
 from sage_actors.supervisor.definitions.shell_text import unsafe_reference
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "find_references",
     "is_single_reference",
     "parse_template",
+    "read_references",
     "truthy",
 ]
 
@@ -151,7 +152,7 @@ def parse_template(value: Any, *, place: str = "", quote_at: tuple[str, ...] | N
         DefinitionError: all that is wrong with its references, each with its place.
     """
     parser = _Parser()
-    parser.quoted_place = None if quote_at is None else ".".join((*((place,) if place else ()), *quote_at))
+    parser.quoted_place = _quoted_place(place, quote_at)
     root = parser.parse(value, place, 0)
     if parser.problems:
         raise DefinitionError(parser.problems)
@@ -160,14 +161,23 @@ def parse_template(value: Any, *, place: str = "", quote_at: tuple[str, ...] | N
 
 def find_references(value: Any, *, place: str = "") -> list[Reference]:
     """The references in `value`, without a template: cheaper where only edges are wanted. Raises the same."""
+    references, problems = read_references(value, place=place)
+    if problems:
+        raise DefinitionError(problems)
+    return references
+
+
+def read_references(
+    value: Any, *, place: str = "", quote_at: tuple[str, ...] | None = None
+) -> tuple[list[Reference], list[Problem]]:
+    """Both the references in `value` that can be read and what is wrong with the others; `quote_at` as above."""
     found: list[Reference] = []
-    if not _scan(value, place, found):
-        parser = _Parser()
-        parser.parse(value, place, 0)
-        if parser.problems:
-            raise DefinitionError(parser.problems)
-        return parser.references
-    return found
+    if quote_at is None and _scan(value, place, found):
+        return found, []
+    parser = _Parser()
+    parser.quoted_place = _quoted_place(place, quote_at)
+    parser.parse(value, place, 0)
+    return parser.references, parser.problems
 
 
 def is_single_reference(value: object) -> bool:
@@ -210,6 +220,10 @@ def check_expression(expression: str) -> str:
     except RecursionError:
         return "a JMESPath expression that is nested too deep"
     return ""
+
+
+def _quoted_place(place: str, quote_at: tuple[str, ...] | None) -> str | None:
+    return None if quote_at is None else ".".join((*((place,) if place else ()), *quote_at))
 
 
 def _scan(value: Any, place: str, found: list[Reference]) -> bool:
@@ -296,15 +310,14 @@ class _Parser:
             reference = _new_tuple(Reference, ("node", match[1], None, place, True))
             self.references.append(reference)
             return reference
-        try:
-            parts = _split(text)
-        except ValueError as cause:
-            self._problem(place, str(cause), "close it with `}`, or write `$${` for a literal `${`")
-            return text
+        parts, unclosed = _split(text)
+        if unclosed:
+            message = f"a reference that is not closed: {unclosed[:40]!r}"
+            self._problem(place, message, "close it with `}`, or write `$${` for a literal `${`")
         whole = len(parts) == 1 and not quote
         made = [part if isinstance(part, str) else self._reference(part.body, place, whole) for part in parts]
         known = [part for part in made if part is not None]
-        if quote and (why := unsafe_reference([part if isinstance(part, str) else None for part in known])):
+        if quote and (why := unsafe_reference([part if isinstance(part, str) else None for part in parts])):
             self._problem(place, *why)
         return _assemble(known, whole, quote)
 
@@ -334,8 +347,8 @@ class _Body(NamedTuple):
     body: str
 
 
-def _split(text: str) -> list[str | _Body]:
-    """Literal text and references, in turn. ValueError for a reference that is not closed."""
+def _split(text: str) -> tuple[list[str | _Body], str]:
+    """Literal text and references, in turn; and what begins with a reference that is not closed."""
     parts: list[str | _Body] = []
     literal, at = "", 0
     while match := _OPENING.search(text, at):
@@ -346,13 +359,13 @@ def _split(text: str) -> list[str | _Body]:
             continue
         end = _closing(text, match.end())
         if end < 0:
-            raise ValueError(f"a reference that is not closed: {text[match.start() : match.start() + 40]!r}")
+            return parts, text[match.start() :]
         if literal:
             parts.append(literal)
         parts.append(_Body(text[match.end() : end]))
         literal, at = "", end + 1
     literal += text[at:]
-    return [*parts, literal] if literal else parts
+    return ([*parts, literal] if literal else parts), ""
 
 
 def _unquoted(text: str, start: int) -> Iterator[tuple[int, str]]:
@@ -476,10 +489,8 @@ def _resolve(reference: Reference, scope: Scope) -> Any:
 
 
 def _as_text(value: Any, reference: Reference) -> str:
-    if isinstance(value, str):
-        return value
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return text_form(value)
     except (TypeError, ValueError, RecursionError) as cause:
         where = f"{reference.place}: " if reference.place else ""
         raise ExpressionError(f"{where}{_describe(reference)} cannot be put into text: {cause}") from cause

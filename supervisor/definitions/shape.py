@@ -7,6 +7,7 @@ still be checked in the rest, and remembers where each remaining operation stood
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ from sage_actors.supervisor.definitions.validation import TYPES, Places, type_hi
 __all__ = ["Path", "check_shape", "place_of", "repair_shape"]
 
 Path: TypeAlias = tuple[str | int, ...]
+Loc: TypeAlias = tuple[str | int, ...]  # a path of pydantic's, with names of types in it
 
 _EXPECTED = {
     "model_attributes_type": "a map",
@@ -29,6 +31,9 @@ _EXPECTED = {
     "float_type": "a number",
     "bool_type": "true or false",
 }
+_EXPECTED |= dict.fromkeys(("either_command", "either_foreach"), "a text or a list")
+_EXPECTED |= {"either_sandbox": "a text or a map", "either_checks": "true, false or a list"}
+_ALTERNATIVE = re.compile(r"(str|bool|(list|dict)\[.*\])\Z")
 _LISTS = ("phases", "nodes", "operations")
 
 
@@ -45,8 +50,9 @@ def check_shape(data: Mapping[str, Any]) -> tuple[list[Problem], list[Path]]:
         try:
             model.model_validate(part)
         except ValidationError as error:
-            for each in error.errors(include_url=False):
-                loc = (*prefix, *each["loc"])
+            found = [{**each, "loc": (*prefix, *each["loc"])} for each in error.errors(include_url=False)]
+            for each in _of_what_was_meant(found):
+                loc = each["loc"]
                 path = _without_tags(loc)
                 problems[_in_words(each, path, loc)] = None
                 faults.append(path)
@@ -80,6 +86,37 @@ def _which_shape(data: Mapping[str, Any]) -> list[Problem]:
         name = "phases" if nodes is None else "nodes"
         return [Problem(name, "the workflow has no nodes", "add an operation")]
     return []
+
+
+def _of_what_was_meant(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One error for a field that may be this or that: pydantic has one for each, under a name of its own."""
+    deep = set[Loc]()
+    for each in errors:
+        at = _alternative_at(each["loc"])
+        if at and len(each["loc"]) > at + 1:
+            deep.add(each["loc"][:at])  # it is a list, and something in it is wrong
+    out: dict[Any, dict[str, Any]] = {}
+    for each in errors:
+        loc = each["loc"]
+        at = _alternative_at(loc)
+        if not at:
+            out[loc, each["type"]] = each
+        elif len(loc) > at + 1:
+            out[loc, each["type"]] = {**each, "loc": loc[:at] + loc[at + 1 :]}
+        elif loc[:at] not in deep:
+            out[loc[:at], ""] = {**each, "loc": loc[:at], "type": f"either_{loc[at - 1]}"}
+    return list(out.values())
+
+
+def _alternative_at(loc: Loc) -> int:
+    """Where pydantic's name for one of several types of a field stands; 0 if there is none."""
+    for at in range(2, len(loc)):
+        is_field = f"either_{loc[at - 1]}" in _EXPECTED and (
+            loc[at - 2] in TYPES or isinstance(loc[at - 2], int)
+        )
+        if is_field and _ALTERNATIVE.match(str(loc[at])):
+            return at
+    return 0
 
 
 def _without_tags(loc: tuple[str | int, ...]) -> Path:

@@ -1,7 +1,7 @@
 """Text of a definition file to plain data, JSON or YAML, with the line of each place when it is asked for.
 
-YAML is read from its events, without the constructors of a loader: no tags but those of JSON's types, scalars
-as YAML 1.2 has them (`on` and `no` are text, `22:22` is no number), keys are text, aliases cannot multiply
+YAML is read from its events, without the constructors of a loader: no tags, no infinities, scalars as YAML 1.2
+has them (`on` and `no` are text, `22:22` is no number), keys are text, aliases cannot multiply
 without bound. Both formats refuse a key that stands twice in one map.
 """
 
@@ -25,6 +25,7 @@ _MAX_ALIASED = 100_000  # values that aliases may repeat
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"[-+]?[0-9]+\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+_NO_JSON = re.compile(r"[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z")
 _WORDS: dict[str, Any] = {"": None, "~": None}
 _WORDS |= dict.fromkeys(("null", "Null", "NULL"))
 _WORDS |= dict.fromkeys(("true", "True", "TRUE"), True)
@@ -229,11 +230,15 @@ class _YamlReader:
         return bool(self._stack) and isinstance(self._stack[-1].value, dict) and self._stack[-1].key is None
 
     def _scalar(self, event: Any) -> None:
+        self._refuse_tag(event)
         plain = event.implicit[0] and not event.style
         if self._expects_key():
             self._key(event.value, event, plain)
             return
-        value = self._typed(event, plain)
+        value = _resolve_plain(event.value) if plain else event.value
+        if plain and _NO_JSON.match(event.value):
+            message = f"{event.value} is no JSON value"
+            self.problems.append(Problem(self._here(), message, "quote it, for a text", _line_of(event)))
         if event.anchor:
             self._anchors[event.anchor] = (value, 1)
         self._put(value, event, 1)
@@ -252,23 +257,14 @@ class _YamlReader:
         top.key = key
         top.value[key] = None
 
-    def _typed(self, event: Any, plain: bool) -> Any:
-        if plain:
-            return _resolve_plain(event.value)
-        tag = event.tag or ""
-        if tag in ("", "!", _TAG + "str") or (event.implicit[1] and not tag):
-            return event.value
-        if tag in (_TAG + "int", _TAG + "float", _TAG + "bool", _TAG + "null"):
-            return _resolve_plain(event.value)
-        self._fail(event, f"the tag {tag.replace(_TAG, '!!')!r} is not allowed", "plain values only")
-        return None
+    def _refuse_tag(self, event: Any) -> None:
+        if event.tag:
+            tag = event.tag.replace(_TAG, "!!")
+            self._fail(event, f"the tag {tag!r} is not allowed", "remove it; a text is quoted")
 
     def _start(self, event: Any) -> None:
         is_map = isinstance(event, yaml.MappingStartEvent)
-        if event.tag not in (None, "!", _TAG + ("map" if is_map else "seq")):
-            self._fail(
-                event, f"the tag {event.tag.replace(_TAG, '!!')!r} is not allowed", "plain values only"
-            )
+        self._refuse_tag(event)
         if self._expects_key():
             self._fail(event, "a key that is no text", "keys are names")
         if len(self._stack) >= MAX_LEVELS:

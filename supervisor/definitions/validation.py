@@ -6,13 +6,13 @@ Works on a WorkflowSpec, so that a workflow built in Python is held to the same 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sage_actors.actors.operations.types import OPERATION_TYPES
 from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
-from sage_actors.messages.errors import DefinitionError, Problem
+from sage_actors.messages.errors import Problem
 from sage_actors.supervisor.core.graph import DependencyGraph, nearest
 from sage_actors.supervisor.core.plan import ENGINE_TYPES
 from sage_actors.supervisor.definitions.inputs import input_problem
@@ -20,9 +20,8 @@ from sage_actors.supervisor.definitions.literals import literal_problems
 from sage_actors.supervisor.definitions.references import (
     RESERVED_IDS,
     Reference,
-    find_references,
     is_single_reference,
-    parse_template,
+    read_references,
 )
 from sage_actors.supervisor.definitions.specs import spec_from_dict
 
@@ -41,6 +40,11 @@ TYPES = ("python", "shell", "mcp", "http", "agent", "skill", "approval", "wait",
 AVAILABLE_TYPES = frozenset(OPERATION_TYPES)
 _ID = re.compile(r"[A-Za-z0-9_-]+\Z")
 _MAX_GUESSES = 100  # a guess compares a name with all others; a file that is wrong throughout gets no more
+_NO_RETRY = {
+    "workflow": "give the operations inside it a `retry`",
+    "approval": "remove it; a `timeout` bounds how long it waits",
+    "wait": "remove it",
+}
 _ID_HINT = "ids are made of A-Z a-z 0-9 _ and -"
 
 
@@ -143,6 +147,7 @@ class _Checker:
         self.errors += literal_problems(self.spec, self.places.nodes)
         self._check_operations()
         self._check_graph()
+        self.errors = list(dict.fromkeys(self.errors))  # a reference that stands twice in a text
 
     def _error(self, place: str, message: str, hint: str = "") -> None:
         self.errors.append(Problem(place, message, hint))
@@ -321,19 +326,11 @@ class _Checker:
         """Check the references in a value; whether they could be read."""
         if not value:
             return True
-        try:
-            if quote_at is None:
-                references: Iterable[Reference] = find_references(value, place=place)
-            else:
-                references = parse_template(value, place=place, quote_at=quote_at).references
-        except DefinitionError as error:
-            self.errors.extend(error.problems)
-            if quote_at is not None:  # the same without the shell's rules: what is referred to still counts
-                self._check_value(node, value, place, rules)
-            return False
+        references, problems = read_references(value, place=place, quote_at=quote_at)
+        self.errors += problems
         for reference in references:
             self._check_reference(node, reference, rules)
-        return True
+        return not problems
 
     def _check_reference(self, node: NodeSpec, reference: Reference, rules: _Rules) -> None:
         kind, name, _, place, _ = reference
@@ -363,6 +360,9 @@ class _Checker:
             operation = node.operation
             if operation.type == "workflow":
                 self._check_sub_workflow(node, place)
+            if operation.type in _NO_RETRY and operation.retry.max_attempts > 1:
+                message = f"an operation of type {operation.type!r} is not tried again"
+                self._error(f"{place}.retry", message, _NO_RETRY[operation.type])
             if id(operation) not in checked:
                 checked.add(id(operation))
                 self._check_type(operation, place)

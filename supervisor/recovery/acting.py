@@ -141,8 +141,13 @@ class _Decision:
                 f"run {self._run.run_id} has no node {node_id!r}; `sage-actors status` lists them"
             )
         if node not in waiting:
-            raise UsageError(f"{node_id} {otherwise}: it is {st.NAMES[self._run.state[node]]}")
+            raise UsageError(f"{node_id} {otherwise}: it is {self._state_of(node)}")
         return node
+
+    def _state_of(self, node: int) -> str:
+        """As `status` calls it: nothing runs in a run that nobody carries out."""
+        state = self._run.state[node]
+        return {st.EXPANDED: "pending", st.RUNNING: "interrupted"}.get(state, st.NAMES[state])
 
     def _doubts(self) -> list[Record]:
         """What was executing with effect `once` when the owner died is in doubt, and stays so by name."""
@@ -161,7 +166,8 @@ class _Decision:
         pack(data, what="the given data")
         text = f"{self._run.id_of(node)} was rejected by {self._by}"
         text += f": {data}" if data is not None else ""
-        return [DecisionTaken(self._now, node, "reject", data, self._by), self._failure(node, text)]
+        decision = DecisionTaken(self._now, node, "reject", data, self._by)
+        return [decision, self._failure(node, text, falls_back=True)]
 
     def _resolve(self, node: int, action: Mapping[str, Any]) -> list[Record]:
         how, result = action.get("how"), action.get("result")
@@ -185,9 +191,10 @@ class _Decision:
     def _success(self, node: int, packed: bytes) -> NodesSucceeded:
         return NodesSucceeded(self._now, [[node, max(self._run.attempts[node], 1), 0, packed, None]])
 
-    def _failure(self, node: int, text: str) -> NodeFailed:
-        error = error_map("RejectedError", text, retryable=False)
-        attempt, final = max(self._run.attempts[node], 1), self._run.operation(node).on_failure
+    def _failure(self, node: int, text: str, *, falls_back: bool = False) -> NodeFailed:
+        error, operation = error_map("RejectedError", text, retryable=False), self._run.operation(node)
+        attempt = max(self._run.attempts[node], 1)
+        final = "" if falls_back and operation.has_fallback else operation.on_failure
         return NodeFailed(self._now, node, attempt, error, None, final, 0, None)
 
     def _pause(self, decided: int) -> list[Record]:

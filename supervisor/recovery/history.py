@@ -39,6 +39,7 @@ from sage_actors.messages.records import (
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.graph import nearest
 from sage_actors.supervisor.core.run_core import RunCore
+from sage_actors.supervisor.core.run_waits import said_of
 from sage_actors.supervisor.recovery.acting import act_on_run
 from sage_actors.supervisor.recovery.reading import read_run
 from sage_actors.supervisor.recovery.restore import Restored
@@ -135,10 +136,12 @@ class History:
                 self.counts[name] = self.counts.get(name, 0) + 1
 
     def _why(self) -> str:
-        if self.status != "failed":
+        if self.status != "failed" or self._restored.reason:
             return self._restored.reason
         run = self._run
-        failed = [node for node in sorted(run.errors) if run.state[node] == st.FAILED]
+        failed = [
+            node for node in sorted(run.errors) if run.state[node] == st.FAILED and node < run.plan.size
+        ]
         if not failed:
             return self._restored.reason
         error = run.errors[failed[0]]
@@ -228,7 +231,8 @@ class History:
         if state == "skipped":
             return self._run.skip_reasons.get(node, "")
         if state == "waiting":
-            return "retry" if node in self._restored.retries else self._restored.waits.get(node, ("",))[0]
+            waits = self._restored.waits
+            return "retry" if node in self._restored.retries else said_of(waits.get(node, ("",))[0])
         return ""
 
     # ------------------------------------------------------------------ records

@@ -245,7 +245,8 @@ class Opening:
         )
         if edited:
             assert spec is not None
-            _ask(run_id, changed, restored, spec, accept, notices)
+            other = _what_differs(restored, spec, given)
+            _ask(run_id, changed, restored, spec, accept, notices, other)
             first += self._edit(restored, spec, given, changed, options, store, image)
             transcript.begin(restored.run)
         assert restored.run is not None
@@ -368,11 +369,7 @@ def changed_nodes(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, A
     assert restored.spec is not None
     assert restored.run is not None
     old = {node.id: node for node in restored.spec.nodes}
-    other_inputs = {
-        name
-        for name in {*inputs, *restored.header["inputs"]}
-        if inputs.get(name) != restored.header["inputs"].get(name)
-    }
+    other_inputs = _other_inputs(restored, inputs)
     plan = compile_plan(spec)
     dirty = bytearray(plan.size)
     for i, node in enumerate(spec.nodes):
@@ -415,6 +412,11 @@ def _differs(before: NodeSpec, after: NodeSpec) -> bool:
     return fingerprint(before) != fingerprint(after)
 
 
+def _other_inputs(restored: Restored, inputs: Mapping[str, Any]) -> set[str]:
+    before = restored.header["inputs"]
+    return {name for name in {*inputs, *before} if inputs.get(name) != before.get(name)}
+
+
 def _uses_inputs(node: NodeSpec, names: set[str]) -> bool:
     if not names:
         return False
@@ -427,11 +429,22 @@ def _uses_inputs(node: NodeSpec, names: set[str]) -> bool:
 
 def _is_other(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any]) -> bool:
     """Whether nodes were removed, policies edited, or inputs changed: results stay, the definition is new."""
+    return not _is_same(restored, spec) or restored.header["inputs"] != unpack(pack(dict(inputs)))
+
+
+def _is_same(restored: Restored, spec: WorkflowSpec) -> bool:
     from sage_actors.supervisor.recovery.admission import pack_definition
 
     assert restored.spec is not None
-    same = pack_definition(restored.spec) == pack_definition(spec)
-    return not same or restored.header["inputs"] != unpack(pack(dict(inputs)))
+    return pack_definition(restored.spec) == pack_definition(spec)
+
+
+def _what_differs(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any]) -> str:
+    """Under what else the run exists: two topics that differ in case and blanks alone share a run id."""
+    if not _is_same(restored, spec):
+        return "another definition"
+    others = sorted(_other_inputs(restored, inputs))
+    return f"another value of the input{'s' if len(others) > 1 else ''} {', '.join(map(repr, others))}"
 
 
 def _ask(
@@ -441,6 +454,7 @@ def _ask(
     spec: WorkflowSpec,
     accept: Accept,
     notices: list[str],
+    other: str,
 ) -> None:
     """What an edit changes is told node by node; what would run needs a yes."""
     run, before = restored.run, restored.spec
@@ -472,7 +486,6 @@ def _ask(
     agreed = accept(text) if callable(accept) else accept
     if not agreed:
         shown = "; ".join(text[:10]) + (f"; and {len(text) - 10} more" if len(text) > 10 else "")
-        other = "another definition" if before.nodes != spec.nodes else "other inputs"
         raise ChangedDefinitionError(
             f"run {run_id!r} exists under {other}: {shown}. Use --accept-changes to keep what did "
             "not change and run the rest, --fresh to start anew, or another --run-id"

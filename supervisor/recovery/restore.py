@@ -234,7 +234,7 @@ def _apply_node(restored: Restored, run: RunCore, record: Any) -> None:
             if not record.final:
                 restored.fallbacks.add(node)
             run.state[node] = {"continue": st.TOLERATED, "skip": st.DROPPED}.get(record.final, st.FAILED)
-            if restored.segments and restored.segments[-1].reason == DECIDED_OFFLINE:
+            if record.final and restored.segments and restored.segments[-1].reason == DECIDED_OFFLINE:
                 restored.verdicts[node] = record.error
     elif isinstance(record, NodeLost):
         run.state[node] = st.PENDING
@@ -381,12 +381,12 @@ def _settled(run: RunCore) -> dict[int, int]:
 
 def _what_waits(
     restored: Restored, now: float
-) -> tuple[dict[int, tuple[str, float]], dict[int, tuple[str, float]]]:
-    """What still waits, with the seconds left: never longer than the policy's interval, whatever the clock says."""
-    waits = {}
+) -> tuple[dict[int, tuple[str, float | None]], dict[int, tuple[str, float | None]]]:
+    """What still waits, with the seconds left (None: for ever): never more than there were, whatever the clock says."""
+    waits: dict[int, tuple[str, float | None]] = {}
     for node, (reason, until, length) in restored.waits.items():
-        waits[node] = (reason, 0.0 if until is None else min(max(0.0, until - now), length))
-    retries = {
+        waits[node] = (reason, None if until is None else min(max(0.0, until - now), length))
+    retries: dict[int, tuple[str, float | None]] = {
         node: ("retry", min(max(0.0, at - now), length)) for node, (at, length) in restored.retries.items()
     }
     return waits, retries

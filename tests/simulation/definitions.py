@@ -191,12 +191,18 @@ def _approval(
     rng: Random, node: dict[str, Any], arguments: dict[str, Any], each: bool, depth: int, parents: list[str]
 ) -> None:
     node["message"] = "may it?" if not parents else f"may ${{{parents[0]} | n}}?"
+    if rng.random() < 0.2:
+        node["fallback"] = {"instead": 3}
 
 
 def _wait(
     rng: Random, node: dict[str, Any], arguments: dict[str, Any], each: bool, depth: int, parents: list[str]
 ) -> None:
     node["seconds"] = rng.choice([0, 0.05, 3, 40])
+    if rng.random() < 0.2:
+        node["timeout"] = 4.0
+    if rng.random() < 0.1:
+        node["fallback"] = {"instead": 4}
 
 
 _FILL = {"python": _python, "workflow": _workflow, "approval": _approval, "wait": _wait}

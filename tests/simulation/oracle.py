@@ -73,14 +73,17 @@ class Oracle:
         before = [scope.phases[each] for each in phase.dependencies]
         if "stuck" in before or any(end.state == "stuck" for end in ends):
             return "stuck"
-        if any(each != "succeeded" for each in before):
+        complete = all(each == "succeeded" for each in before)
+        if not complete and (phase.min_success is None or not any(end.state == "succeeded" for end in ends)):
             return "failed"
         if phase.min_success is None:
             good = all(end.state in ("succeeded", "tolerated") or end.excused for end in ends)
             return "succeeded" if good else "failed"
         judged = [end for end in ends if not end.excused]
         share = sum(end.state == "succeeded" for end in judged)
-        return "succeeded" if share >= phase.min_success * len(judged) - 1e-9 else "stuck"
+        if share >= phase.min_success * len(judged) - 1e-9:
+            return "succeeded"
+        return "stuck" if complete else "failed"
 
     def _one(self, scope: _Scope, node: NodeSpec) -> None:
         end = self._end_of(scope, node)
@@ -160,12 +163,14 @@ class Oracle:
     def _carry_out(self, scope: _Scope, node: NodeSpec, node_id: str) -> End:
         operation = node.operation
         if operation.type == "wait":
+            if operation.timeout is not None and operation.config["seconds"] > operation.timeout:
+                return self._failed(scope, node)
             return End("succeeded", {"waited": True})
         if operation.type == "approval":
             approved, data = approval_of(self.seed, node_id)
             if approved:
                 return End("succeeded", {"approved": True, "data": data, "by": "sim"})
-            return End(_BY_POLICY[operation.on_failure])
+            return self._failed(scope, node)
         if operation.type == "workflow":
             return self._workflow(scope, node, node_id)
         if node_id in self.fell_back or not self._succeeds(node_id, operation):
