@@ -20,6 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _NO_ARGUMENTS: Mapping[str, Any] = {}
+_MISSING = object()
 _POLICIES = frozenset(
     each.name
     for each in fields(OperationSpec)
@@ -115,6 +116,7 @@ class Workflow:
         self._nodes: list[NodeSpec] = []
         self._ids: set[str] = set()
         self._operations: dict[Any, OperationSpec] = {}
+        self._functions: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -176,11 +178,13 @@ class Workflow:
         """What the engine takes.
 
         Raises:
-            DefinitionError: there are no nodes.
+            DefinitionError: there are no nodes, or a function is not where workers look for it.
             SecretInStateError: a value holds a secret itself.
         """
         if not self._nodes:
             raise DefinitionError([Problem("", "there are no nodes", "add one")], source=self.name)
+        for call, function in self._functions.items():
+            _refuse_another(call, function, is_complete=True)
         spec = WorkflowSpec(
             name=self.name,
             nodes=self._nodes,
@@ -225,7 +229,9 @@ class Workflow:
             if known is not None:
                 return known
         own = operation if isinstance(operation, Operation) else Operation(operation, {})
-        spec = build_operation("python", {"call": _call_path(own.function)}, {**own.policy, **policy})
+        call = _call_path(own.function)
+        self._functions[call] = own.function
+        spec = build_operation("python", {"call": call}, {**own.policy, **policy})
         if inspect.iscoroutinefunction(own.function):
             spec = replace(spec, is_async=True)
         if not policy:
@@ -308,11 +314,14 @@ def _call_path(function: Any) -> str:
     """`package.module:qualname`, if a worker process can find the function under it.
 
     Raises:
-        DefinitionError: it cannot: a lambda, a closure, a bound method, something without a module.
+        DefinitionError: it cannot: a lambda, a closure, a bound method, something without a module, or what is
+            another object than the one that workers would find.
     """
     module = getattr(function, "__module__", None)
     name = getattr(function, "__qualname__", None)
-    if not module or not name:
+    if inspect.ismethod(function) and inspect.isclass(function.__self__):
+        module, name = _path_of_class_method(function)
+    if not module or not name or not callable(function):
         raise _unusable(repr(function), "it has no importable name", "use a function defined in a module")
     if "<lambda>" in name or "<locals>" in name:
         kind = "a lambda" if "<lambda>" in name else "defined inside a function"
@@ -325,7 +334,79 @@ def _call_path(function: Any) -> str:
         raise _unusable(
             name, "it was defined interactively, and workers have no file to import", "put it in a file"
         )
-    return f"{module}:{name}"
+    call = f"{module}:{name}"
+    if not call.isascii():
+        raise _unusable(
+            call,
+            "names of operations are made of A-Z a-z 0-9 and _",
+            "rename it, or call it from another one",
+        )
+    _refuse_another(call, function)
+    return call
+
+
+def _path_of_class_method(function: Any) -> tuple[str, str]:
+    """Where workers find it bound to the class that was meant, not to the one that defines it."""
+    owner = function.__self__
+    return owner.__module__, f"{owner.__qualname__}.{getattr(function, '__name__', '')}"
+
+
+def _refuse_another(call: str, function: Any, *, is_complete: bool = False) -> None:
+    """DefinitionError if a worker that imports `call` would get something else than `function`.
+
+    is_complete: what is not there now will not be there later; while a module is still being imported, the name
+    of a function may be bound after a decorator has added it to a workflow.
+    """
+    module, _, name = call.partition(":")
+    found: Any = sys.modules.get(module)
+    if found is None:
+        return  # imported by other means than its name: the worker says whether it can
+    owner = None
+    for part in name.split("."):
+        owner, found = found, getattr(found, part, _MISSING)
+        if found is _MISSING:
+            if is_complete:
+                raise _unusable(call, f"{module} has no {name!r}", "bind it there under its own name")
+            return
+    if not _is_same(_bare(found), _bare(function)):
+        raise _unusable(
+            call,
+            f"{call} is another object, and workers import operations by name",
+            "decorate where it is defined, with functools.wraps, or give it a `def` of its own",
+        )
+    if inspect.isclass(owner) and _needs_self(owner, name.rpartition(".")[2]):
+        raise _unusable(
+            name,
+            "it is a method of an object, which workers do not have",
+            "make it a static method, or a function",
+        )
+
+
+def _bare(function: Any) -> Any:
+    while isinstance(function, Operation):
+        function = function.function
+    return function
+
+
+def _is_same(found: Any, function: Any) -> bool:
+    if found is function or (inspect.ismethod(found) and found == function):
+        return True
+    return (  # its module was loaded again: the same text at the same place
+        inspect.isfunction(found)
+        and inspect.isfunction(function)
+        and found.__closure__ is function.__closure__ is None
+        and found.__code__ == function.__code__
+    )
+
+
+def _needs_self(owner: type, name: str) -> bool:
+    """Whether what `owner` has under `name` is a plain method, which has to be called on an object."""
+    method = inspect.getattr_static(owner, name)
+    if isinstance(method, Operation):
+        method = method.function
+    if not inspect.isfunction(method):
+        return False
+    return next(iter(inspect.signature(method).parameters), "") == "self"
 
 
 def _unusable(name: str, why: str, hint: str) -> DefinitionError:
