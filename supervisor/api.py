@@ -30,6 +30,7 @@ from sage_actors.actors.pool.protocol import WorkerPool
 from sage_actors.actors.state.actor import StateActor
 from sage_actors.actors.state.directory import Registry, StateDirectory, check_run_id
 from sage_actors.actors.user_config import load_user_config
+from sage_actors.messages.codec import pack, unpack
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import ActorDeadError, DefinitionError, SageError, UsageError
 from sage_actors.messages.events import Event
@@ -249,7 +250,7 @@ class Supervisor:
         self._start_workers(())
         spec = flow.to_spec() if isinstance(flow, Workflow) else self._checked(flow)
         self._refuse_wider(spec)
-        values = resolve_inputs(spec, inputs or {})
+        values = unpack(pack(resolve_inputs(spec, inputs or {}), what="the inputs"))  # as a resume reads them
         name = check_run_id(run_id or default_run_id(spec, values))
         options = self._options(spec, listening)
         for node in all_nodes(spec):

@@ -372,3 +372,14 @@ def test_inputs_are_checked_before_anything_runs(tmp_path: Path) -> None:
         for inputs in ({}, {"n": "x"}, {"n": 1, "m": 2}):
             with pytest.raises(DefinitionError):
                 supervisor.run(flow, run_id="r", inputs=inputs)
+
+
+@pytest.mark.parametrize("given", [(1, (2, 3)), [float("nan"), {"deep": float("nan")}]], ids=["tuple", "NaN"])
+def test_the_same_inputs_again_continue_whatever_they_are(tmp_path: Path, given: Any) -> None:
+    flow = Workflow("inputs", inputs={"given": None, "default": (1, 2)})
+    flow.add(ops.echo, value=["${inputs.given | [1]}", "${inputs.default | [0]}"])
+    results = []
+    for _ in range(2):
+        outcome = outcome_of(tmp_path, flow, run_id="r", inputs={"given": given})
+        results.append(repr(outcome["echo"]))
+    assert results[0] == results[1] == repr([[2, 3] if isinstance(given, tuple) else given[1], 1])

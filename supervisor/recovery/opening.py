@@ -32,7 +32,7 @@ from sage_actors.actors.state.journal import Image, JournalWriter, read_journal
 from sage_actors.actors.state.journal_reader import FrameStore
 from sage_actors.actors.state.journal_repair import RepairReport, repair
 from sage_actors.actors.state.locks import RunLock
-from sage_actors.messages.codec import pack, unpack
+from sage_actors.messages.codec import pack
 from sage_actors.messages.definition import NodeSpec, WorkflowSpec
 from sage_actors.messages.errors import ChangedDefinitionError, NoCheckpointError, StateCorruptedError
 from sage_actors.messages.records import DecisionTaken, Record, SegmentOpened
@@ -361,7 +361,7 @@ def changed_nodes(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, A
     other_inputs = {
         name
         for name in {*inputs, *restored.header["inputs"]}
-        if inputs.get(name) != restored.header["inputs"].get(name)
+        if pack(inputs.get(name)) != pack(restored.header["inputs"].get(name))  # NaN is not equal to itself
     }
     plan = compile_plan(spec)
     dirty = bytearray(plan.size)
@@ -421,7 +421,10 @@ def _is_other(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any])
 
     assert restored.spec is not None
     same = pack_definition(restored.spec) == pack_definition(spec)
-    return not same or restored.header["inputs"] != unpack(pack(dict(inputs)))
+    before = restored.header["inputs"]
+    if not same or before.keys() != inputs.keys():
+        return True
+    return any(pack(inputs[each]) != pack(before[each]) for each in before)
 
 
 def _ask(run_id: str, changed: list[str], restored: Restored, accept: Accept, notices: list[str]) -> None:
