@@ -159,7 +159,7 @@ class Supervisor:
             environ=self._environ,
             mode=sandbox,
             reads=[*map(str, reads), *self._search_paths],
-            main_path=_main_path(),
+            main_path=_main_file(),
             make_proxy=self._make_proxy,
         )
         _SWITCHING.shorten()
@@ -626,8 +626,24 @@ def _forward(events: Any, on_event: Callable[[Event], None]) -> None:
 
 
 def _main_path() -> str | None:
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    """What workers load for `__main__`: the dotted name after `python -m`, so that its imports work, or the script."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name != "__main__":
+        return str(spec.name)
+    path = getattr(main, "__file__", None)
     return os.path.abspath(path) if path else None
+
+
+def _main_file() -> str | None:
+    """Where the script is; of a module in a package, where the outermost package is."""
+    main = sys.modules.get("__main__")
+    path = getattr(main, "__file__", None)
+    if not path:
+        return None
+    name = _main_path() or ""
+    levels = 0 if os.path.isabs(name) else name.count(".")
+    return str([Path(path).absolute(), *Path(path).absolute().parents][levels])
 
 
 def _version() -> str:

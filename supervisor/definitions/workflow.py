@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -330,7 +331,7 @@ def _call_path(function: Any) -> str:
         )
     if inspect.ismethod(function) and not inspect.isclass(function.__self__):
         raise _unusable(name, "it is a method of an object, which workers do not have", "use a function")
-    if module == "__main__" and getattr(sys.modules.get("__main__"), "__file__", None) is None:
+    if module == "__main__" and not _has_file(sys.modules.get("__main__")):
         raise _unusable(
             name, "it was defined interactively, and workers have no file to import", "put it in a file"
         )
@@ -343,6 +344,15 @@ def _call_path(function: Any) -> str:
         )
     _refuse_another(call, function)
     return call
+
+
+def _has_file(main: Any) -> bool:
+    """Whether workers can load it: a script, or a module after `python -m`; no prompt, and no standard input."""
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name != "__main__":
+        return True
+    path = getattr(main, "__file__", None)
+    return path is not None and os.path.exists(path)
 
 
 def _path_of_class_method(function: Any) -> tuple[str, str]:
