@@ -203,6 +203,12 @@ def report(context: Context) -> None:
     context.usage(input_tokens=1)
 
 
+def wander(to: str) -> list[str]:
+    before = os.getcwd()
+    os.chdir(to)
+    return [before, os.getcwd()]
+
+
 def use_and_fail(context: Context) -> None:
     context.usage(input_tokens=5)
     raise ValueError("after using")

@@ -119,6 +119,14 @@ def test_workers_run_in_the_project_without_the_state_key(tmp_path: Path) -> Non
         assert found["session"] == found["pid"] == pool.pid(worker)
 
 
+def test_each_operation_starts_in_the_project_wherever_the_one_before_it_went(
+    pool: PoolHarness, worker: int, tmp_path: Path
+) -> None:
+    project = pool.value(pool.submit(worker, "wander", to=str(tmp_path)))[0]
+    assert pool.value(pool.submit(worker, "wander", to=str(tmp_path))) == [project, str(tmp_path)]
+    assert pool.value(pool.submit(worker, "wander", to="."))[0] == project
+
+
 def test_the_projects_own_modules_are_found(tmp_path: Path) -> None:
     (tmp_path / "steps_of_mine.py").write_text("def step(x): return x + 1\n")
     with PoolHarness(tmp_path) as pool:
