@@ -203,6 +203,11 @@ def report(context: Context) -> None:
     context.usage(input_tokens=1)
 
 
+def misreport(method: str, given: dict[str, float], context: Context) -> None:
+    context.usage(input_tokens=1)
+    getattr(context, method)(**given)
+
+
 def wander(to: str) -> list[str]:
     before = os.getcwd()
     os.chdir(to)

@@ -172,6 +172,29 @@ def test_usage_of_a_failed_attempt_is_reported(pool: PoolHarness, worker: int) -
     assert (row[3], row[6]["input_tokens"]) == (1, 5)
 
 
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("usage", {"input_tokens": 2**62}),
+        ("usage", {"output_tokens": -1}),
+        ("usage", {"cost": float("nan")}),
+        ("usage", {"cost": float("inf")}),
+        ("usage", {"cost": -0.5}),
+        ("progress", {"fraction": float("nan")}),
+        ("progress", {"fraction": 2.0}),
+        ("progress", {"fraction": -0.1}),
+    ],
+    ids=str,
+)
+def test_figures_that_cannot_be_are_refused_and_change_nothing(
+    pool: PoolHarness, worker: int, method: str, given: dict[str, float]
+) -> None:
+    row = pool.row(pool.submit(worker, "misreport", method=method, given=given))
+    assert (row[3], row[5]["type"]) == (1, "UsageError")
+    assert f"context.{method}" in row[5]["message"]
+    assert row[6] == {"input_tokens": 1, "output_tokens": 0, "cost": 0.0}
+
+
 @pytest.mark.requirement("ORCH-005")
 @pytest.mark.parametrize("kind", ["blocking", "async"])
 def test_a_guard_asks_and_reports(pool: PoolHarness, worker: int, async_worker: int, kind: str) -> None:
