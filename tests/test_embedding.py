@@ -314,7 +314,9 @@ def test_operations_of_a_script_on_standard_input_are_refused(tmp_path: Path) ->
 
 def _python(*words: str, cwd: Path, text: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *words]
-    return subprocess.run(command, cwd=cwd, input=text, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, cwd=cwd, input=text, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def test_a_run_of_a_script_is_continued_by_the_same_script(tmp_path: Path) -> None:

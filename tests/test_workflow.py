@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -213,7 +214,56 @@ def test_operations_inside_a_sub_workflow_may_be_async_and_keep_their_policies(t
     assert outcome["sub"] == {"two": "second"}
 
 
+def test_a_call_by_name_takes_the_other_keywords_as_arguments(tmp_path: Path) -> None:
+    flow = Workflow("named")
+    flow.add("python", id="echo", call="operations_engine:echo", value=3, timeout=20)
+    assert flow.to_spec().nodes[0].operation.timeout == 20
+    assert outcome_of(tmp_path, flow)["echo"] == 3
+
+
+def test_a_sub_workflow_is_given_as_an_object_a_file_or_a_map(tmp_path: Path) -> None:
+    inner = Workflow("inner", inputs={"n": 0, "timeout": 1})
+    inner.add(ops.echo, id="one", value=["${inputs.n}", "${inputs.timeout}"])
+    (tmp_path / "inner.json").write_text(json.dumps(inner.to_dict()))
+    flow = Workflow("outer")
+    five = flow.add(ops.echo, id="five", value=5)
+    made = flow.add(inner, n=five, timeout=2)
+    flow.add("workflow", id="object", definition=inner, inputs={"n": five})
+    flow.add("workflow", id="map", definition=inner.to_dict(), inputs={"n": five})
+    flow.add("workflow", id="file", workflow=tmp_path / "inner.json", inputs={"n": five})
+    flow.add(load_dict(inner.to_dict()), id="spec", n=five)
+    outcome = outcome_of(tmp_path, flow)
+    assert made.id == "inner"
+    assert outcome["inner/one"] == [5, 2]
+    for each in ("object", "map", "file", "spec"):
+        assert outcome[f"{each}/one"] == [5, 1]
+
+
+def test_a_node_may_be_a_fallback(tmp_path: Path) -> None:
+    flow = Workflow("fallback")
+    other = flow.add(ops.echo, id="other", value="plan B")
+    flow.add("shell", id="fails", command=["false"], fallback=other)
+    flow.add("shell", id="deep", command=["false"], fallback={"from": [other]})
+    outcome = outcome_of(tmp_path, flow)
+    assert (outcome["fails"], outcome["deep"]) == ("plan B", {"from": ["plan B"]})
+
+
+def test_an_input_with_a_default_is_optional(tmp_path: Path) -> None:
+    flow = Workflow("optional", inputs={"n": InputSpec(type="integer", default=3)})
+    flow.add(ops.echo, value="${inputs.n}")
+    assert outcome_of(tmp_path, flow)["echo"] == 3
+
+
+def test_functions_named_as_references_begin_get_an_id_of_their_own() -> None:
+    flow = Workflow("reserved")
+    assert [flow.add(item).id, flow.add(item).id] == ["item-1", "item-2"]
+
+
 # ---------------------------------------------------------------------- refused
+
+
+def item() -> int:
+    return 1
 
 
 def größe() -> int:
@@ -295,8 +345,8 @@ def test_all_that_is_wrong_with_a_node_is_told_at_once() -> None:
     assert len(caught.value.problems) == 3
 
 
-@pytest.mark.parametrize("node_id", ["", "a b", "a/b", "a[0]", "inputs", "item", "ü", "a\n"])
-def test_bad_ids_are_refused(node_id: str) -> None:
+@pytest.mark.parametrize("node_id", ["", "a b", "a/b", "a[0]", "inputs", "item", "ü", "a\n", "a" * 201, 5])
+def test_bad_ids_are_refused(node_id: Any) -> None:
     with pytest.raises(DefinitionError):
         Workflow("bad").add(ops.echo, id=node_id)
 
@@ -321,14 +371,14 @@ def test_nodes_of_another_workflow_are_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"value": "${nope}"}, "no such node"),
+        ({"value": "${nope}"}, "bad.arguments.value: refers to an unknown node"),
         ({"value": "${ecko}"}, "did you mean 'echo'"),
-        ({"value": "${inputs.nope}"}, "no such input"),
+        ({"value": "${inputs.nope}"}, "bad.arguments.value: unknown input"),
         ({"value": "${item}"}, "foreach"),
         ({"value": "${echo | [}"}, "JMESPath"),
-        ({"when": "${nope}"}, "no such node"),
-        ({"foreach": "${nope}"}, "no such node"),
-        ({"fallback": "${nope}"}, "no such node"),
+        ({"when": "${nope}"}, "bad.when: refers to an unknown node"),
+        ({"foreach": "${nope}"}, "bad.foreach: refers to an unknown node"),
+        ({"fallback": "${nope}"}, "bad.fallback: refers to an unknown node"),
     ],
     ids=lambda each: str(each),
 )
@@ -352,6 +402,72 @@ def test_a_cycle_is_told_as_a_path() -> None:
         compile_plan(flow.to_spec())
     assert caught.value.cycle[0] == caught.value.cycle[-1]
     assert set(caught.value.cycle) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "n" * 201}, "name"),
+        ({"name": None}, "name: must be a text"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"timeout": -1}, "timeout"),
+        ({"timeout": "abc"}, "timeout: 'abc' is no duration"),
+        ({"inputs": {"n": InputSpec(type="integr")}}, "inputs.n.type"),
+        ({"inputs": {"n": InputSpec(type="integer", default="x")}}, "inputs.n.default"),
+        ({"inputs": {"a b": 1}}, "inputs.a b: bad name"),
+    ],
+    ids=str,
+)
+def test_a_workflow_says_what_a_file_may_say(given: dict[str, Any], text: str) -> None:
+    with pytest.raises(DefinitionError, match=text):
+        Workflow(**{"name": "bad", **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"when": "hello"}, "bad.when: must be one reference"),
+        ({"when": True}, "bad.when: must be one reference"),
+        ({"foreach": "${inputs.a} and ${inputs.a}"}, "bad.foreach: must be one reference"),
+        ({"secret_outputs": True, "cache": True}, "bad.secret_outputs: cannot be combined"),
+        (
+            {"value": ["${x}", {"y": "cost ${5}"}]},
+            r"(?s)bad.arguments.value\[0\].*bad.arguments.value\[1\].y.*`\$\$\{`",
+        ),
+    ],
+    ids=lambda each: str(each)[:40],
+)
+def test_nodes_are_checked_as_those_of_files(tmp_path: Path, given: dict[str, Any], text: str) -> None:
+    flow = Workflow("checked", inputs={"a": 1})
+    flow.add(ops.echo, id="bad", **given)
+    with make_supervisor(tmp_path) as supervisor, pytest.raises(DefinitionError, match=text):
+        supervisor.run(flow, run_id="r", timeout=30)
+
+
+@pytest.mark.parametrize(
+    "workflow", ["missing.yaml", {"definition": {"name": "x"}}, {"definition": 5}], ids=str
+)
+def test_a_bad_sub_workflow_is_refused_where_it_is_added(workflow: Any) -> None:
+    fields = workflow if isinstance(workflow, dict) else {"workflow": workflow}
+    with pytest.raises(DefinitionError):
+        Workflow("outer").add("workflow", **fields)
+
+
+def test_after_takes_a_list_of_nodes() -> None:
+    flow = Workflow("after")
+    one: Any = flow.add(ops.echo, id="ab")
+    for after in (one, "ab"):
+        with pytest.raises(DefinitionError, match=r"next\.after: must be a list of nodes"):
+            flow.add(ops.echo, id="next", after=after)
+
+
+def test_a_node_of_another_workflow_is_told_by_its_place() -> None:
+    stranger = Workflow("one").add(ops.echo, id="x")
+    with pytest.raises(
+        DefinitionError, match=r"two: 1 problem\n.*y\.arguments: 'x' is no node of this workflow"
+    ):
+        Workflow("two").add(ops.echo, id="y", value=[stranger])
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, 1.5, "two"])

@@ -155,7 +155,9 @@ class Context:
         added = {"input_tokens": int(input_tokens), "output_tokens": int(output_tokens), "cost": float(cost)}
         for name, number in added.items():
             if not (number >= 0 and before[name] + number <= _MOST_USED):
-                raise UsageError(f"context.usage: {name} must be from 0 to {_MOST_USED:,} in all, not {number!r}")
+                raise UsageError(
+                    f"context.usage: {name} must be from 0 to {_MOST_USED:,} in all, not {number!r}"
+                )
         self._task.used = {**before, **{name: before[name] + number for name, number in added.items()}}
 
     def guard(self, endpoint: str) -> Guard:

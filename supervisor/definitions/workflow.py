@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from sage_actors.messages.definition import InputSpec, NodeSpec, OperationSpec, WorkflowSpec
@@ -28,6 +29,7 @@ _POLICIES = frozenset(
     if each.name not in ("type", "config", "has_fallback", "is_async", "lane")
 )
 _ID = re.compile(r"[A-Za-z0-9_-]+\Z")
+_MAX_ID = 200  # characters, as in files
 _RESERVED = frozenset({"inputs", "env", "keyring", "item", "index"})
 
 
@@ -113,6 +115,7 @@ class Workflow:
         self.name, self.description = name, description
         self.inputs = {key: _input(value) for key, value in (inputs or {}).items()}
         self.concurrency = _concurrency(concurrency)
+        _check_head(name, description, self.inputs, timeout)
         self.timeout = None if timeout is None else _seconds(timeout)
         self._nodes: list[NodeSpec] = []
         self._ids: set[str] = set()
@@ -127,7 +130,7 @@ class Workflow:
 
     def add(
         self,
-        operation: Operation[Any, Any] | Callable[..., Any] | str,
+        operation: Operation[Any, Any] | Callable[..., Any] | str | Workflow | WorkflowSpec,
         /,
         id: str | None = None,
         *,
@@ -140,14 +143,15 @@ class Workflow:
         """Add a step.
 
         Args:
-            operation: a function, an `@operation`, or a type name (`"shell"`, `"http"`, `"mcp"`, ...)
-                whose own fields (`command=`, `url=`, ...) are then given as keywords.
-            id: by default the function's name, with a number where that is taken.
+            operation: a function, an `@operation`, a workflow (what is `given` are then its inputs), or a type name
+                (`"shell"`, `"http"`, `"mcp"`, ...) whose own fields (`command=`, `url=`, ...) are then given as
+                keywords.
+            id: by default the function's name, with a number where that is taken or reserved.
             after: nodes that must have ended first, without their results.
             arguments, given: what the function is called with. A Node stands for its result, also inside lists
                 and maps; a string may hold references such as `"${note | title}"`. Names of policies (timeout,
-                retry, ...) among the keywords override the operation's own; an argument of such a name goes
-                into `arguments`.
+                retry, ...) among the keywords override the operation's own, unless the function has a parameter
+                of that name: then it is the argument, and the policy is the decorator's.
             when, foreach: as in workflow files; a Node may be given.
 
         Raises:
@@ -155,21 +159,25 @@ class Workflow:
                 node of another workflow is used.
         """
         given_policy = {
-            key: given.pop(key) for key in list(given) if key in _POLICIES and _is_policy(operation, key)
+            key: self._value(given.pop(key), id, key)
+            for key in list(given)
+            if key in _POLICIES and _is_policy(operation, key)
         }
-        spec = self._operation(operation, given_policy, given)
-        if type(operation) is str and spec.type != "python":
-            given = {}
+        spec = self._operation(operation, given_policy, given, id)
         node_id = self._new_id(id, operation)
         own = {**arguments, **given} if arguments else given
-        needs = tuple([self._known(each) for each in after]) if after else ()
+        if isinstance(after, (str, Node)):
+            raise DefinitionError(
+                [Problem(f"{node_id}.after", "must be a list of nodes", "put it into a list")]
+            )
+        needs = tuple([self._known(each, node_id, "after") for each in after]) if after else ()
         node = NodeSpec(
             node_id,
             spec,
-            self._value(own) if own else _NO_ARGUMENTS,
+            self._value(own, node_id, "arguments") if own else _NO_ARGUMENTS,
             needs,
-            self._value(when),
-            self._value(foreach),
+            None if when is None else self._value(when, node_id, "when"),
+            None if foreach is None else self._value(foreach, node_id, "foreach"),
         )
         self._nodes.append(node)
         self._ids.add(node_id)
@@ -186,6 +194,7 @@ class Workflow:
             raise DefinitionError([Problem("", "there are no nodes", "add one")], source=self.name)
         for call, function in self._functions.items():
             _refuse_another(call, function, is_complete=True)
+        check = not all(map(_is_plain, self._nodes))
         spec = WorkflowSpec(
             name=self.name,
             nodes=self._nodes,
@@ -194,6 +203,11 @@ class Workflow:
             concurrency=self.concurrency,
             timeout=self.timeout,
         )
+        if check:
+            from sage_actors.supervisor.definitions.validation import check_spec
+
+            check_spec(spec)
+            return spec
         from sage_actors.supervisor.definitions.literals import (
             refuse_literals,  # not for a worker that imports a script
         )
@@ -207,54 +221,65 @@ class Workflow:
 
     def _new_id(self, given: str | None, operation: Any) -> str:
         if given is not None:
+            if type(given) is not str or not _ID.match(given) or given in _RESERVED or len(given) > _MAX_ID:
+                hint = f"use A-Z a-z 0-9 _ -, at most {_MAX_ID}, and none of " + ", ".join(sorted(_RESERVED))
+                raise DefinitionError([Problem(str(given)[:80], "this cannot be the id of a node", hint)])
             if given in self._ids:
                 raise DefinitionError(
                     [Problem(given, "there is a node of this id already", "give another id=")]
                 )
-            if not _ID.match(given) or given in _RESERVED:
-                hint = "use A-Z a-z 0-9 _ -, and none of " + ", ".join(sorted(_RESERVED))
-                raise DefinitionError([Problem(given, "this cannot be the id of a node", hint)])
             return given
-        base = operation if type(operation) is str else operation.__name__
-        node_id, number = base, 1
+        base = operation if type(operation) is str else _name_of(operation)
+        node_id, number = (f"{base}-1", 1) if base in _RESERVED else (base, 1)
         while node_id in self._ids:
             number += 1
             node_id = f"{base}-{number}"
         return node_id
 
-    def _operation(self, operation: Any, policy: dict[str, Any], given: dict[str, Any]) -> OperationSpec:
+    def _operation(
+        self, operation: Any, policy: dict[str, Any], given: dict[str, Any], node_id: str | None
+    ) -> OperationSpec:
+        """What a node executes; takes what are no arguments out of `given`."""
         if type(operation) is str:
-            return build_operation(operation, dict(self._value(given)), policy)
+            own = [key for key in given if operation != "python" or key == "call"]
+            config = {key: self._value(given.pop(key), node_id, key) for key in own}
+            if operation == "workflow":
+                config = _embedded(config)
+            return build_operation(operation, config, policy)
+        if isinstance(operation, (Workflow, WorkflowSpec)):
+            return build_operation("workflow", _embedded({"definition": operation}), policy)
         if not policy:
             known = self._operations.get(operation)
             if known is not None:
                 return known
-        own = operation if isinstance(operation, Operation) else Operation(operation, {})
-        call = _call_path(own.function)
-        self._functions[call] = own.function
-        spec = build_operation("python", {"call": call}, {**own.policy, **policy})
-        if inspect.iscoroutinefunction(own.function):
+        decorated = operation if isinstance(operation, Operation) else Operation(operation, {})
+        call = _call_path(decorated.function)
+        self._functions[call] = decorated.function
+        spec = build_operation("python", {"call": call}, {**decorated.policy, **policy})
+        if inspect.iscoroutinefunction(decorated.function):
             spec = replace(spec, is_async=True)
         if not policy:
             self._operations[operation] = spec
         return spec
 
-    def _known(self, node: Node | str) -> str:
+    def _known(self, node: Node | str, at: str | None, name: str) -> str:
+        """The id of `node`, which is said in the field `name` of the node `at`."""
         node_id = node.id if isinstance(node, Node) else node
         if (isinstance(node, Node) and node.workflow is not self) or node_id not in self._ids:
             raise DefinitionError(
-                [Problem("after", f"{node_id!r} is no node of this workflow", "add it first")]
+                [Problem(f"{at or ''}.{name}", f"{node_id!r} is no node of this workflow", "add it first")],
+                source=self.name,
             )
         return node_id
 
-    def _value(self, value: Any) -> Any:
+    def _value(self, value: Any, at: str | None, name: str) -> Any:
         """`value` with every Node in it as a reference."""
         if type(value) is Node:
-            return f"${{{self._known(value)}}}"
+            return f"${{{self._known(value, at, name)}}}"
         if isinstance(value, Mapping):
-            return {key: self._value(each) for key, each in value.items()}
+            return {key: self._value(each, at, name) for key, each in value.items()}
         if isinstance(value, (list, tuple)):
-            return [self._value(each) for each in value]
+            return [self._value(each, at, name) for each in value]
         return value
 
 
@@ -262,6 +287,8 @@ def _is_policy(operation: Any, key: str) -> bool:
     """Whether a keyword of `add` is a policy: a function's own parameter of that name comes first."""
     if type(operation) is str:
         return True
+    if isinstance(operation, (Workflow, WorkflowSpec)):
+        return key not in operation.inputs
     function = operation.function if isinstance(operation, Operation) else operation
     try:
         return key not in inspect.signature(function).parameters
@@ -284,7 +311,7 @@ def build_operation(kind: str, config: dict[str, Any], policy: dict[str, Any]) -
     if problems:
         name = config.get("call", kind)
         raise DefinitionError(
-            [replace(each, place=each.place.replace("nodes[0]", name, 1)) for each in problems]
+            [replace(each, place=each.place.replace("nodes[0]", str(name), 1)) for each in problems]
         )
     return spec_from_dict(whole).nodes[0].operation
 
@@ -301,6 +328,77 @@ def _plain(value: Any) -> Any:
             if each is not None
         }
     return value
+
+
+def _is_plain(node: NodeSpec) -> bool:
+    """Whether its references are all that could be wrong with it, which is found when the graph is compiled: in a
+    workflow of a hundred thousand such nodes a check of each would take as long again."""
+    operation = node.operation
+    return (
+        operation.type == "python"
+        and node.when is None
+        and node.foreach is None
+        and not (operation.secret_outputs or operation.has_fallback)
+    )
+
+
+def _name_of(operation: Any) -> str:
+    """What a node without an id is called after."""
+    if not isinstance(operation, (Workflow, WorkflowSpec)):
+        return str(operation.__name__)
+    return operation.name if _ID.match(operation.name) else "workflow"
+
+
+def _embedded(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a sub-workflow with its definition, whether it is given as a file, an object or a map.
+
+    Raises:
+        DefinitionError: it cannot be read, or what is wrong with it.
+    """
+    said, path = config.get("definition"), config.get("workflow")
+    if isinstance(said, (Workflow, WorkflowSpec)):
+        spec = said.to_spec() if isinstance(said, Workflow) else said
+        return {**config, "definition": spec.to_dict()}
+    if isinstance(said, Mapping):
+        from sage_actors.supervisor.definitions.loading import load_dict
+
+        return {**config, "definition": load_dict(dict(said)).to_dict()}
+    if said is None and isinstance(path, (str, os.PathLike)):
+        from sage_actors.supervisor.templates.library import load_workflow
+
+        return {**config, "workflow": os.fspath(path), "definition": load_workflow(Path(path)).to_dict()}
+    return config  # the shape says what is wrong
+
+
+def _check_head(
+    name: str, description: str, inputs: Mapping[str, InputSpec], timeout: float | str | timedelta | None
+) -> None:
+    """DefinitionError for what a file could not say either."""
+    from sage_actors.supervisor.definitions.inputs import input_problem
+    from sage_actors.supervisor.definitions.shape import check_shape
+
+    said = {
+        "name": name,
+        "description": description,
+        "timeout": _plain(timeout),
+        "inputs": {key: _input_fields(each) for key, each in inputs.items()},
+        "nodes": [{"id": "any", "type": "approval"}],
+    }
+    problems = check_shape(said)[0]
+    for key, each in inputs.items():
+        if not (isinstance(key, str) and _ID.match(key)):
+            problems.append(
+                Problem(f"inputs.{key!s:.80}", "bad name", "names are made of A-Z a-z 0-9 _ and -")
+            )
+        elif not problems and each.default is not None and (wrong := input_problem(each, each.default)):
+            problems.append(Problem(f"inputs.{key}.default", wrong))
+    if problems:
+        raise DefinitionError(problems, source=str(name)[:80])
+
+
+def _input_fields(each: InputSpec) -> dict[str, Any]:
+    enum = list(each.enum) if isinstance(each.enum, (list, tuple)) else each.enum
+    return {"type": each.type, "description": each.description, "enum": enum}
 
 
 def _seconds(value: float | str | timedelta) -> float:
@@ -430,4 +528,7 @@ def _concurrency(value: Any) -> int | None:
 
 
 def _input(value: Any) -> InputSpec:
-    return value if isinstance(value, InputSpec) else InputSpec(required=False, default=value)
+    if not isinstance(value, InputSpec):
+        return InputSpec(required=False, default=value)
+    has_default = value.required and value.default is not None
+    return replace(value, required=False) if has_default else value
