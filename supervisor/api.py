@@ -247,8 +247,13 @@ class Supervisor:
             RunLockedError: another process owns the run, or this supervisor is carrying it out already.
             ChangedDefinitionError, NoCheckpointError, StateCorruptedError, WrongKeyError, StorageError.
         """
+        _refuse_others(flow, run_id, inputs)
         self._start_workers(())
-        spec = flow.to_spec() if isinstance(flow, Workflow) else self._checked(flow)
+        if isinstance(flow, Workflow):
+            spec, unsure = flow.to_spec(), flow.unsure_calls()
+            spec = self._checked(spec, unsure) if unsure else spec
+        else:
+            spec = self._checked(flow)
         self._refuse_wider(spec)
         values = unpack(pack(resolve_inputs(spec, inputs or {}), what="the inputs"))  # as a resume reads them
         name = check_run_id(run_id or default_run_id(spec, values))
@@ -486,9 +491,9 @@ class Supervisor:
             raise box[1]
         return box[0]
 
-    def _checked(self, spec: WorkflowSpec) -> WorkflowSpec:
-        """A definition from a file: its Python calls are imported once, in a worker, never here."""
-        calls = sorted(calls_of(spec) - self._inspected.keys())
+    def _checked(self, spec: WorkflowSpec, unsure: set[str] | None = None) -> WorkflowSpec:
+        """Python calls of which only the name is known (by default all) are imported once, in a worker, never here."""
+        calls = sorted((calls_of(spec) if unsure is None else unsure) - self._inspected.keys())
         if calls:
             self._start_workers(())
             infos = self._answer_to(
@@ -608,6 +613,16 @@ class _Claim:
 
 _NOBODY = Run("", resumed=False, completed=0, notices=[], listening=False)
 _NOBODY.finish(None, ActorDeadError("no run"))
+
+
+def _refuse_others(flow: object, run_id: object, inputs: object) -> None:
+    """UsageError for what `start` does not take."""
+    if not isinstance(flow, (Workflow, WorkflowSpec)):
+        raise UsageError(f"a run needs a Workflow, or what load(path) gives, not {flow!r:.80}")
+    if run_id is not None and not isinstance(run_id, str):
+        raise UsageError(f"run_id must be a text, not {run_id!r:.80}")
+    if inputs is not None and not isinstance(inputs, Mapping):
+        raise UsageError(f"inputs must be a map of names to values, not {inputs!r:.80}")
 
 
 def _policies(given: Mapping[str, BreakerPolicy | Mapping[str, Any]]) -> dict[str, BreakerPolicy]:

@@ -120,7 +120,7 @@ class Workflow:
         self._nodes: list[NodeSpec] = []
         self._ids: set[str] = set()
         self._operations: dict[Any, OperationSpec] = {}
-        self._functions: dict[str, Any] = {}
+        self._functions: dict[str, Any] = {}  # by import path; None where only that was given
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -193,7 +193,8 @@ class Workflow:
         if not self._nodes:
             raise DefinitionError([Problem("", "there are no nodes", "add one")], source=self.name)
         for call, function in self._functions.items():
-            _refuse_another(call, function, is_complete=True)
+            if function is not None:
+                _refuse_another(call, function, is_complete=True)
         check = not all(map(_is_plain, self._nodes))
         spec = WorkflowSpec(
             name=self.name,
@@ -214,6 +215,17 @@ class Workflow:
 
         refuse_literals(spec, [node.id for node in self._nodes])
         return spec
+
+    def unsure_calls(self) -> set[str]:
+        """The import paths that workers perhaps do not find, or of which nothing else is known."""
+        from sage_actors.supervisor.callables import is_found
+
+        found = {module: is_found(module) for module in {call.partition(":")[0] for call in self._functions}}
+        return {
+            call
+            for call, function in self._functions.items()
+            if function is None or not found[call.partition(":")[0]]
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The workflow in the file format."""
@@ -244,10 +256,13 @@ class Workflow:
             own = [key for key in given if operation != "python" or key == "call"]
             config = {key: self._value(given.pop(key), node_id, key) for key in own}
             if operation == "workflow":
-                config = _embedded(config)
-            return build_operation(operation, config, policy)
+                return self._sub_workflow(config, policy)
+            spec = build_operation(operation, config, policy)
+            if operation == "python":
+                self._functions.setdefault(config["call"], None)
+            return spec
         if isinstance(operation, (Workflow, WorkflowSpec)):
-            return build_operation("workflow", _embedded({"definition": operation}), policy)
+            return self._sub_workflow({"definition": operation}, policy)
         if not policy:
             known = self._operations.get(operation)
             if known is not None:
@@ -260,6 +275,16 @@ class Workflow:
             spec = replace(spec, is_async=True)
         if not policy:
             self._operations[operation] = spec
+        return spec
+
+    def _sub_workflow(self, config: dict[str, Any], policy: dict[str, Any]) -> OperationSpec:
+        from sage_actors.supervisor.callables import calls_in
+
+        spec = build_operation("workflow", _embedded(config), policy)
+        inner = config.get("definition")
+        known = inner._functions if isinstance(inner, Workflow) else {}
+        for call in calls_in(spec):
+            self._functions.setdefault(call, known.get(call))
         return spec
 
     def _known(self, node: Node | str, at: str | None, name: str) -> str:
