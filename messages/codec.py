@@ -39,6 +39,7 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 _PACKED = 1  # msgpack extension type: the packed bytes of another value
 _SECRET = 2
+_GIVEN = ("the arguments", "the inputs")  # of `what`: values that no operation made
 WITHHELD = bytes(
     msgpack.packb(msgpack.ExtType(_SECRET, b""))
 )  # in the place of a secret result; never its value
@@ -58,8 +59,8 @@ def pack(value: object, *, what: str = "the value") -> bytes:
     try:
         return bytes(msgpack.packb(value, default=_default))
     except (TypeError, ValueError, OverflowError, RecursionError) as cause:
-        path, reason = _find_culprit(value)
-        raise ResultError(f"{what} cannot be stored: {path} is {reason or cause}") from cause
+        path, reason = _find_culprit(value, is_result=not what.startswith(_GIVEN))
+        raise ResultError(f"{what} cannot be stored: {_short(path)} is {reason or cause}") from cause
 
 
 def unpack(data: bytes | memoryview) -> Any:
@@ -133,21 +134,27 @@ def _ext_hook(code: int, data: bytes) -> Any:
     raise ValueError(f"unknown extension type {code}")
 
 
-def _find_culprit(value: object, path: str = "value", depth: int = 0) -> tuple[str, str]:
+def _short(path: str) -> str:
+    return path if len(path) <= 200 else f"{path[:100]}...{path[-60:]}"
+
+
+def _find_culprit(
+    value: object, path: str = "value", depth: int = 0, *, is_result: bool = True
+) -> tuple[str, str]:
     """Where in `value` the first thing is that msgpack cannot carry, and what it is."""
     if depth > 200:
-        return path, "nested more than 200 levels deep"
+        return path, "nested more than 200 levels deep (does it contain itself?)"
     if isinstance(value, dict):
         for key, item in value.items():
             here = f"{path}[{key!r}]"
             for part, place in ((key, f"the key {key!r} of {path}"), (item, here)):
-                found = _find_culprit(part, place, depth + 1)
+                found = _find_culprit(part, place, depth + 1, is_result=is_result)
                 if found[1]:
                     return found
         return path, ""
     if isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            found = _find_culprit(item, f"{path}[{index}]", depth + 1)
+            found = _find_culprit(item, f"{path}[{index}]", depth + 1, is_result=is_result)
             if found[1]:
                 return found
         return path, ""
@@ -156,9 +163,11 @@ def _find_culprit(value: object, path: str = "value", depth: int = 0) -> tuple[s
     except (TypeError, ValueError, OverflowError) as cause:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         if hasattr(value, "get_secret_value"):
+            way = (
+                ", or declare `secret_outputs: true` and return value.get_secret_value()" if is_result else ""
+            )
             return path, (
-                f"a secret ({kind}), which is never saved: pass `${{env.NAME}}` to the operation that needs it, or "
-                "declare `secret_outputs: true` and return value.get_secret_value()"
+                f"a secret ({kind}), which is never saved: pass `${{env.NAME}}` to the operation that needs it{way}"
             )
         if isinstance(value, int):
             return path, "an integer of more than 64 bits (use a string)"

@@ -123,6 +123,15 @@ def test_raise_for_status_raises_the_error_of_the_node(
     assert type(caught.value) is kind
 
 
+def test_a_run_that_exceeds_its_own_timeout_raises_that(tmp_path: Path) -> None:
+    flow = Workflow("late", timeout=0.3)
+    flow.add(ops.sleep, id="sleeps", seconds=60)
+    with make_supervisor(tmp_path) as supervisor:
+        outcome = supervisor.run(flow, run_id="r", timeout=30)
+    with pytest.raises(TimeoutExceeded, match=r"run r .*the run took longer than its timeout of 0\.3 s"):
+        outcome.raise_for_status()
+
+
 def test_raise_for_status_tells_a_pause_and_a_rejection(tmp_path: Path) -> None:
     flow = Workflow("asks")
     flow.add("approval", id="asked")
@@ -500,6 +509,7 @@ def test_a_guard_inside_an_operation_asks_the_same_breaker(tmp_path: Path) -> No
         outcome = supervisor.run(flow, run_id="r", timeout=30)
     assert outcome.errors["first"]["type"] == "ValueError"
     assert outcome.errors["second"]["type"] == "BreakerOpenError"
+    assert re.search(r"open until \d\d:\d\d:\d\d UTC; give", outcome.errors["second"]["message"])
 
 
 def test_a_supervisor_that_fails_answers_its_runs_ends_its_workers_and_can_be_resumed(tmp_path: Path) -> None:

@@ -447,8 +447,9 @@ def _ask(run_id: str, changed: list[str], restored: Restored, accept: Accept, no
     if not agreed:
         shown = "; ".join(text[:10]) + (f"; and {len(text) - 10} more" if len(text) > 10 else "")
         raise ChangedDefinitionError(
-            f"run {run_id!r} exists under another definition: {shown}. Use --accept-changes to keep what did "
-            "not change and run the rest, --fresh to start anew, or another --run-id"
+            f"run {run_id!r} exists under another definition: {shown}. Use --accept-changes "
+            "(accept_changes=True) to keep what did not change and run the rest, --fresh (fresh=True) to start anew, "
+            "or another --run-id (run_id=)"
         )
 
 
