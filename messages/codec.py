@@ -41,6 +41,7 @@ _MOST_LEVELS = 200
 _SHOWN_LEVELS, _SHOWN_CHARS = 20, 80
 _PACKED = 1  # msgpack extension type: the packed bytes of another value
 _SECRET = 2
+_GIVEN = ("the arguments", "the inputs")  # of `what`: values that no operation made
 WITHHELD = bytes(
     msgpack.packb(msgpack.ExtType(_SECRET, b""))
 )  # in the place of a secret result; never its value
@@ -67,7 +68,7 @@ def pack(value: object, *, what: str = "the value") -> bytes:
         return packed
     except (TypeError, ValueError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         cause = error
-    path, reason = _find_culprit(value)
+    path, reason = _find_culprit(value, is_result=not what.startswith(_GIVEN))
     raise ResultError(f"{what} cannot be stored: {path} is {reason or cause}") from cause
 
 
@@ -146,39 +147,41 @@ def _is_key(key: object) -> bool:
     return key is None or isinstance(key, (str, int, float, bytes))
 
 
-def _find_culprit(value: object, path: tuple[object, ...] = ()) -> tuple[str, str]:
+def _find_culprit(
+    value: object, path: tuple[object, ...] = (), *, is_result: bool = True
+) -> tuple[str, str]:
     """Where in `value` the first thing is that msgpack cannot carry, and what it is."""
     if len(path) > _MOST_LEVELS:
-        return _place(path), f"nested more than {_MOST_LEVELS} levels deep"
+        return _place(path), f"nested more than {_MOST_LEVELS} levels deep (does it contain itself?)"
     if isinstance(value, dict):
         for key, item in value.items():
             if not _is_key(key):
                 reason = f"of type {_kind(key)}; a key is a str, int, float, bool, bytes or None"
                 return f"the key {_short(key)} of {_place(path)}", reason
-            if reason := _find_culprit(key, path)[1]:
+            if reason := _find_culprit(key, path, is_result=is_result)[1]:
                 return f"the key {_short(key)} of {_place(path)}", reason
-            found = _find_culprit(item, (*path, key))
+            found = _find_culprit(item, (*path, key), is_result=is_result)
             if found[1]:
                 return found
         return "", ""
     if isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            found = _find_culprit(item, (*path, index))
+            found = _find_culprit(item, (*path, index), is_result=is_result)
             if found[1]:
                 return found
         return "", ""
     try:
         msgpack.packb(value)
     except (TypeError, ValueError, OverflowError) as cause:
-        return _place(path), _why(value, cause)
+        return _place(path), _why(value, cause, is_result=is_result)
     return "", ""
 
 
-def _why(value: object, cause: Exception) -> str:
+def _why(value: object, cause: Exception, *, is_result: bool) -> str:
     if hasattr(value, "get_secret_value"):
+        way = ", or declare `secret_outputs: true` and return value.get_secret_value()" if is_result else ""
         return (
-            f"a secret ({_kind(value)}), which is never saved: pass `${{env.NAME}}` to the operation that needs it, or "
-            "declare `secret_outputs: true` and return value.get_secret_value()"
+            f"a secret ({_kind(value)}), which is never saved: pass `${{env.NAME}}` to the operation that needs it{way}"
         )
     if isinstance(value, int):
         return "an integer of more than 64 bits (use a string)"

@@ -33,6 +33,7 @@ from sage_actors.actors.pool.protocol import WorkerPool
 from sage_actors.actors.state.actor import StateActor
 from sage_actors.actors.state.directory import Registry, StateDirectory, check_run_id
 from sage_actors.actors.user_config import load_user_config
+from sage_actors.messages.codec import pack, unpack
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import (
     ActorDeadError,
@@ -173,7 +174,7 @@ class Supervisor:
             environ=self._environ,
             mode=sandbox,
             reads=[*map(str, reads), *self._search_paths],
-            main_path=_main_path(),
+            main_path=_main_file(),
             make_proxy=self._make_proxy,
         )
         _SWITCHING.shorten()
@@ -262,10 +263,15 @@ class Supervisor:
             ChangedDefinitionError, NoCheckpointError, StateCorruptedError, WrongKeyError, StorageError.
         """
         self._check_usable()
+        _refuse_others(flow, run_id, inputs)
         self._start_workers(())
-        spec = flow.to_spec() if isinstance(flow, Workflow) else self._checked(flow)
+        if isinstance(flow, Workflow):
+            spec, unsure = flow.to_spec(), flow.unsure_calls()
+            spec = self._checked(spec, unsure) if unsure else spec
+        else:
+            spec = self._checked(flow)
         self._refuse_wider(spec)
-        values = resolve_inputs(spec, inputs or {})
+        values = unpack(pack(resolve_inputs(spec, inputs or {}), what="the inputs"))  # as a resume reads them
         name = check_run_id(run_id or default_run_id(spec, values))
         options = self._options(spec, listening)
         for node in all_nodes(spec):
@@ -550,9 +556,9 @@ class Supervisor:
             raise box[1]
         return box[0]
 
-    def _checked(self, spec: WorkflowSpec) -> WorkflowSpec:
-        """A definition from a file: its Python calls are imported once, in a worker, never here."""
-        calls = sorted(calls_of(spec) - self._inspected.keys())
+    def _checked(self, spec: WorkflowSpec, unsure: set[str] | None = None) -> WorkflowSpec:
+        """Python calls of which only the name is known (by default all) are imported once, in a worker, never here."""
+        calls = sorted((calls_of(spec) if unsure is None else unsure) - self._inspected.keys())
         if calls:
             self._start_workers(())
             infos = self._answer_to(
@@ -674,6 +680,16 @@ _NOBODY = Run("", resumed=False, completed=0, notices=[], listening=False)
 _NOBODY.finish(None, ActorDeadError("no run"))
 
 
+def _refuse_others(flow: object, run_id: object, inputs: object) -> None:
+    """UsageError for what `start` does not take."""
+    if not isinstance(flow, (Workflow, WorkflowSpec)):
+        raise UsageError(f"a run needs a Workflow, or what load(path) gives, not {flow!r:.80}")
+    if run_id is not None and not isinstance(run_id, str):
+        raise UsageError(f"run_id must be a text, not {run_id!r:.80}")
+    if inputs is not None and not isinstance(inputs, Mapping):
+        raise UsageError(f"inputs must be a map of names to values, not {inputs!r:.80}")
+
+
 def _policies(given: Mapping[str, BreakerPolicy | Mapping[str, Any]]) -> dict[str, BreakerPolicy]:
     return {
         endpoint: each if isinstance(each, BreakerPolicy) else BreakerPolicy.from_dict(each, place=endpoint)
@@ -702,8 +718,24 @@ def _forward(events: Any, on_event: Callable[[Event], None]) -> None:
 
 
 def _main_path() -> str | None:
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    """What workers load for `__main__`: the dotted name after `python -m`, so that its imports work, or the script."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name != "__main__":
+        return str(spec.name)
+    path = getattr(main, "__file__", None)
     return os.path.abspath(path) if path else None
+
+
+def _main_file() -> str | None:
+    """Where the script is; of a module in a package, where the outermost package is."""
+    main = sys.modules.get("__main__")
+    path = getattr(main, "__file__", None)
+    if not path:
+        return None
+    name = _main_path() or ""
+    levels = 0 if os.path.isabs(name) else name.count(".")
+    return str([Path(path).absolute(), *Path(path).absolute().parents][levels])
 
 
 def _version() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import DefinitionError, Problem
 
-__all__ = ["all_nodes", "calls_of", "informed", "refuse_unusable"]
+__all__ = ["all_nodes", "calls_in", "calls_of", "informed", "is_found", "refuse_unusable"]
 
 
 def all_nodes(spec: WorkflowSpec) -> list[NodeSpec]:
@@ -29,20 +30,46 @@ def calls_of(spec: WorkflowSpec) -> set[str]:
     return {str(each.config["call"]) for each in operations if each.type == "python"}
 
 
+def calls_in(operation: OperationSpec) -> set[str]:
+    """The same of a `workflow` operation."""
+    from sage_actors.supervisor.definitions.specs import spec_from_dict
+
+    return calls_of(spec_from_dict(operation.config["definition"]))
+
+
+def is_found(name: str) -> bool:
+    """Whether workers surely find the module of that name: it is loaded here, from where an import would find it.
+
+    Some ten microseconds. False is no verdict: a worker, which looks into the project and the search paths too, is
+    to be asked. What cannot be looked up here, `__main__`, counts as found.
+    """
+    if name == "__main__":
+        return True
+    top = name.partition(".")[0]
+    loaded = getattr(sys.modules.get(top), "__spec__", None)
+    if loaded is None or name not in sys.modules:
+        return False
+    for finder in sys.meta_path:
+        found = finder.find_spec(top, None)
+        if found is not None:
+            return bool(found.origin == loaded.origin)
+    return False
+
+
 def refuse_unusable(spec: WorkflowSpec, bad: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises DefinitionError where a node calls one of `bad`, which could not be imported."""
     problems = []
     for node in all_nodes(spec):
         if node.operation.type == "python" and node.operation.config["call"] in bad:
             call = node.operation.config["call"]
-            hint = "is its module in the project, beside the workflow file, or installed?"
+            hint = "is its module in the project, beside the workflow file, installed, or in `search_paths`?"
             problems.append(Problem(f"{node.id}.call", f"{call}: {bad[call]['error']}", hint))
     if problems:
         raise DefinitionError(problems, source=spec.name)
 
 
 def informed(spec: WorkflowSpec, infos: Mapping[str, Mapping[str, Any]]) -> WorkflowSpec:
-    """`spec` with what workers said about its callables, those of embedded workflows too."""
+    """`spec` with what workers said about its callables, those of embedded workflows too; others stay as they are."""
     placed = {id(node.operation): _with_info(node.operation, infos) for node in spec.nodes}
     return _with_operations(spec, placed)
 
@@ -56,7 +83,9 @@ def _with_info(operation: OperationSpec, infos: Mapping[str, Mapping[str, Any]])
         return replace(operation, config={**operation.config, "definition": inner.to_dict()})
     if operation.type != "python":
         return operation
-    info = infos[operation.config["call"]]
+    info = infos.get(operation.config["call"])
+    if info is None:
+        return operation
     if info.get("policy"):
         operation = _with_policy(operation, info["policy"])
     return operation if not info["is_async"] else replace(operation, is_async=True)

@@ -118,7 +118,8 @@ class Outcome:
         """This outcome if the run succeeded.
 
         Raises:
-            OperationError: the run failed; of the class of the first node's error.
+            OperationError: the run failed; of the class of the first node's error, TimeoutExceeded where the run itself
+                took longer than its timeout.
             RunPausedError, StorageError: it paused and can be resumed.
         """
         if self.status == "succeeded":
@@ -126,6 +127,8 @@ class Outcome:
         if self.status == "paused":
             kind = StorageError if self.reason.startswith("storage") else RunPausedError
             raise kind(f"run {self.run_id} paused: {self.reason}")
+        if self.reason.startswith("the run took longer than its timeout"):
+            raise TimeoutExceeded(f"run {self.run_id} {self.status}: {self.reason}")
         for node_id, error in self.errors.items():
             known = _ERRORS.get(error["type"], OperationError)
             raise known(f"run {self.run_id} {self.status}: {node_id}: {error['type']}: {error['message']}")

@@ -10,6 +10,7 @@ A token names the question, not the node: an answer to one that was taken back i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pykka
@@ -130,7 +131,7 @@ class OutsideCalls:
         if token[0] == "guard":
             if message.reason == "open":
                 self._breaker.tell(br.Withdraw(token))
-                self._refuse_guard(token, message.endpoint, "its circuit breaker is open")
+                self._refuse_guard(token, message.endpoint, _why_open(message.until))
             return
         if self._is_old(token):
             return
@@ -164,3 +165,9 @@ class OutsideCalls:
                     open_until=message.open_until or None,
                     failures=message.failures,
                 )
+
+
+def _why_open(until: float | None) -> str:
+    moment = f" until {datetime.fromtimestamp(until, UTC):%H:%M:%S} UTC" if until else ""
+    hint = "give the operation a `retry`, or name the endpoint as its `endpoint`: then it waits"
+    return f"its circuit breaker is open{moment}; {hint}"

@@ -203,6 +203,17 @@ def report(context: Context) -> None:
     context.usage(input_tokens=1)
 
 
+def misreport(method: str, given: dict[str, float], context: Context) -> None:
+    context.usage(input_tokens=1)
+    getattr(context, method)(**given)
+
+
+def wander(to: str) -> list[str]:
+    before = os.getcwd()
+    os.chdir(to)
+    return [before, os.getcwd()]
+
+
 def use_and_fail(context: Context) -> None:
     context.usage(input_tokens=5)
     raise ValueError("after using")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pickle
@@ -119,6 +120,15 @@ def test_raise_for_status_raises_the_error_of_the_node(
     with pytest.raises(kind, match="run r failed: bad: ") as caught:
         outcome.raise_for_status()
     assert type(caught.value) is kind
+
+
+def test_a_run_that_exceeds_its_own_timeout_raises_that(tmp_path: Path) -> None:
+    flow = Workflow("late", timeout=0.3)
+    flow.add(ops.sleep, id="sleeps", seconds=60)
+    with make_supervisor(tmp_path) as supervisor:
+        outcome = supervisor.run(flow, run_id="r", timeout=30)
+    with pytest.raises(TimeoutExceeded, match=r"run r .*the run took longer than its timeout of 0\.3 s"):
+        outcome.raise_for_status()
 
 
 def test_raise_for_status_tells_a_pause_and_a_rejection(tmp_path: Path) -> None:
@@ -315,6 +325,54 @@ def test_calls_that_cannot_be_imported_are_refused_before_anything_runs(tmp_path
     assert lines(tmp_path / "ran") == 1
 
 
+def test_a_function_that_workers_do_not_find_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "plugged.py").write_text("def f(x):\n    return x\n")
+    (tmp_path / "project").mkdir()
+    found = importlib.util.spec_from_file_location("plugged", tmp_path / "elsewhere" / "plugged.py")
+    assert found is not None
+    assert found.loader is not None
+    plugged = importlib.util.module_from_spec(found)
+    found.loader.exec_module(plugged)
+    flow = Workflow("plugged")
+    flow.add(plugged.f, x=1)
+    with make_supervisor(tmp_path / "project") as supervisor:
+        with pytest.raises(DefinitionError, match=r"(?s)f\.call: plugged:f: .*search_paths"):
+            supervisor.run(flow, run_id="r", timeout=30)
+        outer = Workflow("outer")
+        outer.add(flow)
+        with pytest.raises(DefinitionError, match="plugged:f"):
+            supervisor.run(outer, run_id="r", timeout=30)
+    with make_supervisor(tmp_path / "project", search_paths=[tmp_path / "elsewhere"]) as supervisor:
+        assert supervisor.run(flow, run_id="r", timeout=30)["f"] == 1
+
+
+def test_a_call_by_name_has_the_policies_of_its_decorator(tmp_path: Path) -> None:
+    flow = Workflow("named")
+    flow.add("python", id="named", call="operations_engine:decorated", path=str(tmp_path / "calls"))
+    with make_supervisor(tmp_path) as supervisor:
+        outcome = supervisor.run(flow, run_id="r", timeout=60)
+    assert outcome["named"] == "second"  # it is tried twice
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"flow": "x.json"}, "load"),
+        ({"flow": {"name": "x", "nodes": []}}, "load"),
+        ({"flow": None}, "load"),
+        ({"run_id": 5}, "run_id"),
+        ({"inputs": [1]}, "inputs"),
+    ],
+    ids=str,
+)
+def test_what_is_no_workflow_no_id_and_no_inputs_is_refused(
+    tmp_path: Path, arguments: dict[str, Any], said: str
+) -> None:
+    with make_supervisor(tmp_path) as supervisor, pytest.raises(UsageError, match=said):
+        supervisor.run(**{"flow": sums(), **arguments})
+
+
 def test_policies_of_a_decorator_count_for_files_unless_they_say_otherwise(tmp_path: Path) -> None:
     def node(name: str, **more: Any) -> dict[str, Any]:
         arguments = {"path": str(tmp_path / name)}
@@ -450,6 +508,7 @@ def test_a_guard_inside_an_operation_asks_the_same_breaker(tmp_path: Path) -> No
         outcome = supervisor.run(flow, run_id="r", timeout=30)
     assert outcome.errors["first"]["type"] == "ValueError"
     assert outcome.errors["second"]["type"] == "BreakerOpenError"
+    assert re.search(r"open until \d\d:\d\d:\d\d UTC; give", outcome.errors["second"]["message"])
 
 
 def test_a_supervisor_that_fails_answers_its_runs_ends_its_workers_and_can_be_resumed(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -272,6 +274,49 @@ def test_a_script_without_the_guard_ends_with_an_error_that_says_what_to_do(tmp_
         code, _, err = script.finish()
     assert code != 0
     assert '__name__ == "__main__"' in err
+
+
+PACKAGED = """
+from sage_actors import Supervisor, Workflow
+from .words import word
+
+def greet(name: str) -> list[str]:
+    return [word(), name, __package__]
+
+if __name__ == "__main__":
+    flow = Workflow("packaged")
+    flow.add(greet, name="ada")
+    with Supervisor("project", workers=1, durability="none") as supervisor:
+        print(supervisor.run(flow, timeout=30).raise_for_status()["greet"])
+"""
+
+
+@pytest.mark.parametrize("module", ["pack.run", "pack"])
+def test_operations_of_a_module_that_is_run_by_its_name_import_what_is_beside_them(
+    tmp_path: Path, module: str
+) -> None:
+    package = tmp_path / "pack"
+    for folder in (package, tmp_path / "project"):
+        folder.mkdir()
+    (package / "__init__.py").touch()
+    (package / "words.py").write_text('def word():\n    return "hello"\n')
+    (package / ("__main__.py" if module == "pack" else "run.py")).write_text(PACKAGED)
+    ran = _python("-m", module, cwd=tmp_path)
+    assert ran.stdout.strip() == "['hello', 'ada', 'pack']", ran.stderr
+
+
+def test_operations_of_a_script_on_standard_input_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    ran = _python("-", cwd=tmp_path, text=PACKAGED.replace("from .words import word", ""))
+    assert "DefinitionError" in ran.stderr
+    assert "workers have no file to import" in ran.stderr
+
+
+def _python(*words: str, cwd: Path, text: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *words]
+    return subprocess.run(
+        command, cwd=cwd, input=text, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def test_a_run_of_a_script_is_continued_by_the_same_script(tmp_path: Path) -> None:

@@ -192,6 +192,18 @@ def test_a_value_that_hides_itself_is_refused_with_its_path() -> None:
     ) as refused:
         pack({"a": [1, Masked()]})
     assert "secret_outputs" in str(refused.value)
+    with pytest.raises(ResultError, match="the inputs cannot be stored") as refused:
+        pack(Masked(), what="the inputs")
+    assert "${env.NAME}" in str(refused.value)
+    assert "secret_outputs" not in str(refused.value)  # which is for results
+
+
+def test_a_value_that_holds_itself_is_refused_in_a_line() -> None:
+    endless: dict[str, Any] = {}
+    endless["inside"] = endless
+    with pytest.raises(ResultError, match="does it contain itself") as refused:
+        pack(endless)
+    assert len(str(refused.value)) < 400
 
 
 # ---------------------------------------------------------------------- the last witness

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import subprocess
 from typing import Any
@@ -22,6 +23,12 @@ from sage_actors.supervisor.definitions.references import (
     truthy,
 )
 
+
+class Colour(str, enum.Enum):  # noqa: UP042 - StrEnum has a __str__ that hides the mistake
+    RED = "r"
+    NAMED = "${n}"
+
+
 VALUES: dict[str, Any] = {
     "market": {"findings": ["first", "second"], "score": 0.5, "a|b": 7, "none": None},
     "research/market": [1, 2, 3],
@@ -41,6 +48,12 @@ def scope(reference: Reference) -> Any:
 
 def evaluate(value: Any, *, quote_at: tuple[str, ...] | None = None) -> Any:
     return parse_template(value, quote_at=quote_at).evaluate(scope)
+
+
+def test_a_text_of_a_class_of_its_own_is_its_characters() -> None:
+    assert evaluate({"said": Colour.RED, "list": [Colour.RED]}) == {"said": "r", "list": ["r"]}
+    assert evaluate([Colour.RED, "${n}"])[0].__class__ is str
+    assert evaluate(Colour.NAMED) == 5
 
 
 @pytest.mark.parametrize(

@@ -347,6 +347,7 @@ def test_a_lost_call_says_nothing_about_its_endpoint_and_a_failed_one_does() -> 
     ("given", "seconds"),
     [
         ({"seconds": 3}, 3.0),
+        ({"seconds": "2h"}, 7200.0),
         ({"until": 130.0}, 30.0),
         ({"until": 5}, 0.0),
         ({"until": "1970-01-01T00:03:20"}, 100.0),
@@ -370,6 +371,17 @@ def test_a_wait_for_no_time_fails_its_node(given: dict[str, Any]) -> None:
         run_waits._seconds_to_wait(given, 100.0)
     _, run = ended({"nodes": [node("w", type="wait", **given)]})
     assert run.status == "failed"
+
+
+def test_a_wait_takes_a_duration_as_definitions_are_written_with() -> None:
+    core = Core()
+    run = core.run({"nodes": [node("w", type="wait", seconds="2h")]})
+    core.ack()
+    core.clock.advance(7_199)
+    assert run.is_live
+    core.clock.advance(2)
+    core.ack()
+    assert run.status == "succeeded"
 
 
 def test_a_delay_beyond_all_numbers_is_the_longest_one() -> None:

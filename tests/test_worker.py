@@ -119,6 +119,14 @@ def test_workers_run_in_the_project_without_the_state_key(tmp_path: Path) -> Non
         assert found["session"] == found["pid"] == pool.pid(worker)
 
 
+def test_each_operation_starts_in_the_project_wherever_the_one_before_it_went(
+    pool: PoolHarness, worker: int, tmp_path: Path
+) -> None:
+    project = pool.value(pool.submit(worker, "wander", to=str(tmp_path)))[0]
+    assert pool.value(pool.submit(worker, "wander", to=str(tmp_path))) == [project, str(tmp_path)]
+    assert pool.value(pool.submit(worker, "wander", to="."))[0] == project
+
+
 def test_the_projects_own_modules_are_found(tmp_path: Path) -> None:
     (tmp_path / "steps_of_mine.py").write_text("def step(x): return x + 1\n")
     with PoolHarness(tmp_path) as pool:
@@ -162,6 +170,29 @@ def test_progress_log_and_usage_are_reported(pool: PoolHarness, worker: int) -> 
 def test_usage_of_a_failed_attempt_is_reported(pool: PoolHarness, worker: int) -> None:
     row = pool.row(pool.submit(worker, "use_and_fail"))
     assert (row[3], row[6]["input_tokens"]) == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("usage", {"input_tokens": 2**62}),
+        ("usage", {"output_tokens": -1}),
+        ("usage", {"cost": float("nan")}),
+        ("usage", {"cost": float("inf")}),
+        ("usage", {"cost": -0.5}),
+        ("progress", {"fraction": float("nan")}),
+        ("progress", {"fraction": 2.0}),
+        ("progress", {"fraction": -0.1}),
+    ],
+    ids=str,
+)
+def test_figures_that_cannot_be_are_refused_and_change_nothing(
+    pool: PoolHarness, worker: int, method: str, given: dict[str, float]
+) -> None:
+    row = pool.row(pool.submit(worker, "misreport", method=method, given=given))
+    assert (row[3], row[5]["type"]) == (1, "UsageError")
+    assert f"context.{method}" in row[5]["message"]
+    assert row[6] == {"input_tokens": 1, "output_tokens": 0, "cost": 0.0}
 
 
 @pytest.mark.requirement("ORCH-005")

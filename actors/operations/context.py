@@ -10,12 +10,15 @@ from typing import Any, Protocol
 
 from sage_actors.actors.workers.output import safe_text
 from sage_actors.messages.codec import pack
-from sage_actors.messages.errors import BreakerOpenError
+from sage_actors.messages.errors import BreakerOpenError, UsageError
 from sage_actors.messages.secret_values import MARK, take_over
 
 __all__ = ["Context", "Guard", "OperationLog", "OperationTerminated", "Services", "Task"]
 
 Key = tuple[int, int, int]
+_NOTHING_USED = {"input_tokens": 0, "output_tokens": 0, "cost": 0.0}
+_MOST_USED = 10**15  # a run adds them up, and its numbers have 64 bits
+_ROUNDING = 1e-6  # of a fraction that was added up
 
 
 class OperationTerminated(BaseException):
@@ -129,24 +132,33 @@ class Context:
         """Tells how far it is: `fraction` from 0 to 1, a text, further values that msgpack can carry.
 
         Raises:
+            UsageError: `fraction` is not from 0 to 1.
             ResultError: something in `data` cannot be carried.
         """
         report: dict[str, Any] = dict(data)
         if fraction is not None:
-            report["fraction"] = float(fraction)
+            if not 0 <= fraction <= 1 + _ROUNDING:
+                raise UsageError(f"context.progress: the fraction must be from 0 to 1, not {fraction!r}")
+            report["fraction"] = min(float(fraction), 1.0)
         if message:
             report["message"] = safe_text(str(message))
         pack(report, what="the progress report")
         self._task.services.progress(self._task.key, report)
 
     def usage(self, *, input_tokens: int = 0, output_tokens: int = 0, cost: float = 0.0) -> None:
-        """Adds to what this attempt used; `cost` in the currency of the budget. Counted for failures too."""
-        used = self._task.used
-        if used is None:
-            used = self._task.used = {"input_tokens": 0, "output_tokens": 0, "cost": 0.0}
-        used["input_tokens"] += int(input_tokens)
-        used["output_tokens"] += int(output_tokens)
-        used["cost"] += float(cost)
+        """Adds to what this attempt used; `cost` in the currency of the budget. Counted for failures too.
+
+        Raises:
+            UsageError: a number is negative, not finite, or beyond what can be counted; nothing was added.
+        """
+        before = self._task.used or _NOTHING_USED
+        added = {"input_tokens": int(input_tokens), "output_tokens": int(output_tokens), "cost": float(cost)}
+        for name, number in added.items():
+            if not (number >= 0 and before[name] + number <= _MOST_USED):
+                raise UsageError(
+                    f"context.usage: {name} must be from 0 to {_MOST_USED:,} in all, not {number!r}"
+                )
+        self._task.used = {**before, **{name: before[name] + number for name, number in added.items()}}
 
     def guard(self, endpoint: str) -> Guard:
         """Asks the endpoint's circuit breaker: `with context.guard("api"):`, or `async with`.

@@ -136,7 +136,7 @@ def _load_main(main_path: str | None) -> ModuleType:
         raise ImportError("__main__ is no file that a worker could load; put the operation into a module")
     module = ModuleType("__mp_main__")
     module.__dict__["__sage_main__"] = True
-    if os.path.exists(main_path):
+    if os.path.isabs(main_path):
         module.__file__ = main_path
         content = runpy.run_path(main_path, run_name="__mp_main__")
     else:

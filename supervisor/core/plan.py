@@ -144,7 +144,23 @@ class Plan:
 
 
 def compile_plan(spec: WorkflowSpec) -> Plan:
-    """`spec`, already validated, as a Plan. O(V + E), a few microseconds a node."""
+    """`spec` as a Plan. O(V + E), a few microseconds a node.
+
+    Raises:
+        DefinitionError: all that is wrong with it, where something makes a plan impossible; CycleError.
+    """
+    try:
+        return _compile(spec)
+    except CycleError:
+        raise
+    except DefinitionError:
+        from sage_actors.supervisor.definitions.validation import check_spec
+
+        check_spec(spec)  # all problems, each with its place
+        raise
+
+
+def _compile(spec: WorkflowSpec) -> Plan:
     plan = Plan(spec)
     parents, parent_offsets = plan.parents, plan.parent_offsets
     gate_of = {phase.id: plan.visible + i for i, phase in enumerate(spec.phases)}

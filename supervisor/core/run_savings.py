@@ -154,7 +154,8 @@ class RunSavings(RunState):
             )
         if self.options.max_cost is not None:
             limits.append(f"{cost:g} where {self.usage['cost']:g} of {self.options.max_cost:g} is spent")
-        return f"budget: {self.id_of(node)} may use {' and '.join(limits)}; resume with a larger budget (--max-tokens)"
+        larger = "resume with a larger budget (--max-tokens; max_tokens= or max_cost= of a Supervisor)"
+        return f"budget: {self.id_of(node)} may use {' and '.join(limits)}; {larger}"
 
     def _used_tokens(self) -> float:
         return self.usage["input_tokens"] + self.usage["output_tokens"]

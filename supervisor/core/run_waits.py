@@ -12,6 +12,7 @@ from sage_actors.messages.codec import pack
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import ResultError
 from sage_actors.messages.records import DecisionTaken, NodeWaiting
+from sage_actors.messages.units import parse_duration
 from sage_actors.messages.wire import error_map
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.ports import Scope
@@ -216,8 +217,18 @@ def _seconds_to_wait(config: Mapping[str, Any], now: float) -> float:
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         return max(0.0, moment.timestamp() - now)
-    seconds = config.get("seconds", 0)
+    seconds = _as_seconds(config.get("seconds", 0))
     is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     if not is_number or not math.isfinite(seconds) or seconds < 0:
         raise ResultError(f"`seconds` must be a number that is not negative, not {seconds!r}")
     return float(seconds)
+
+
+def _as_seconds(value: Any) -> Any:
+    """A duration such as "2h" as its seconds, whether it stands in the definition or a reference gave it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_duration(value)
+    except ValueError as cause:
+        raise ResultError(f"`seconds`: {cause}") from cause

@@ -59,7 +59,7 @@ def resolve_inputs(spec: WorkflowSpec, given: Mapping[str, Any]) -> dict[str, An
 def _value(name: str, declared: InputSpec, given: Mapping[str, Any]) -> Any:
     if name not in given:
         if declared.required:
-            raise ValueError(f"is missing: give it with -i {name}=VALUE")
+            raise ValueError(f"is missing: give it with -i {name}=VALUE, or as inputs={{{name!r}: ...}}")
         return declared.default
     value = given[name]
     if value is None and not declared.required and declared.default is None:

@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.messages.definition import WorkflowSpec
-from sage_actors.messages.errors import CycleError, DefinitionError, Problem, SecretInStateError
-from sage_actors.messages.secret_scan import is_secret_problem
+from sage_actors.messages.errors import DefinitionError, Problem
 from sage_actors.supervisor.definitions.edges import edges_of
 from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
 from sage_actors.supervisor.definitions.shape import check_shape, repair_shape
 from sage_actors.supervisor.definitions.source import MAX_FILE_BYTES, MAX_LEVELS, parse_json, parse_yaml
 from sage_actors.supervisor.definitions.specs import spec_from_dict
-from sage_actors.supervisor.definitions.validation import AVAILABLE_TYPES, Places, validate_spec
+from sage_actors.supervisor.definitions.validation import (
+    AVAILABLE_TYPES,
+    Places,
+    raise_problems,
+    validate_spec,
+)
 
 __all__ = [
     "AVAILABLE_TYPES",
@@ -224,13 +228,7 @@ def _read(path: Path) -> str:
 def _raise(problems: list[Problem], source: str, lines: LineOf | None) -> None:
     located = [_with_line(problem, lines) for problem in problems]
     located.sort(key=lambda problem: problem.line or 0)
-    cycles = [each for each in located if each.message.startswith("cycle: ")]
-    if cycles:
-        path = cycles[0].message.removeprefix("cycle: ").split(" -> ")
-        raise CycleError(path, problems=located, source=source)
-    if all(map(is_secret_problem, located)):
-        raise SecretInStateError(located, source=source)
-    raise DefinitionError(located, source=source)
+    raise_problems(located, source)
 
 
 def _with_line(problem: Problem, lines: LineOf | None) -> Problem:

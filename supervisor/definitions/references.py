@@ -283,7 +283,7 @@ class _Parser:
         if kind in _SCALARS or not isinstance(value, (dict, list, tuple, str, Mapping)):
             return value
         if kind is not dict and isinstance(value, str):
-            return self.parse(str(value), place, depth)
+            return self.parse(str.__str__(value), place, depth)  # an enum's value, not its name
         if depth >= MAX_DEPTH:
             self._problem(place, f"nested more than {MAX_DEPTH} levels deep", "flatten it")
             return value

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from sage_actors.actors.operations.types import OPERATION_TYPES
 from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
-from sage_actors.messages.errors import Problem
+from sage_actors.messages.errors import CycleError, DefinitionError, Problem, SecretInStateError
+from sage_actors.messages.secret_scan import is_secret_problem
 from sage_actors.supervisor.core.graph import DependencyGraph, nearest
 from sage_actors.supervisor.core.plan import ENGINE_TYPES
 from sage_actors.supervisor.definitions.inputs import input_problem
@@ -29,7 +30,9 @@ __all__ = [
     "AVAILABLE_TYPES",
     "TYPES",
     "Places",
+    "check_spec",
     "places_of",
+    "raise_problems",
     "resolve_name",
     "templates_of",
     "type_hint",
@@ -66,6 +69,24 @@ def validate_spec(
     checker = _Checker(spec, known_types, places or places_of(spec))
     checker.check()
     return checker.errors, checker.warnings
+
+
+def check_spec(spec: WorkflowSpec) -> None:
+    """DefinitionError with all that is wrong with a workflow of the library, whose places are the ids of its nodes."""
+    places = Places([node.id for node in spec.nodes], [phase.id for phase in spec.phases])
+    raise_problems(validate_spec(spec, places=places)[0], spec.name)
+
+
+def raise_problems(problems: Sequence[Problem], source: str) -> None:
+    """The error for what was found, if anything was: of a cycle, of secrets alone, or of a definition."""
+    cycles = [each for each in problems if each.message.startswith("cycle: ")]
+    if cycles:
+        path = cycles[0].message.removeprefix("cycle: ").split(" -> ")
+        raise CycleError(path, problems=problems, source=source)
+    if problems and all(map(is_secret_problem, problems)):
+        raise SecretInStateError(problems, source=source)
+    if problems:
+        raise DefinitionError(problems, source=source)
 
 
 def places_of(spec: WorkflowSpec) -> Places:
@@ -284,7 +305,7 @@ class _Checker:
             self._error(place, f"{verb} an unknown node: {name!r}")
             return
         known = list(self.place_of)
-        hint = nearest(name, known, otherwise="name a node of this workflow")
+        hint = nearest(name, known, otherwise="name a node of this workflow; a literal `${` is written `$${`")
         if node.phase is not None and "/" not in name and "mean" not in hint:
             hint = nearest(resolve_name(name, node.phase), known, otherwise=hint)
         if node.operation.type == "shell" and name.isupper():

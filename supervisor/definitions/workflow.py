@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from sage_actors.messages.definition import InputSpec, NodeSpec, OperationSpec, WorkflowSpec
@@ -20,12 +22,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _NO_ARGUMENTS: Mapping[str, Any] = {}
+_MISSING = object()
 _POLICIES = frozenset(
     each.name
     for each in fields(OperationSpec)
     if each.name not in ("type", "config", "has_fallback", "is_async", "lane")
 )
 _ID = re.compile(r"[A-Za-z0-9_-]+\Z")
+_MAX_ID = 200  # characters, as in files
 _RESERVED = frozenset({"inputs", "env", "keyring", "item", "index"})
 
 
@@ -111,10 +115,12 @@ class Workflow:
         self.name, self.description = name, description
         self.inputs = {key: _input(value) for key, value in (inputs or {}).items()}
         self.concurrency = _concurrency(concurrency)
+        _check_head(name, description, self.inputs, timeout)
         self.timeout = None if timeout is None else _seconds(timeout)
         self._nodes: list[NodeSpec] = []
         self._ids: set[str] = set()
         self._operations: dict[Any, OperationSpec] = {}
+        self._functions: dict[str, Any] = {}  # by import path; None where only that was given
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -124,7 +130,7 @@ class Workflow:
 
     def add(
         self,
-        operation: Operation[Any, Any] | Callable[..., Any] | str,
+        operation: Operation[Any, Any] | Callable[..., Any] | str | Workflow | WorkflowSpec,
         /,
         id: str | None = None,
         *,
@@ -137,14 +143,15 @@ class Workflow:
         """Add a step.
 
         Args:
-            operation: a function, an `@operation`, or a type name (`"shell"`, `"http"`, `"mcp"`, ...)
-                whose own fields (`command=`, `url=`, ...) are then given as keywords.
-            id: by default the function's name, with a number where that is taken.
+            operation: a function, an `@operation`, a workflow (what is `given` are then its inputs), or a type name
+                (`"shell"`, `"http"`, `"mcp"`, ...) whose own fields (`command=`, `url=`, ...) are then given as
+                keywords.
+            id: by default the function's name, with a number where that is taken or reserved.
             after: nodes that must have ended first, without their results.
             arguments, given: what the function is called with. A Node stands for its result, also inside lists
                 and maps; a string may hold references such as `"${note | title}"`. Names of policies (timeout,
-                retry, ...) among the keywords override the operation's own; an argument of such a name goes
-                into `arguments`.
+                retry, ...) among the keywords override the operation's own, unless the function has a parameter
+                of that name: then it is the argument, and the policy is the decorator's.
             when, foreach: as in workflow files; a Node may be given.
 
         Raises:
@@ -152,21 +159,25 @@ class Workflow:
                 node of another workflow is used.
         """
         given_policy = {
-            key: given.pop(key) for key in list(given) if key in _POLICIES and _is_policy(operation, key)
+            key: self._value(given.pop(key), id, key)
+            for key in list(given)
+            if key in _POLICIES and _is_policy(operation, key)
         }
-        spec = self._operation(operation, given_policy, given)
-        if type(operation) is str and spec.type != "python":
-            given = {}
+        spec = self._operation(operation, given_policy, given, id)
         node_id = self._new_id(id, operation)
         own = {**arguments, **given} if arguments else given
-        needs = tuple([self._known(each) for each in after]) if after else ()
+        if isinstance(after, (str, Node)):
+            raise DefinitionError(
+                [Problem(f"{node_id}.after", "must be a list of nodes", "put it into a list")]
+            )
+        needs = tuple([self._known(each, node_id, "after") for each in after]) if after else ()
         node = NodeSpec(
             node_id,
             spec,
-            self._value(own) if own else _NO_ARGUMENTS,
+            self._value(own, node_id, "arguments") if own else _NO_ARGUMENTS,
             needs,
-            self._value(when),
-            self._value(foreach),
+            None if when is None else self._value(when, node_id, "when"),
+            None if foreach is None else self._value(foreach, node_id, "foreach"),
         )
         self._nodes.append(node)
         self._ids.add(node_id)
@@ -176,11 +187,15 @@ class Workflow:
         """What the engine takes.
 
         Raises:
-            DefinitionError: there are no nodes.
+            DefinitionError: there are no nodes, or a function is not where workers look for it.
             SecretInStateError: a value holds a secret itself.
         """
         if not self._nodes:
             raise DefinitionError([Problem("", "there are no nodes", "add one")], source=self.name)
+        for call, function in self._functions.items():
+            if function is not None:
+                _refuse_another(call, function, is_complete=True)
+        check = not all(map(_is_plain, self._nodes))
         spec = WorkflowSpec(
             name=self.name,
             nodes=self._nodes,
@@ -189,6 +204,11 @@ class Workflow:
             concurrency=self.concurrency,
             timeout=self.timeout,
         )
+        if check:
+            from sage_actors.supervisor.definitions.validation import check_spec
+
+            check_spec(spec)
+            return spec
         from sage_actors.supervisor.definitions.literals import (
             refuse_literals,  # not for a worker that imports a script
         )
@@ -196,58 +216,95 @@ class Workflow:
         refuse_literals(spec, [node.id for node in self._nodes])
         return spec
 
+    def unsure_calls(self) -> set[str]:
+        """The import paths that workers perhaps do not find, or of which nothing else is known."""
+        from sage_actors.supervisor.callables import is_found
+
+        found = {module: is_found(module) for module in {call.partition(":")[0] for call in self._functions}}
+        return {
+            call
+            for call, function in self._functions.items()
+            if function is None or not found[call.partition(":")[0]]
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """The workflow in the file format."""
         return self.to_spec().to_dict()
 
     def _new_id(self, given: str | None, operation: Any) -> str:
         if given is not None:
+            if type(given) is not str or not _ID.match(given) or given in _RESERVED or len(given) > _MAX_ID:
+                hint = f"use A-Z a-z 0-9 _ -, at most {_MAX_ID}, and none of " + ", ".join(sorted(_RESERVED))
+                raise DefinitionError([Problem(str(given)[:80], "this cannot be the id of a node", hint)])
             if given in self._ids:
                 raise DefinitionError(
                     [Problem(given, "there is a node of this id already", "give another id=")]
                 )
-            if not _ID.match(given) or given in _RESERVED:
-                hint = "use A-Z a-z 0-9 _ -, and none of " + ", ".join(sorted(_RESERVED))
-                raise DefinitionError([Problem(given, "this cannot be the id of a node", hint)])
             return given
-        base = operation if type(operation) is str else operation.__name__
-        node_id, number = base, 1
+        base = operation if type(operation) is str else _name_of(operation)
+        node_id, number = (f"{base}-1", 1) if base in _RESERVED else (base, 1)
         while node_id in self._ids:
             number += 1
             node_id = f"{base}-{number}"
         return node_id
 
-    def _operation(self, operation: Any, policy: dict[str, Any], given: dict[str, Any]) -> OperationSpec:
+    def _operation(
+        self, operation: Any, policy: dict[str, Any], given: dict[str, Any], node_id: str | None
+    ) -> OperationSpec:
+        """What a node executes; takes what are no arguments out of `given`."""
         if type(operation) is str:
-            return build_operation(operation, dict(self._value(given)), policy)
+            own = [key for key in given if operation != "python" or key == "call"]
+            config = {key: self._value(given.pop(key), node_id, key) for key in own}
+            if operation == "workflow":
+                return self._sub_workflow(config, policy)
+            spec = build_operation(operation, config, policy)
+            if operation == "python":
+                self._functions.setdefault(config["call"], None)
+            return spec
+        if isinstance(operation, (Workflow, WorkflowSpec)):
+            return self._sub_workflow({"definition": operation}, policy)
         if not policy:
             known = self._operations.get(operation)
             if known is not None:
                 return known
-        own = operation if isinstance(operation, Operation) else Operation(operation, {})
-        spec = build_operation("python", {"call": _call_path(own.function)}, {**own.policy, **policy})
-        if inspect.iscoroutinefunction(own.function):
+        decorated = operation if isinstance(operation, Operation) else Operation(operation, {})
+        call = _call_path(decorated.function)
+        self._functions[call] = decorated.function
+        spec = build_operation("python", {"call": call}, {**decorated.policy, **policy})
+        if inspect.iscoroutinefunction(decorated.function):
             spec = replace(spec, is_async=True)
         if not policy:
             self._operations[operation] = spec
         return spec
 
-    def _known(self, node: Node | str) -> str:
+    def _sub_workflow(self, config: dict[str, Any], policy: dict[str, Any]) -> OperationSpec:
+        from sage_actors.supervisor.callables import calls_in
+
+        spec = build_operation("workflow", _embedded(config), policy)
+        inner = config.get("definition")
+        known = inner._functions if isinstance(inner, Workflow) else {}
+        for call in calls_in(spec):
+            self._functions.setdefault(call, known.get(call))
+        return spec
+
+    def _known(self, node: Node | str, at: str | None, name: str) -> str:
+        """The id of `node`, which is said in the field `name` of the node `at`."""
         node_id = node.id if isinstance(node, Node) else node
         if (isinstance(node, Node) and node.workflow is not self) or node_id not in self._ids:
             raise DefinitionError(
-                [Problem("after", f"{node_id!r} is no node of this workflow", "add it first")]
+                [Problem(f"{at or ''}.{name}", f"{node_id!r} is no node of this workflow", "add it first")],
+                source=self.name,
             )
         return node_id
 
-    def _value(self, value: Any) -> Any:
+    def _value(self, value: Any, at: str | None, name: str) -> Any:
         """`value` with every Node in it as a reference."""
         if type(value) is Node:
-            return f"${{{self._known(value)}}}"
+            return f"${{{self._known(value, at, name)}}}"
         if isinstance(value, Mapping):
-            return {key: self._value(each) for key, each in value.items()}
+            return {key: self._value(each, at, name) for key, each in value.items()}
         if isinstance(value, (list, tuple)):
-            return [self._value(each) for each in value]
+            return [self._value(each, at, name) for each in value]
         return value
 
 
@@ -255,6 +312,8 @@ def _is_policy(operation: Any, key: str) -> bool:
     """Whether a keyword of `add` is a policy: a function's own parameter of that name comes first."""
     if type(operation) is str:
         return True
+    if isinstance(operation, (Workflow, WorkflowSpec)):
+        return key not in operation.inputs
     function = operation.function if isinstance(operation, Operation) else operation
     try:
         return key not in inspect.signature(function).parameters
@@ -277,7 +336,7 @@ def build_operation(kind: str, config: dict[str, Any], policy: dict[str, Any]) -
     if problems:
         name = config.get("call", kind)
         raise DefinitionError(
-            [replace(each, place=each.place.replace("nodes[0]", name, 1)) for each in problems]
+            [replace(each, place=each.place.replace("nodes[0]", str(name), 1)) for each in problems]
         )
     return spec_from_dict(whole).nodes[0].operation
 
@@ -296,6 +355,77 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _is_plain(node: NodeSpec) -> bool:
+    """Whether its references are all that could be wrong with it, which is found when the graph is compiled: in a
+    workflow of a hundred thousand such nodes a check of each would take as long again."""
+    operation = node.operation
+    return (
+        operation.type == "python"
+        and node.when is None
+        and node.foreach is None
+        and not (operation.secret_outputs or operation.has_fallback)
+    )
+
+
+def _name_of(operation: Any) -> str:
+    """What a node without an id is called after."""
+    if not isinstance(operation, (Workflow, WorkflowSpec)):
+        return str(operation.__name__)
+    return operation.name if _ID.match(operation.name) else "workflow"
+
+
+def _embedded(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a sub-workflow with its definition, whether it is given as a file, an object or a map.
+
+    Raises:
+        DefinitionError: it cannot be read, or what is wrong with it.
+    """
+    said, path = config.get("definition"), config.get("workflow")
+    if isinstance(said, (Workflow, WorkflowSpec)):
+        spec = said.to_spec() if isinstance(said, Workflow) else said
+        return {**config, "definition": spec.to_dict()}
+    if isinstance(said, Mapping):
+        from sage_actors.supervisor.definitions.loading import load_dict
+
+        return {**config, "definition": load_dict(dict(said)).to_dict()}
+    if said is None and isinstance(path, (str, os.PathLike)):
+        from sage_actors.supervisor.templates.library import load_workflow
+
+        return {**config, "workflow": os.fspath(path), "definition": load_workflow(Path(path)).to_dict()}
+    return config  # the shape says what is wrong
+
+
+def _check_head(
+    name: str, description: str, inputs: Mapping[str, InputSpec], timeout: float | str | timedelta | None
+) -> None:
+    """DefinitionError for what a file could not say either."""
+    from sage_actors.supervisor.definitions.inputs import input_problem
+    from sage_actors.supervisor.definitions.shape import check_shape
+
+    said = {
+        "name": name,
+        "description": description,
+        "timeout": _plain(timeout),
+        "inputs": {key: _input_fields(each) for key, each in inputs.items()},
+        "nodes": [{"id": "any", "type": "approval"}],
+    }
+    problems = check_shape(said)[0]
+    for key, each in inputs.items():
+        if not (isinstance(key, str) and _ID.match(key)):
+            problems.append(
+                Problem(f"inputs.{key!s:.80}", "bad name", "names are made of A-Z a-z 0-9 _ and -")
+            )
+        elif not problems and each.default is not None and (wrong := input_problem(each, each.default)):
+            problems.append(Problem(f"inputs.{key}.default", wrong))
+    if problems:
+        raise DefinitionError(problems, source=str(name)[:80])
+
+
+def _input_fields(each: InputSpec) -> dict[str, Any]:
+    enum = list(each.enum) if isinstance(each.enum, (list, tuple)) else each.enum
+    return {"type": each.type, "description": each.description, "enum": enum}
+
+
 def _seconds(value: float | str | timedelta) -> float:
     from sage_actors.messages.units import parse_duration
 
@@ -308,11 +438,14 @@ def _call_path(function: Any) -> str:
     """`package.module:qualname`, if a worker process can find the function under it.
 
     Raises:
-        DefinitionError: it cannot: a lambda, a closure, a bound method, something without a module.
+        DefinitionError: it cannot: a lambda, a closure, a bound method, something without a module, or what is
+            another object than the one that workers would find.
     """
     module = getattr(function, "__module__", None)
     name = getattr(function, "__qualname__", None)
-    if not module or not name:
+    if inspect.ismethod(function) and inspect.isclass(function.__self__):
+        module, name = _path_of_class_method(function)
+    if not module or not name or not callable(function):
         raise _unusable(repr(function), "it has no importable name", "use a function defined in a module")
     if "<lambda>" in name or "<locals>" in name:
         kind = "a lambda" if "<lambda>" in name else "defined inside a function"
@@ -321,11 +454,92 @@ def _call_path(function: Any) -> str:
         )
     if inspect.ismethod(function) and not inspect.isclass(function.__self__):
         raise _unusable(name, "it is a method of an object, which workers do not have", "use a function")
-    if module == "__main__" and getattr(sys.modules.get("__main__"), "__file__", None) is None:
+    if module == "__main__" and not _has_file(sys.modules.get("__main__")):
         raise _unusable(
             name, "it was defined interactively, and workers have no file to import", "put it in a file"
         )
-    return f"{module}:{name}"
+    call = f"{module}:{name}"
+    if not call.isascii():
+        raise _unusable(
+            call,
+            "names of operations are made of A-Z a-z 0-9 and _",
+            "rename it, or call it from another one",
+        )
+    _refuse_another(call, function)
+    return call
+
+
+def _has_file(main: Any) -> bool:
+    """Whether workers can load it: a script, or a module after `python -m`; no prompt, and no standard input."""
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name != "__main__":
+        return True
+    path = getattr(main, "__file__", None)
+    return path is not None and os.path.exists(path)
+
+
+def _path_of_class_method(function: Any) -> tuple[str, str]:
+    """Where workers find it bound to the class that was meant, not to the one that defines it."""
+    owner = function.__self__
+    return owner.__module__, f"{owner.__qualname__}.{getattr(function, '__name__', '')}"
+
+
+def _refuse_another(call: str, function: Any, *, is_complete: bool = False) -> None:
+    """DefinitionError if a worker that imports `call` would get something else than `function`.
+
+    is_complete: what is not there now will not be there later; while a module is still being imported, the name
+    of a function may be bound after a decorator has added it to a workflow.
+    """
+    module, _, name = call.partition(":")
+    found: Any = sys.modules.get(module)
+    if found is None:
+        return  # imported by other means than its name: the worker says whether it can
+    owner = None
+    for part in name.split("."):
+        owner, found = found, getattr(found, part, _MISSING)
+        if found is _MISSING:
+            if is_complete:
+                raise _unusable(call, f"{module} has no {name!r}", "bind it there under its own name")
+            return
+    if not _is_same(_bare(found), _bare(function)):
+        raise _unusable(
+            call,
+            f"{call} is another object, and workers import operations by name",
+            "decorate where it is defined, with functools.wraps, or give it a `def` of its own",
+        )
+    if inspect.isclass(owner) and _needs_self(owner, name.rpartition(".")[2]):
+        raise _unusable(
+            name,
+            "it is a method of an object, which workers do not have",
+            "make it a static method, or a function",
+        )
+
+
+def _bare(function: Any) -> Any:
+    while isinstance(function, Operation):
+        function = function.function
+    return function
+
+
+def _is_same(found: Any, function: Any) -> bool:
+    if found is function or (inspect.ismethod(found) and found == function):
+        return True
+    return (  # its module was loaded again: the same text at the same place
+        inspect.isfunction(found)
+        and inspect.isfunction(function)
+        and found.__closure__ is function.__closure__ is None
+        and found.__code__ == function.__code__
+    )
+
+
+def _needs_self(owner: type, name: str) -> bool:
+    """Whether what `owner` has under `name` is a plain method, which has to be called on an object."""
+    method = inspect.getattr_static(owner, name)
+    if isinstance(method, Operation):
+        method = method.function
+    if not inspect.isfunction(method):
+        return False
+    return next(iter(inspect.signature(method).parameters), "") == "self"
 
 
 def _unusable(name: str, why: str, hint: str) -> DefinitionError:
@@ -339,4 +553,7 @@ def _concurrency(value: Any) -> int | None:
 
 
 def _input(value: Any) -> InputSpec:
-    return value if isinstance(value, InputSpec) else InputSpec(required=False, default=value)
+    if not isinstance(value, InputSpec):
+        return InputSpec(required=False, default=value)
+    has_default = value.required and value.default is not None
+    return replace(value, required=False) if has_default else value

@@ -32,7 +32,7 @@ from sage_actors.actors.state.journal import Image, JournalWriter, read_journal
 from sage_actors.actors.state.journal_reader import FrameStore
 from sage_actors.actors.state.journal_repair import RepairReport, repair
 from sage_actors.actors.state.locks import RunLock
-from sage_actors.messages.codec import pack, unpack
+from sage_actors.messages.codec import pack
 from sage_actors.messages.definition import NodeSpec, WorkflowSpec
 from sage_actors.messages.errors import ChangedDefinitionError, NoCheckpointError, StateCorruptedError
 from sage_actors.messages.records import DecisionTaken, Record, SegmentOpened
@@ -413,8 +413,12 @@ def _differs(before: NodeSpec, after: NodeSpec) -> bool:
 
 
 def _other_inputs(restored: Restored, inputs: Mapping[str, Any]) -> set[str]:
-    before = restored.header["inputs"]
-    return {name for name in {*inputs, *before} if inputs.get(name) != before.get(name)}
+    before = restored.header["inputs"]  # NaN is not equal to itself: what is stored is compared
+    return {
+        name
+        for name in {*inputs, *before}
+        if (name in inputs) != (name in before) or pack(inputs.get(name)) != pack(before.get(name))
+    }
 
 
 def _uses_inputs(node: NodeSpec, names: set[str]) -> bool:
@@ -429,7 +433,7 @@ def _uses_inputs(node: NodeSpec, names: set[str]) -> bool:
 
 def _is_other(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any]) -> bool:
     """Whether nodes were removed, policies edited, or inputs changed: results stay, the definition is new."""
-    return not _is_same(restored, spec) or restored.header["inputs"] != unpack(pack(dict(inputs)))
+    return not _is_same(restored, spec) or bool(_other_inputs(restored, inputs))
 
 
 def _is_same(restored: Restored, spec: WorkflowSpec) -> bool:
@@ -487,8 +491,9 @@ def _ask(
     if not agreed:
         shown = "; ".join(text[:10]) + (f"; and {len(text) - 10} more" if len(text) > 10 else "")
         raise ChangedDefinitionError(
-            f"run {run_id!r} exists under {other}: {shown}. Use --accept-changes to keep what did "
-            "not change and run the rest, --fresh to start anew, or another --run-id"
+            f"run {run_id!r} exists under another definition: {shown}. Use --accept-changes "
+            "(accept_changes=True) to keep what did not change and run the rest, --fresh (fresh=True) to start anew, "
+            "or another --run-id (run_id=)"
         )
 
 
