@@ -187,7 +187,8 @@ def test_a_feature_run_whose_research_fails_in_part_still_leaves_its_documents(
     definition = json.loads(inside("templates", "show", "feature", "--json").stdout)
     for operation in definition["phases"][0]["operations"]:
         if operation["id"] in ("competitive", "skills"):
-            operation |= {"tool": "no_such_tool", "retry": 1}
+            operation |= {"tool": "best_practices", "arguments": {"topic": "${inputs.blank}"}, "retry": 1}
+    definition["inputs"]["blank"] = {"type": "string", "default": " "}
     definition["phases"][0]["min_success"] = 0.5
     done = inside("run", sage.write("partly.json", definition), "rate limiting", "--json")
     events = [json.loads(line) for line in done.stdout.splitlines()]

@@ -273,6 +273,26 @@ def test_arguments_are_checked_before_anything_runs(core: Orchestration) -> None
     talk(core, say)
 
 
+def test_what_a_definition_names_and_is_not_there_is_told(core: Orchestration) -> None:
+    nodes = [{"id": "a", "type": "mcp", "server": "sage-reserch", "tool": "x"}, {"id": "b", **_SKILL}]
+    trusted_template(core.project, "flow", phases([operation("one", "true")]))
+    write_template(core.project, "absent", {"nodes": nodes})
+
+    async def say(client: Talk) -> None:
+        for named in ("absent", {"name": "absent", "nodes": nodes}):
+            answer = await client.call("validate", template=named)
+            assert not answer["valid"]
+            assert [each["field"] for each in answer["errors"]] == ["nodes[0].server", "nodes[1].skill"]
+        assert (await client.call("validate", template="flow"))["valid"]
+        begun = await client.call("execute", feature="x", template="absent")
+        assert begun.code == "WORKFLOW_VALIDATION_ERROR"
+
+    talk(core, say)
+
+
+_SKILL = {"type": "skill", "skill": "nothere"}
+
+
 def test_damaged_state_is_named_and_hides_no_other_run(core: Orchestration) -> None:
     trusted_template(core.project, "flow", phases([operation("one", "true")]))
 

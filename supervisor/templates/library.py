@@ -79,20 +79,22 @@ def find_template(name: str, project: Path) -> Template | None:
     return next((each for each in list_templates(project) if each.name == name), None)
 
 
-def load_workflow(path: Path, *, warn: Warn | None = None) -> WorkflowSpec:
+def load_workflow(path: Path, *, warn: Warn | None = None, project: Path | None = None) -> WorkflowSpec:
     """The workflow in a file of any of the shapes that are read; as `definitions.load_file`.
+
+    project: where the servers and skills that it names must be; without one that is not asked.
 
     Raises:
         DefinitionError: all problems, each with its place; CycleError if a cycle is among them.
     """
-    return _loaded(path, warn)[0]
+    return _loaded(path, warn, project)[0]
 
 
-def check_template(path: Path) -> Checked:
-    """Everything that is wrong with a file, or what it says. Never raises for what is in it."""
+def check_template(path: Path, project: Path | None = None) -> Checked:
+    """Everything that is wrong with a file, or what it says; as `load_workflow`, but never raises for what is in it."""
     warnings: list[Problem] = []
     try:
-        spec = load_workflow(path, warn=warnings.append)
+        spec = load_workflow(path, warn=warnings.append, project=project)
     except DefinitionError as error:
         return Checked(None, error.problems, tuple(warnings))
     return Checked(spec, (), tuple(warnings))
@@ -148,19 +150,24 @@ def _json(data: Any) -> bytes:
     return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
-def _loaded(path: Path, warn: Warn | None = None) -> tuple[WorkflowSpec, Normalised | None]:
+def _loaded(
+    path: Path, warn: Warn | None = None, project: Path | None = None
+) -> tuple[WorkflowSpec, Normalised | None]:
     """The workflow, and what was made of the file where it is in one of upstream's shapes."""
     data, lines = read_file(path)
     normalised = _normalised(path, data, lines)
     if normalised is None:
-        spec = load_dict(data, source=str(path), lines=lines, base=path.parent, warn=warn, file=path)
+        spec = load_dict(
+            data, source=str(path), lines=lines, base=path.parent, warn=warn, file=path, project=project
+        )
         return spec, None
     if normalised.problems:
         raise DefinitionError(normalised.problems, source=str(path))
     for warning in normalised.warnings if warn else ():
         assert warn is not None
         warn(warning)
-    return load_dict(normalised.data, source=str(path), base=path.parent, warn=warn), normalised
+    spec = load_dict(normalised.data, source=str(path), base=path.parent, warn=warn, project=project)
+    return spec, normalised
 
 
 def _normalised(path: Path, data: Any, lines: LineOf) -> Normalised | None:
