@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,9 +155,32 @@ def test_consent_of_another_project_does_not_count(sage: CommandLine, inside: In
     inside("run", "mine", "--trust")
     other = sage.home / "other"
     (other / ".sage").mkdir(parents=True)
-    os.symlink(sage.project / ".sage/templates", other / ".sage/templates")
+    shutil.copytree(sage.project / ".sage/templates", other / ".sage/templates")
     inside("run", "mine", "--project", str(other), code=2)
     assert not (other / "ran-a").exists()
+
+
+@pytest.mark.parametrize("what", ["mine.json", "."])
+def test_a_template_that_leads_out_of_the_project_is_not_read(
+    sage: CommandLine, inside: Inside, what: str
+) -> None:
+    out = sage.home / "out"
+    template(sage)
+    (sage.project / ".sage/templates").rename(out)
+    link = sage.project / ".sage/templates" / what
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(out / what)
+    for args in (
+        ("run", "mine", "--trust"),
+        ("templates", "show", "mine"),
+        ("mcp", "trust", "mine", "--yes"),
+    ):
+        assert "leads out of the project" in inside(*args, code=2).stderr
+    assert "mine" not in inside("templates", "list").stdout
+    file = sage.write("mine.json", {"name": "other", "nodes": [noted("b")]})
+    assert "leads out" in inside("templates", "add", file, "--replace", code=2).stderr
+    assert json.loads((out / "mine.json").read_text()) == FLOW
+    assert sage.count("ran-a") == 0
 
 
 def test_an_unknown_name_lists_the_templates(inside: Inside) -> None:

@@ -1,7 +1,7 @@
 """Workflow templates: those of the package, and a project's own in `.sage/templates/`, which take their place.
 
 A template is a workflow file that is called by its name: `sage-actors run feature "rate limiting"`. Besides the
-file format both of upstream's shapes are read.
+file format both of upstream's shapes are read. A link of the project that leads out of it is not followed.
 """
 
 from __future__ import annotations
@@ -67,15 +67,22 @@ def project_folder(project: Path) -> Path:
 def list_templates(project: Path) -> list[Template]:
     """The project's templates and those of the package that they leave in place, by name."""
     found = {name: Template(name, path, "built-in") for name, path in _files(_built_in_folder()).items()}
-    for name, path in _files(project_folder(project)).items():
+    for name, path in _files(project_folder(project), inside=project).items():
         found[name] = Template(name, path, "project", overrides=name in found)
     return [found[name] for name in sorted(found)]
 
 
 def find_template(name: str, project: Path) -> Template | None:
-    """The template of that name; None where there is none, or `name` can only be a path."""
+    """The template of that name; None where there is none, or `name` can only be a path.
+
+    Raises:
+        UsageError: the project's template of that name is a link that leads out of it.
+    """
     if not _NAME.fullmatch(name):
         return None
+    path = _files(project_folder(project)).get(name)
+    if path is not None and not _leads_inside(path, project):
+        raise UsageError(_leads_out(path))
     return next((each for each in list_templates(project) if each.name == name), None)
 
 
@@ -108,7 +115,7 @@ def add_template(source: Path, project: Path, *, name: str | None = None, replac
 
     Raises:
         DefinitionError: it is no valid workflow.
-        UsageError: the name cannot be one, or is taken.
+        UsageError: the name cannot be one, or is taken, or a link leads out of the project.
         StorageError: it cannot be written.
     """
     name = name or source.stem
@@ -124,6 +131,8 @@ def add_template(source: Path, project: Path, *, name: str | None = None, replac
             f"there is a template {name!r} already, {taken}; --replace puts this one in its place"
         )
     path = folder / f"{name}{suffix}"
+    if not _leads_inside(path, project):
+        raise UsageError(_leads_out(path))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         replace_shared_file(path, data)
@@ -191,8 +200,22 @@ def _built_in_folder() -> Path:
     return Path(templates.__path__[0])
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """The workflow files of a folder by name; of several with one name the first suffix counts."""
+def _leads_inside(path: Path, project: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(project))
+
+
+def _leads_out(path: Path) -> str:
+    return (
+        f"{path} leads out of the project, to {os.path.realpath(path)}; it is not followed. Remove the link, and put "
+        "the file there with `sage-actors templates add FILE`"
+    )
+
+
+def _files(folder: Path, inside: Path | None = None) -> dict[str, Path]:
+    """The workflow files of a folder by name; of several with one name the first suffix counts.
+
+    inside: a project, which links must not lead out of; those that do are passed over.
+    """
     found: dict[str, Path] = {}
     try:
         names = sorted(os.listdir(folder))
@@ -201,6 +224,10 @@ def _files(folder: Path) -> dict[str, Path]:
     for suffix in SUFFIXES:
         for each in names:
             stem, ending = os.path.splitext(each)
-            if ending == suffix and _NAME.fullmatch(stem) and (folder / each).is_file():
+            if ending == suffix and _NAME.fullmatch(stem) and _is_there(folder / each, inside):
                 found.setdefault(stem, folder / each)
     return found
+
+
+def _is_there(path: Path, inside: Path | None) -> bool:
+    return path.is_file() and (inside is None or _leads_inside(path, inside))
