@@ -48,14 +48,25 @@ def test_a_server_that_takes_a_built_in_ones_place_may_have_other_tools(tmp_path
     assert problems(tmp_path, call("sage-research", "mine")) == []
 
 
-def test_an_entry_and_a_file_that_cannot_be_used_are_told_where_they_are_needed(tmp_path: Path) -> None:
+def test_a_disabled_server_is_told_and_one_of_a_built_in_name_is_as_if_it_were_not_there(
+    tmp_path: Path,
+) -> None:
+    off = {"command": "x", "disabled": True}
+    servers(tmp_path, **{"files": off, "sage-research": off})
+    found = problems(tmp_path, call("files"), call("sage-research", "no_such"))
+    assert found == [
+        "nodes[0].server: the server 'files' is disabled in .mcp.json",
+        "nodes[1].tool: sage-research has no tool 'no_such'",
+    ]
+
+
+def test_an_entry_and_a_file_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     servers(tmp_path, ok=5)
     (problem,) = problems(tmp_path, call("ok"))
     assert "must be an object" in problem
     (tmp_path / ".mcp.json").write_text("{")
     (problem,) = problems(tmp_path, call("ok"), call("sage-research", "best_practices", topic="x"))
     assert problem.startswith(".mcp.json: line 1: is not JSON")
-    assert problems(tmp_path, call("sage-research", "best_practices", topic="x")) == []
 
 
 def test_what_is_known_in_the_run_only_is_not_judged(tmp_path: Path) -> None:

@@ -55,13 +55,14 @@ def _server_problems(nodes: _Nodes, project: Path) -> Iterator[Problem]:
     from sage_actors.servers.catalog import SAGE_SERVERS, tools_of
 
     own, wrong = _servers_of(project)
-    outside = False  # something that only a readable `.mcp.json` can have
+    yield from wrong
     for place, node in nodes:
         server, tool = str(node.operation.config.get("server")), str(node.operation.config.get("tool"))
-        outside = outside or server not in SAGE_SERVERS
         if "${" in server or (wrong and server not in SAGE_SERVERS):
             continue
         entry = own.get(server)
+        if entry is not None and entry.disabled and server in SAGE_SERVERS:
+            entry = None
         if entry is None and server in SAGE_SERVERS:
             if "${" not in tool:
                 yield from _tool_problems(place, node, server, tool, tools_of(server))
@@ -70,11 +71,13 @@ def _server_problems(nodes: _Nodes, project: Path) -> Iterator[Problem]:
             otherwise = f"known are {', '.join(known[:_SHOWN])}; others belong into .mcp.json"
             hint = nearest(server, known, otherwise=otherwise)
             yield Problem(f"{place}.server", f"there is no server {server!r}", hint)
-        elif server not in SAGE_SERVERS:
-            for each in entry.problems:
-                yield Problem(f"{place}.server", f".mcp.json {each.place}: {each.message}", each.hint)
-    if outside:
-        yield from wrong
+        elif server not in SAGE_SERVERS:  # of such a name the built-in one is used where the entry cannot be
+            yield from (
+                Problem(f"{place}.server", f".mcp.json {each.place}: {each.message}", each.hint)
+                for each in entry.problems
+            )
+            if entry.disabled:
+                yield Problem(f"{place}.server", entry.why_disabled, "remove `disabled` there")
 
 
 def _servers_of(project: Path) -> tuple[Mapping[str, ServerEntry], list[Problem]]:
