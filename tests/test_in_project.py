@@ -121,7 +121,8 @@ def test_what_a_server_would_take_is_no_problem(schema: dict[str, Any], value: A
         ({"type": "boolean"}, "perhaps", "true or false"),
         ({"type": "array"}, "[1", "a list"),
         ({"type": "object"}, "[1]", "an object"),
-        ({"type": "string", "minLength": 1}, "", "at least 1"),
+        ({"type": "string", "minLength": 1}, " ", "not be blank"),
+        ({"type": "string", "maxLength": 2}, "abc", "at most 2 characters"),
         ({"anyOf": [{"type": "string"}, {"type": "null"}]}, 5, "a text"),
     ],
 )

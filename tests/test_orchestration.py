@@ -265,10 +265,29 @@ def test_twelve_workflows_go_on_at_once(core: Orchestration) -> None:
 
 def test_arguments_are_checked_before_anything_runs(core: Orchestration) -> None:
     async def say(client: Talk) -> None:
-        for arguments in ({}, {"feature": ""}, {"feature": "x", "options": {"timeout": -1}}):
-            result: Any = await client.client.call_tool("sage_workflow_execute", arguments)
-            assert result.is_error
-            assert "Traceback" not in result.content[0].text
+        for arguments, field in (
+            ({}, "feature"),
+            ({"feature": ""}, "feature"),
+            ({"feature": "  "}, "feature"),
+            ({"feature": "x", "options": {"timeout": -1}}, "options.timeout"),
+        ):
+            for tool in (
+                ("execute", "status", "resume", "cancel") if "options" not in arguments else ("execute",)
+            ):
+                result: Any = await client.client.call_tool(f"sage_workflow_{tool}", arguments)
+                assert result.is_error
+                assert result.structured_content["success"] is False
+                (error,) = result.structured_content["errors"]
+                assert (error["code"], error["field"]) == ("WORKFLOW_VALIDATION_ERROR", field)
+                assert "pydantic" not in result.content[0].text
+        listed: Any = await client.client.call_tool("sage_workflow_list", {"limit": 0})
+        assert (listed.structured_content["success"], listed.structured_content["workflows"]) == (False, [])
+        verdict: Any = await client.client.call_tool("sage_workflow_validate", {"template": 5})
+        assert not verdict.is_error
+        assert verdict.structured_content["valid"] is False
+        (issue,) = verdict.structured_content["errors"]
+        assert issue["field"] == "template"
+        assert issue["message"].endswith("not 5")
 
     talk(core, say)
 

@@ -35,6 +35,7 @@ from sage_actors.servers.patterns.store import (
     save,
 )
 from sage_actors.servers.quality.quality import QualityResult, measure_quality
+from sage_actors.servers.sage_server import SageServer
 from sage_actors.servers.settings import ServerSettings
 
 __all__ = ["create_server"]
@@ -61,7 +62,7 @@ FileLimit = Annotated[int, Field(ge=1, le=20_000)]
 def create_server(settings: ServerSettings) -> MCPServer:
     """The server, for `settings.project` only: paths that lead out of it are refused."""
     tools = _Tools(settings.project.resolve(), Sources(settings.project))
-    server: MCPServer = MCPServer("sage-patterns", instructions=_INSTRUCTIONS)
+    server = SageServer("sage-patterns", instructions=_INSTRUCTIONS)
     server.tool(annotations=_WRITES)(tools.extract_patterns)
     server.tool(annotations=_READS)(tools.load_patterns)
     server.tool(annotations=_READS)(tools.display_patterns)

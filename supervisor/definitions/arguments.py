@@ -52,9 +52,10 @@ def _problem(schema: Mapping[str, Any], value: Any) -> str:
     for key, is_wrong, said in _BOUNDS:
         if key in schema and is_wrong(read, schema[key]):
             return f"must {said.format(schema[key])}, not {shown}"
-    for key, is_wrong, said in _LENGTHS:
-        if key in schema and is_wrong(len(read), schema[key]):
-            return f"must have {said.format(schema[key])}"
+    if schema.get("minLength") and not read.strip():
+        return "must not be blank"
+    if "maxLength" in schema and len(read) > schema["maxLength"]:
+        return f"must have at most {schema['maxLength']:,} characters"
     return ""
 
 
@@ -116,10 +117,6 @@ _BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str], ...] = (
     ("minimum", lambda value, bound: value < bound, "be at least {:g}"),
     ("exclusiveMinimum", lambda value, bound: value <= bound, "be more than {:g}"),
     ("maximum", lambda value, bound: value > bound, "be at most {:g}"),
-)
-_LENGTHS: tuple[tuple[str, Callable[[int, int], bool], str], ...] = (
-    ("minLength", lambda length, bound: length < bound, "at least {} characters"),
-    ("maxLength", lambda length, bound: length > bound, "at most {:,} characters"),
 )
 
 
