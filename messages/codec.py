@@ -147,9 +147,7 @@ def _is_key(key: object) -> bool:
     return key is None or isinstance(key, (str, int, float, bytes))
 
 
-def _find_culprit(
-    value: object, path: tuple[object, ...] = (), *, is_result: bool = True
-) -> tuple[str, str]:
+def _find_culprit(value: object, path: tuple[object, ...] = (), *, is_result: bool = True) -> tuple[str, str]:
     """Where in `value` the first thing is that msgpack cannot carry, and what it is."""
     if len(path) > _MOST_LEVELS:
         return _place(path), f"nested more than {_MOST_LEVELS} levels deep (does it contain itself?)"
@@ -180,9 +178,7 @@ def _find_culprit(
 def _why(value: object, cause: Exception, *, is_result: bool) -> str:
     if hasattr(value, "get_secret_value"):
         way = ", or declare `secret_outputs: true` and return value.get_secret_value()" if is_result else ""
-        return (
-            f"a secret ({_kind(value)}), which is never saved: pass `${{env.NAME}}` to the operation that needs it{way}"
-        )
+        return f"a secret ({_kind(value)}), which is never saved: pass `${{env.NAME}}` to the operation that needs it{way}"
     if isinstance(value, int):
         return "an integer of more than 64 bits (use a string)"
     if isinstance(value, str):

@@ -47,6 +47,7 @@ from sage_actors.supervisor.callables import all_nodes, calls_of, informed, refu
 from sage_actors.supervisor.config import DURABILITIES, load_config
 from sage_actors.supervisor.core.plan import wire_spec
 from sage_actors.supervisor.core.run_core import RunOptions
+from sage_actors.supervisor.definitions.in_project import refuse_absent
 from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
 from sage_actors.supervisor.definitions.workflow import Node, Operation, Workflow, operation
 from sage_actors.supervisor.handle import Outcome, Run, RunStatus, outcome_of
@@ -258,7 +259,8 @@ class Supervisor:
             listening: False makes no events at all (cheaper by a microsecond or two a node).
 
         Raises:
-            DefinitionError: the workflow or an input is invalid, or a call cannot be imported.
+            DefinitionError: the workflow or an input is invalid, a call cannot be imported, or a server, tool or
+                skill is not there.
             RunLockedError: another process owns the run, or this supervisor is carrying it out already.
             ChangedDefinitionError, NoCheckpointError, StateCorruptedError, WrongKeyError, StorageError.
         """
@@ -271,6 +273,7 @@ class Supervisor:
         else:
             spec = self._checked(flow)
         self._refuse_wider(spec)
+        refuse_absent(spec, self.project)
         values = unpack(pack(resolve_inputs(spec, inputs or {}), what="the inputs"))  # as a resume reads them
         name = check_run_id(run_id or default_run_id(spec, values))
         options = self._options(spec, listening)

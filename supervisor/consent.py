@@ -6,7 +6,8 @@ starts because a file is there. What the user names by a path on the command lin
     required    servers of `.mcp.json` that the definition uses, a template of `.sage/templates/` that executes
                 something, skills of the project whose scripts a definition executes, a `.sage/config.toml` that
                 widens the sandbox: without consent nothing starts
-    optional    the project's own tests and linters: without consent the run goes on and they are not run
+    optional    the project's own tests and linters: without consent the run goes on and they are not run;
+                a server of `.mcp.json` with a built-in one's name: the built-in one is used
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sage_actors.actors.trust.consents import (
 )
 from sage_actors.messages.definition import OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import UsageError
+from sage_actors.servers.catalog import SAGE_SERVERS
 from sage_actors.supervisor.definitions.specs import spec_from_dict
 
 __all__ = ["Consent", "obtain_consent", "optional_items", "required_items", "template_item"]
@@ -57,17 +59,23 @@ def required_items(spec: WorkflowSpec, project: Path, template_path: Path | None
     """
     items = [item] if (item := template_item(spec, project, template_path)) is not None else []
     operations = list(_operations(spec))
-    items += _server_items(operations, project)
+    items += [item for item in _server_items(operations, project) if item.name not in SAGE_SERVERS]
     items += _skill_items(operations, project)
     items += _sandbox_items(project)
     return list(dict.fromkeys(items))
 
 
 def optional_items(spec: WorkflowSpec, project: Path) -> list[Item]:
-    """What a run of `spec` can do without: the project's checks, where a tool of it would run them."""
-    if any(_runs_checks(operation) for operation in _operations(spec)):
-        return [checks_item(project)]
-    return []
+    """What a run of `spec` can do without: servers in the place of built-in ones, and the project's checks.
+
+    Raises:
+        DefinitionError: `.mcp.json` cannot be read.
+    """
+    operations = list(_operations(spec))
+    items = [item for item in _server_items(operations, project) if item.name in SAGE_SERVERS]
+    if any(_runs_checks(operation) for operation in operations):
+        items.append(checks_item(project))
+    return items
 
 
 def _runs_checks(operation: OperationSpec) -> bool:
@@ -198,7 +206,8 @@ def _server_items(operations: Sequence[OperationSpec], project: Path) -> list[It
     servers = load_servers(project)
     if any("${" in name for name in names):  # which one is known only when it runs
         names = list(servers)
-    return [servers[name].trust_item() for name in dict.fromkeys(names) if name in servers]
+    wanted = [servers[name] for name in dict.fromkeys(names) if name in servers]
+    return [entry.trust_item() for entry in wanted if entry.may_start]  # others are told when they are used
 
 
 def _skill_items(operations: Sequence[OperationSpec], project: Path) -> list[Item]:

@@ -115,6 +115,13 @@ def test_clear_removes_all_or_what_is_chosen(tmp_path: Path) -> None:
     assert cache.clear() == 0
 
 
+def test_clear_with_a_choice_leaves_what_it_cannot_read(tmp_path: Path) -> None:
+    make(tmp_path, OTHER).put("0" * 64, entry())
+    cache = make(tmp_path, now=2000.0)
+    assert cache.clear(label="nothing") == cache.clear(older_than_s=1.0) == 0
+    assert cache.clear() == 1
+
+
 def test_trim_keeps_what_was_written_last_under_the_limit(tmp_path: Path) -> None:
     cache = make(tmp_path)
     names = [cache.name_of(bytes([number])) for number in range(10)]

@@ -182,6 +182,28 @@ def test_validate_finds_a_python_call_that_cannot_be_imported(sage: CommandLine,
     assert "no_such_module_here" in inside("validate", flow, code=2).stderr
 
 
+@pytest.mark.requirement("ORCH-003")
+def test_what_a_file_names_and_is_not_there_is_told_at_once_with_all_else(
+    sage: CommandLine, inside: Inside
+) -> None:
+    call = {"type": "mcp", "server": "sage-research", "tool": "best_practices", "arguments": {"topic": "x"}}
+    flow = sage.flow(
+        noted("a"),
+        {"id": "b", **call, "server": "sage-reserch"},
+        {"id": "c", **call, "tool": "best_practises"},
+        {"id": "d", "type": "skill", "skill": "nothere"},
+        {"id": "e", **call, "arguments": {"topik": "x"}},
+        shell("f", "true", needs=["aa"]),
+    )
+    for args in (["run", flow], ["validate", flow], ["templates", "check", flow]):
+        done = inside(*args, code=2)
+        for said in ("'sage-research'?", "'best_practices'?", "no skill 'nothere'", "'topic'?", "'aa'"):
+            assert said in done.stderr + done.stdout
+    verdict = json.loads(inside("validate", flow, "--json", code=2).stdout)
+    assert [problem["place"] for problem in verdict["problems"] if not problem["line"]] == []
+    assert sage.count("ran-a") == 0
+
+
 def test_validate_says_that_a_good_file_is_valid(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(
         noted("a"), {"id": "b", "type": "python", "call": "json:dumps", "arguments": {"obj": "${a}"}}

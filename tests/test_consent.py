@@ -138,9 +138,18 @@ def test_servers_of_the_project_are_asked_for_where_they_are_used(project: Path)
     assert shown(required_items(flow(inner), project)) == [("mcp-server", "files")]
 
 
-def test_a_server_that_takes_a_built_in_ones_place_is_asked_for(project: Path) -> None:
+def test_a_server_in_a_built_in_ones_place_is_asked_for_and_never_needed(project: Path) -> None:
     servers(project, **{"sage-research": {"command": "anything"}})
-    assert shown(required_items(flow(RESEARCH), project)) == [("mcp-server", "sage-research")]
+    assert required_items(flow(RESEARCH), project) == []
+    assert shown(optional_items(flow(RESEARCH), project)) == [("mcp-server", "sage-research")]
+
+
+def test_consent_is_not_asked_for_what_cannot_start(project: Path) -> None:
+    servers(project, ok=5, off={"command": "x", "disabled": True}, **{"sage-research": {"type": "ws"}})
+    uses = ({"id": name, "type": "mcp", "server": name, "tool": "x"} for name in ("ok", "off"))
+    spec = flow(RESEARCH, *uses)
+    assert required_items(spec, project) == []
+    assert optional_items(spec, project) == []
 
 
 def test_a_server_that_is_known_only_at_run_time_may_be_any_of_them(project: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from cli_harness import CommandLine
 
+from sage_actors.actors.state.directory import GITIGNORE
 from sage_actors.messages.errors import SageError, UsageError
 from sage_actors.servers.skills.discovery import discover_skills
 from sage_actors.supervisor.setup.mcp_json import merge_server
@@ -67,6 +68,39 @@ def test_a_second_time_changes_nothing_and_says_so(sage: CommandLine) -> None:
     assert {change["action"] for change in said["changes"]} == {"keep"}
     assert "nothing was changed" in sage("init").stdout
     assert contents(sage.project) == before
+
+
+_SHARED = "!config.toml\n!templates/\n!templates/**\n!skills/\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("mine\n", GITIGNORE + "mine\n"),
+        ("mine\n*\n!mine\n", f"mine\n*\n{_SHARED}!skills/**\n!mine\n"),
+        (f"{_SHARED}*", f"{_SHARED}*\n!skills/**\n"),
+    ],
+)
+def test_the_lines_that_a_gitignore_lacks_are_added_before_the_users_own(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    path = tmp_path / ".sage/.gitignore"
+    path.parent.mkdir()
+    path.write_text(old)
+    assert set_up(tmp_path)[".sage/.gitignore"] == "merge"
+    assert path.read_text() == new
+    assert set_up(tmp_path)[".sage/.gitignore"] == "keep"
+
+
+@pytest.mark.parametrize("has_state", [True, False])
+def test_a_gitignore_that_has_all_is_unchanged_and_nothing_else_is_said(
+    tmp_path: Path, has_state: bool
+) -> None:
+    path = tmp_path / ".sage/.gitignore"
+    (path.parent / "state" if has_state else path.parent).mkdir(parents=True)
+    path.write_text(GITIGNORE + "mine\n")
+    assert set_up(tmp_path)[".sage/.gitignore"] == "keep"
+    assert path.read_text() == GITIGNORE + "mine\n"
 
 
 def test_a_dry_run_writes_nothing(sage: CommandLine) -> None:

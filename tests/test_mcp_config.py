@@ -53,6 +53,18 @@ def test_stdio_and_http_servers_are_read(tmp_path: Path) -> None:
     assert [each.transport for each in servers.values()] == ["stdio", "http", "sse", "http", "http"]
 
 
+def test_the_state_key_is_not_among_what_a_server_is_said_to_get(tmp_path: Path) -> None:
+    entry = load(tmp_path, server={"command": "x", "env": {"A": "${SAGE_STATE_KEY}", "B": "${B}"}})["server"]
+    assert entry.variables == ("B",)
+    assert entry.trust_item().description == "x (sets A, B); is given your $B"
+
+
+def test_a_disabled_server_is_known_and_may_not_start(tmp_path: Path) -> None:
+    entry = load(tmp_path, server={"command": "x", "disabled": True})["server"]
+    assert (entry.disabled, entry.may_start) == (True, False)
+    entry.check()
+
+
 def test_fields_of_other_programs_are_left_alone(tmp_path: Path) -> None:
     entry = load(tmp_path, server={"command": "x", "alwaysLoad": True, "disabled": ["a"]})["server"]
     entry.check()

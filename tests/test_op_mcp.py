@@ -79,6 +79,22 @@ def test_an_untrusted_entry_does_not_and_the_log_says_so(
     assert any("using the built-in sage-research" in line and "evil" in line for line in mcp.services.logged)
 
 
+@pytest.mark.parametrize("entry", [{"command": "evil", "disabled": True}, {"type": "ws"}, 5])
+def test_an_entry_that_cannot_start_leaves_the_built_in_server_its_place(
+    mcp: McpProject, built_in: list[ServerSettings], entry: Any
+) -> None:
+    mcp.configure({"sage-research": entry})
+    with_sessions(mcp.project, lambda: mcp.call("sage-research", "look", topic="x"))
+    assert built_in
+    assert any("using the built-in sage-research" in line for line in mcp.services.logged)
+
+
+def test_a_disabled_server_is_not_started(mcp: McpProject) -> None:
+    mcp.configure({"raw": {"command": sys.executable, "args": RAW, "disabled": True}})
+    error = with_sessions(mcp.project, lambda: mcp.error("raw", "echo", text="x"))
+    assert str(error) == "the server 'raw' is disabled in .mcp.json"
+
+
 def test_a_broken_file_does_not_keep_a_built_in_server_from_running(
     mcp: McpProject, built_in: list[ServerSettings]
 ) -> None:

@@ -265,12 +265,51 @@ def test_twelve_workflows_go_on_at_once(core: Orchestration) -> None:
 
 def test_arguments_are_checked_before_anything_runs(core: Orchestration) -> None:
     async def say(client: Talk) -> None:
-        for arguments in ({}, {"feature": ""}, {"feature": "x", "options": {"timeout": -1}}):
-            result: Any = await client.client.call_tool("sage_workflow_execute", arguments)
-            assert result.is_error
-            assert "Traceback" not in result.content[0].text
+        for arguments, field in (
+            ({}, "feature"),
+            ({"feature": ""}, "feature"),
+            ({"feature": "  "}, "feature"),
+            ({"feature": "x", "options": {"timeout": -1}}, "options.timeout"),
+        ):
+            for tool in (
+                ("execute", "status", "resume", "cancel") if "options" not in arguments else ("execute",)
+            ):
+                result: Any = await client.client.call_tool(f"sage_workflow_{tool}", arguments)
+                assert result.is_error
+                assert result.structured_content["success"] is False
+                (error,) = result.structured_content["errors"]
+                assert (error["code"], error["field"]) == ("WORKFLOW_VALIDATION_ERROR", field)
+                assert "pydantic" not in result.content[0].text
+        listed: Any = await client.client.call_tool("sage_workflow_list", {"limit": 0})
+        assert (listed.structured_content["success"], listed.structured_content["workflows"]) == (False, [])
+        verdict: Any = await client.client.call_tool("sage_workflow_validate", {"template": 5})
+        assert not verdict.is_error
+        assert verdict.structured_content["valid"] is False
+        (issue,) = verdict.structured_content["errors"]
+        assert issue["field"] == "template"
+        assert issue["message"].endswith("not 5")
 
     talk(core, say)
+
+
+def test_what_a_definition_names_and_is_not_there_is_told(core: Orchestration) -> None:
+    nodes = [{"id": "a", "type": "mcp", "server": "sage-reserch", "tool": "x"}, {"id": "b", **_SKILL}]
+    trusted_template(core.project, "flow", phases([operation("one", "true")]))
+    write_template(core.project, "absent", {"nodes": nodes})
+
+    async def say(client: Talk) -> None:
+        for named in ("absent", {"name": "absent", "nodes": nodes}):
+            answer = await client.call("validate", template=named)
+            assert not answer["valid"]
+            assert [each["field"] for each in answer["errors"]] == ["nodes[0].server", "nodes[1].skill"]
+        assert (await client.call("validate", template="flow"))["valid"]
+        begun = await client.call("execute", feature="x", template="absent")
+        assert begun.code == "WORKFLOW_VALIDATION_ERROR"
+
+    talk(core, say)
+
+
+_SKILL = {"type": "skill", "skill": "nothere"}
 
 
 def test_damaged_state_is_named_and_hides_no_other_run(core: Orchestration) -> None:

@@ -233,6 +233,7 @@ def test_consent_needs_a_person_or_a_word(sage: CommandLine) -> None:
     write_template(sage.project, "flow", phases([operation("one", "true")]))
     assert "--yes" in sage("mcp", "trust", "flow", code=2).stderr
     assert "no template 'nope'" in sage("mcp", "trust", "nope", "--yes", code=2).stderr
+    assert "no template 'nope'" in sage("mcp", "trust", "nope", code=2).stderr
     for said in ("template flow: executes shell true", ""):  # a second time there is nothing to consent to
         done = sage("mcp", "trust", "flow", "--yes")
         assert said in done.stderr

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from secret_samples import sample
 
 from sage_actors.messages.errors import StorageError, UsageError
 from sage_actors.servers.research import store as research_store
@@ -184,6 +185,15 @@ def test_writers_at_once_leave_one_whole_entry(store: ResearchStore, tmp_path: P
     assert entry is not None
     assert len(set(entry.findings.split())) == 1
     assert not list(folder(tmp_path).glob("*.tmp"))
+
+
+def test_a_secret_among_findings_does_not_reach_the_disk(store: ResearchStore, tmp_path: Path) -> None:
+    text, secret = sample("github-token", 1)
+    store.put("tokens", f"we use {text} here", source=text)
+    found = store.get("tokens")
+    assert found is not None
+    assert found.findings.startswith("we use [redacted:")
+    assert not [each for each in tmp_path.rglob("*") if each.is_file() and secret in each.read_text()]
 
 
 def test_a_failed_write_says_so_and_keeps_what_was_there(

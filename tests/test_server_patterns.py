@@ -616,6 +616,45 @@ def test_a_path_that_leads_out_is_refused(tmp_path: Path, path: str) -> None:
     assert not list((tmp_path / "project-evil").glob("*.json"))
 
 
+@pytest.mark.parametrize(
+    "folder", [".git", ".git/hooks", ".sage", ".sage/state", ".Claude", "a/node_modules", "hooks"]
+)
+def test_patterns_are_saved_nowhere_where_a_program_would_obey_them(tmp_path: Path, folder: str) -> None:
+    write(tmp_path, {"a.py": "x = 1\n", ".git/hooks/sample": "", "a/b.py": ""})
+    (tmp_path / "hooks").symlink_to(".git/hooks")
+    before = sorted(tmp_path.rglob("*"))
+    refused = call(tmp_path, "extract_patterns", outputDir=folder)
+    assert refused.is_error
+    assert ".sage/patterns" in text(refused)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", ['{"name": "shop"}', "{", "[" * 100_000, None])
+def test_a_file_that_holds_no_patterns_is_not_replaced(tmp_path: Path, content: str | None) -> None:
+    write(tmp_path, {"package/a.py": "x = 1\n"})
+    target = tmp_path / "package.json"
+    if content is None:
+        write(tmp_path, {"other.json": '{"format": 1, "repo_name": "", "patterns": []}'})
+        target.symlink_to("other.json")
+    else:
+        target.write_text(content)
+    refused = call(tmp_path, "extract_patterns", repoPath="package", outputDir=".")
+    assert "package.json is there and holds no patterns" in text(refused)
+    assert target.is_symlink() if content is None else target.read_text() == content
+    target.unlink()
+    for _ in range(2):  # what was saved is replaced
+        assert value(call(tmp_path, "extract_patterns", repoPath="package", outputDir="."))["success"]
+
+
+@pytest.mark.parametrize("path", ["", ".", "a/.."])
+def test_the_project_is_no_file_to_work_on(tmp_path: Path, path: str) -> None:
+    write(tmp_path, {**PYTHON, "a/b.py": ""})
+    value(call(tmp_path, "extract_patterns"))
+    refused = call(tmp_path, "load_patterns_progressive", filePath=path)
+    assert refused.is_error
+    assert "`filePath` names the project itself" in text(refused)
+
+
 def test_upstream_s_fields_are_answered(tmp_path: Path) -> None:
     write(tmp_path, {**PYTHON, **TYPESCRIPT})
     result = value(call(tmp_path, "extract_patterns", repoPath=".", samplePercentage=100))

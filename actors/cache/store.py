@@ -117,14 +117,19 @@ class ResultCache:
                 yield path.stem, len(data), self._open(path.stem, data)
 
     def clear(self, *, older_than_s: float | None = None, label: str | None = None) -> int:
-        """Remove entries (all, or those stored before, or whose label holds that text); how many went."""
+        """Remove entries (all, or those stored before, or whose label holds that text); how many went.
+
+        What does not open may be another key's: without knowing what it is it goes only with all.
+        """
         gone = 0
         for path in list(self._paths()):
             if older_than_s is not None or label is not None:
-                with contextlib.suppress(OSError):
+                try:
                     entry = self._open(path.stem, path.read_bytes())
-                    if entry is not None and not self._matches(entry, older_than_s, label):
-                        continue
+                except OSError:
+                    continue
+                if entry is None or not self._matches(entry, older_than_s, label):
+                    continue
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
                 gone += 1

@@ -31,7 +31,7 @@ def consented_servers(project: Path, environ: Mapping[str, str]) -> list[ServerE
         entries = load_servers(project, environ).values()
     except DefinitionError:
         return []
-    return [each for each in entries if store.trusts(project, each.trust_item())]
+    return [each for each in entries if each.may_start and store.trusts(project, each.trust_item())]
 
 
 def is_trusted(entry: ServerEntry, trusted: Sequence[str]) -> bool:

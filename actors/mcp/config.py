@@ -54,7 +54,7 @@ class ServerEntry:
 
     timeout_s: longest wait for the answer to one call (`request_timeout_ms` or `timeout`, milliseconds in the
     file). startup_s: longest wait until it has started (`startup_timeout_ms`). sandbox: what narrows it, as that of
-    an operation does; for a server that is started here.
+    an operation does; for a server that is started here. disabled: it is as if the entry were not there.
     """
 
     name: str
@@ -71,6 +71,7 @@ class ServerEntry:
     timeout_s: float | None = None
     startup_s: float | None = None
     sandbox: Any = None
+    disabled: bool = False
     unset: tuple[str, ...] = ()
 
     @property
@@ -82,6 +83,16 @@ class ServerEntry:
     def variables(self) -> tuple[str, ...]:
         """The names of the user's variables that the entry refers to."""
         return _variables(self.written)
+
+    @property
+    def may_start(self) -> bool:
+        """Whether it can be used at all, and so be consented to."""
+        return not self.problems and not self.disabled
+
+    @property
+    def why_disabled(self) -> str:
+        """What to tell whoever asks for a disabled server."""
+        return f"the server {self.name!r} is disabled in {CONFIG_NAME}"
 
     def check(self) -> None:
         """Refuses an entry that cannot be used.
@@ -299,6 +310,7 @@ def _entry(name: str, raw: Any, project: Path, environ: Mapping[str, str]) -> Se
         timeout_s=fields.seconds("request_timeout_ms", "timeout"),
         startup_s=fields.seconds("startup_timeout_ms"),
         sandbox=raw.get("sandbox"),
+        disabled=raw.get("disabled") is True,
     )
     _check_target(fields, entry)
     return replace(entry, problems=tuple(fields.problems), unset=tuple(fields.unset))
@@ -351,7 +363,9 @@ def _described(transport: Transport, written: Mapping[str, Any]) -> str:
 
 
 def _variables(written: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(match[1] for match in _VARIABLE.finditer(json.dumps(written))))
+    """The state key is not among them: nobody is given that."""
+    found = dict.fromkeys(match[1] for match in _VARIABLE.finditer(json.dumps(written)))
+    return tuple(name for name in found if name != KEY_VARIABLE)
 
 
 def _command_as_written(written: Mapping[str, Any]) -> str:

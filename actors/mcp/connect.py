@@ -81,14 +81,13 @@ class ServerFinder:
         """The server `name`, not yet started.
 
         Raises:
-            UsageError: there is none of that name, the user did not consent to it, or the backend that was chosen
-                for built-in servers cannot be used.
+            UsageError: there is none of that name, it is disabled, the user did not consent to it, or the backend
+                that was chosen for built-in servers cannot be used.
             DefinitionError: its entry, or the whole file, cannot be used.
         """
         entry = self._entry(name, hear)
         if entry is None:
             return self._built_in(name, hear)
-        entry.check()
         return _stdio(entry, hear) if entry.transport == "stdio" else _remote(entry, hear)
 
     def _entry(self, name: str, hear: Hear) -> ServerEntry | None:
@@ -101,13 +100,25 @@ class ServerFinder:
             hear("warning", f"using the built-in {name}: {cause}")
             return None
         entry = entries.get(name)
-        if entry is not None and self._trust.trusts(self._project, entry.trust_item()):
-            return entry
         if name in SAGE_SERVERS:
-            if entry is not None:
-                hear("warning", f"using the built-in {name}: {_no_consent(entry)}")
-            return None
-        raise _unknown(name, entries) if entry is None else UsageError(_no_consent(entry))
+            if entry is not None and (why := self._why_not(entry)):
+                hear("warning", f"using the built-in {name}: {why}")
+                return None
+            return entry
+        if entry is None:
+            raise _unknown(name, entries)
+        entry.check()
+        if why := self._why_not(entry):
+            raise UsageError(why)
+        return entry
+
+    def _why_not(self, entry: ServerEntry) -> str:
+        """Why it is not started; "" if it may be."""
+        if entry.disabled:
+            return entry.why_disabled
+        if entry.problems:
+            return "; ".join(map(str, entry.problems))
+        return "" if self._trust.trusts(self._project, entry.trust_item()) else _no_consent(entry)
 
     def _built_in(self, name: str, hear: Hear) -> OpenServer:
         trusts_checks = self._trust.trusts(self._project, checks_item(self._project))

@@ -55,7 +55,7 @@ _ASKING = frozenset({MISSING_REQUIRED_CLIENT_CAPABILITY, URL_ELICITATION_REQUIRE
 _QUESTIONS = frozenset({"Elicitation not supported", "Sampling not supported", "List roots not supported"})
 LIMIT_TEXT = f"exceeded the {MAX_MESSAGE_BYTES} byte limit"  # the words of httpx2 for an event
 _NAMES = 8
-_BAD_ARGUMENTS = re.compile(r"\d+ validation errors? for \w*Arguments")
+_BAD_ARGUMENTS = re.compile(r"\d+ validation errors? for \w*Arguments|^wrong arguments for \w+:")
 
 
 class ToolError(OperationError):

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _REGISTRY_NAME = "ACTIVE_WORKFLOWS.json"
 _RESERVED = frozenset({"archive", "locks", _REGISTRY_NAME.lower()})
-_GITIGNORE = """\
+GITIGNORE = """\
 # Made by sage-actors: state, caches and logs belong to one machine. Settings, templates and skills may be shared.
 *
 !config.toml
@@ -99,7 +99,7 @@ class StateDirectory:
                 sage.chmod(mode & ~0o022)
             if self.root.stat().st_mode & 0o077:
                 self.root.chmod(0o700)
-            _write_once(sage / ".gitignore", _GITIGNORE)
+            _write_once(sage / ".gitignore", GITIGNORE)
         except OSError as cause:
             raise StorageError(f"cannot make {self.root}: {cause}") from cause
 

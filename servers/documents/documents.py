@@ -25,10 +25,12 @@ from typing import Literal
 
 from sage_actors.messages.errors import StorageError, UsageError
 
-__all__ = ["MAX_DOCUMENT_BYTES", "WrittenDocument", "read_document", "write_document"]
+__all__ = ["KEPT_FOLDERS", "MAX_DOCUMENT_BYTES", "WrittenDocument", "read_document", "write_document"]
 
 MAX_DOCUMENT_BYTES = 4_000_000
-_FORBIDDEN = frozenset({".git", ".sage", ".claude", ".agents", ".venv", "node_modules"})
+KEPT_FOLDERS = frozenset({".git", ".sage", ".claude", ".agents", ".venv", "node_modules"})
+"""Where nothing is written that a caller names, in lower case: state, what agents obey, what others brought."""
+
 _DRIVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that would drive the terminal of a reader, or turn the order of what is read."""
 _MARK = re.compile(r"\n<!-- sage-actors sha256:([0-9a-f]{64}) -->\n\Z")
@@ -83,7 +85,9 @@ def read_document(project: Path, path: str) -> str | None:
 
 def _checked(path: str) -> list[str]:
     parts = path.split("/")
-    wrong = [part for part in parts if part in ("", ".", "..") or "\0" in part or part.lower() in _FORBIDDEN]
+    wrong = [
+        part for part in parts if part in ("", ".", "..") or "\0" in part or part.lower() in KEPT_FOLDERS
+    ]
     if wrong or "\\" in path or PurePosixPath(path).suffix != ".md":
         raise UsageError(
             f"{path!r} is no place for a document: give a path inside the project that ends in .md,"

@@ -21,6 +21,7 @@ from sage_actors.servers.documents.tools import answer, tool_errors, valid_items
 from sage_actors.servers.implementation.check_runner import DEFAULT_LIMIT_S, CheckResult, not_run, run_checks
 from sage_actors.servers.implementation.checks import Check, best_check, detect_checks
 from sage_actors.servers.implementation.work_order import WorkOrder, write_work_order
+from sage_actors.servers.sage_server import SageServer
 from sage_actors.servers.settings import ServerSettings
 from sage_actors.servers.specification.models import Task
 from sage_actors.servers.specification.study import Kind, Study
@@ -84,7 +85,7 @@ class ValidationResult(BaseModel):
 
 def create_server(settings: ServerSettings) -> MCPServer:
     """The server, for `settings.project` only."""
-    server: MCPServer = MCPServer("sage-implementation", instructions=_INSTRUCTIONS)
+    server = SageServer("sage-implementation", instructions=_INSTRUCTIONS)
 
     @server.tool(annotations=_RUNS)
     async def implementation_execute(

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from mcp.types import CallToolResult, TextContent
 
 from sage_actors.messages import errors as known
 from sage_actors.messages.errors import DefinitionError, SageError, StorageError
-from sage_actors.servers.orchestration.models import WorkflowError
+from sage_actors.servers.orchestration.models import (
+    Execution,
+    Listing,
+    ValidationIssue,
+    Verdict,
+    WorkflowError,
+)
+from sage_actors.servers.sage_server import WrongArgument
 
-__all__ = ["ToolRefused", "error_of_node", "error_of_run", "errors_of"]
+__all__ = ["ToolRefused", "error_of_node", "error_of_run", "errors_of", "refusal"]
 
 _MOST = 20
 _PREFIX = "the run took longer"  # the engine's reason for a run that its own timeout ended
@@ -59,3 +68,28 @@ def error_of_run(status: str, reason: str) -> list[WorkflowError]:
     if status == "failed":
         return [WorkflowError(code="OPERATION_ERROR", message=reason)]
     return []
+
+
+def refusal(name: str, arguments: Mapping[str, Any], wrong: Sequence[WrongArgument]) -> CallToolResult:
+    """The result of the tool `name` for arguments that it does not take."""
+    code = "WORKFLOW_VALIDATION_ERROR"
+    answer: Verdict | Listing | Execution
+    if name == "sage_workflow_validate":
+        issues = [
+            ValidationIssue(field=each.place, message=each.reason, severity="error", code=code)
+            for each in wrong
+        ]
+        answer = Verdict(valid=False, errors=issues)
+    else:
+        errors = [WorkflowError(code=code, message=str(each), field=each.place) for each in wrong]
+        feature = arguments.get("feature")
+        if name == "sage_workflow_list":
+            answer = Listing(success=False, workflows=[], errors=errors)
+        else:  # the others answer with what this says, and more where they succeed
+            said = feature if isinstance(feature, str) else None
+            answer = Execution(success=False, feature=said, errors=errors)
+    return CallToolResult(
+        content=[TextContent(type="text", text=answer.model_dump_json(by_alias=True, exclude_none=True))],
+        structured_content=answer.model_dump(mode="json", by_alias=True, exclude_none=True),
+        is_error=not isinstance(answer, Verdict),
+    )

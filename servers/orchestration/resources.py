@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 import anyio.to_thread
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
-from mcp.types import Annotations, Resource
+from mcp.types import Annotations, CallToolResult, Resource
 
 from sage_actors.messages.errors import SageError
-from sage_actors.servers.orchestration.errors import ToolRefused
+from sage_actors.servers.orchestration.errors import ToolRefused, refusal
 from sage_actors.servers.orchestration.view import Runbook, describe
+from sage_actors.servers.sage_server import SageServer, WrongArgument
 from sage_actors.supervisor.json_text import to_json
 from sage_actors.supervisor.recovery.history import History, NodeView
 
@@ -47,12 +48,18 @@ Never invent what a section leaves undetermined, and never approve for the user.
 """
 
 
-class OrchestrationServer(MCPServer[Any]):
-    """Lists the latest runs' state and log among its resources."""
+class OrchestrationServer(SageServer):
+    """Lists the latest runs' state and log among its resources; refuses wrong arguments as its tools do errors."""
 
     def __init__(self, book: Runbook, **settings: Any) -> None:
-        super().__init__(**settings)
+        super().__init__("sage-orchestration", **settings)
         self._book = book
+
+    def refused(
+        self, name: str, arguments: Mapping[str, Any], wrong: Sequence[WrongArgument]
+    ) -> CallToolResult:
+        """`success: false` and what is wrong; of a definition to validate, that it is not valid."""
+        return refusal(name, arguments, wrong)
 
     async def list_resources(self) -> list[Resource]:
         fixed = await super().list_resources()

@@ -168,9 +168,7 @@ def create_orchestration_server(project: Path, core: Orchestration | None = None
     tools = _Tools(core)
     server = OrchestrationServer(
         core.book,
-        name="sage-orchestration",
         title="sage workflows",
-        version=_version(),
         instructions=INSTRUCTIONS,
         log_level="WARNING",
         extensions=[
@@ -383,12 +381,3 @@ async def _answered(
     return CallToolResult(
         content=[TextContent(type="text", text=text)], structured_content=structured, is_error=failed
     )
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("sage-actors")
-    except PackageNotFoundError:  # from a bare clone
-        return "0"

@@ -28,7 +28,7 @@ def load_template(name: str, project: Path) -> WorkflowSpec:
         DefinitionError: it is invalid.
     """
     template = named_template(name, project)
-    spec = load_workflow(template.path)
+    spec = load_workflow(template.path, project=project)
     store = TrustStore()
     missing = store.missing(project, required_items(spec, project, template.path))
     if missing:

@@ -33,14 +33,14 @@ def _load(template: dict[str, Any] | str, project: Path, warnings: list[Problem]
         found = find_template(template, project)
         if found is None:
             raise DefinitionError(f"there is no template {template!r}")
-        return load_workflow(found.path, warn=warnings.append)
+        return load_workflow(found.path, warn=warnings.append, project=project)
     if is_upstream(template):
         normalised = from_upstream(template)
         warnings += normalised.warnings
         if normalised.problems:
             raise DefinitionError(normalised.problems, source="template")
         template = normalised.data
-    return load_dict(template, source="template", warn=warnings.append)
+    return load_dict(template, source="template", warn=warnings.append, project=project)
 
 
 def _graph(spec: WorkflowSpec) -> Graph:

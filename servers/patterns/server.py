@@ -26,8 +26,16 @@ from sage_actors.servers.patterns.model import (
 )
 from sage_actors.servers.patterns.relevance import context_of, rank, with_examples, within_level
 from sage_actors.servers.patterns.scan import OutsideProjectError, Sources, contained
-from sage_actors.servers.patterns.store import DEFAULT_FOLDER, find_saved, load_saved, save
+from sage_actors.servers.patterns.store import (
+    DEFAULT_FOLDER,
+    NoPlaceError,
+    check_folder,
+    find_saved,
+    load_saved,
+    save,
+)
 from sage_actors.servers.quality.quality import QualityResult, measure_quality
+from sage_actors.servers.sage_server import SageServer
 from sage_actors.servers.settings import ServerSettings
 
 __all__ = ["create_server"]
@@ -54,7 +62,7 @@ FileLimit = Annotated[int, Field(ge=1, le=20_000)]
 def create_server(settings: ServerSettings) -> MCPServer:
     """The server, for `settings.project` only: paths that lead out of it are refused."""
     tools = _Tools(settings.project.resolve(), Sources(settings.project))
-    server: MCPServer = MCPServer("sage-patterns", instructions=_INSTRUCTIONS)
+    server = SageServer("sage-patterns", instructions=_INSTRUCTIONS)
     server.tool(annotations=_WRITES)(tools.extract_patterns)
     server.tool(annotations=_READS)(tools.load_patterns)
     server.tool(annotations=_READS)(tools.display_patterns)
@@ -80,17 +88,20 @@ class _Tools:
     ) -> ExtractResult:
         """Counts the coding patterns of a repository and saves them as JSON.
 
-        repoPath: the project or a folder in it, relative to the project. outputDir: where to save, in the project.
+        repoPath: the project or a folder in it, relative to the project. outputDir: where to save, in the project,
+        but not in .git, .claude and their like. A file that holds no patterns is not replaced.
         samplePercentage: of the sources, drawn by the hash of their path, so that the same are drawn each time.
         Covers Python, TypeScript and JavaScript, Go, Rust: naming, types, testing, error handling, logging,
         architecture, documentation, concurrency, imports, style, and configured checks. What cannot be parsed is
         counted and named under `skipped`. Runs no code of the repository.
         """
         root = self._folder(repoPath)
-        self._inside(outputDir)
-        found = extract(self.sources, root, sample_percentage=samplePercentage, max_files=maxFiles)
         try:
+            check_folder(self.project, outputDir)
+            found = extract(self.sources, root, sample_percentage=samplePercentage, max_files=maxFiles)
             saved = save(self.project, outputDir, found)
+        except (OutsideProjectError, NoPlaceError) as error:
+            raise ToolError(str(error)) from error
         except OSError as error:
             raise ToolError(
                 f"the patterns cannot be saved in {outputDir}: {error.strerror or error}"
@@ -133,6 +144,8 @@ class _Tools:
         """
         began = time.perf_counter()
         path = self._inside(filePath).relative_to(self.project).as_posix()
+        if path == ".":
+            raise ToolError("`filePath` names the project itself; give the path of the file to work on")
         self._inside(patternsDir)
         loaded = load_saved(self.project, patternsDir)
         chosen = within_level(loaded.sets, path, level)
@@ -212,7 +225,7 @@ class _Tools:
         )
         try:
             save(self.project, DEFAULT_FOLDER, found)
-        except (OSError, OutsideProjectError) as error:
+        except (OSError, OutsideProjectError, NoPlaceError) as error:
             return found, False, [f"the patterns could not be saved for the next time: {error}"]
         return found, False, []
 

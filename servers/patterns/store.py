@@ -1,4 +1,7 @@
-"""Saved patterns: one JSON file a repository, written whole or not at all, read from our folder and upstream's."""
+"""Saved patterns: one JSON file a repository, written whole or not at all, read from our folder and upstream's.
+
+They go where documents may go, and into those two folders; what is there and holds no patterns is not replaced.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,25 @@ import json
 import os
 import re
 import secrets
-from pathlib import Path
+import stat
+from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
+from sage_actors.servers.documents.documents import KEPT_FOLDERS
 from sage_actors.servers.patterns.model import PatternSet
 from sage_actors.servers.patterns.scan import OutsideProjectError, contained
 
-__all__ = ["DEFAULT_FOLDER", "LEGACY_FOLDER", "Loaded", "find_saved", "load_saved", "save"]
+__all__ = [
+    "DEFAULT_FOLDER",
+    "LEGACY_FOLDER",
+    "Loaded",
+    "NoPlaceError",
+    "check_folder",
+    "find_saved",
+    "load_saved",
+    "save",
+]
 
 DEFAULT_FOLDER = ".sage/patterns"
 LEGACY_FOLDER = ".sage/agent/examples"
@@ -21,6 +35,10 @@ LEGACY_FOLDER = ".sage/agent/examples"
 
 _MAX_BYTES = 8_000_000
 _MAX_FILES = 100
+
+
+class NoPlaceError(Exception):
+    """A place where patterns are not saved; the text says why, and where they may be."""
 
 
 class Loaded:
@@ -38,11 +56,17 @@ def save(project: Path, folder: str, patterns: PatternSet) -> str:
 
     Raises:
         OutsideProjectError: `folder` leads out of the project.
+        NoPlaceError: nothing is saved in `folder`, or another file of that name is there.
         OSError: it cannot be written.
     """
-    directory = contained(project, folder)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = check_folder(project, folder)
     target = directory / f"{_file_name(patterns)}.json"
+    if not _may_replace(target):
+        shown = target.relative_to(project.resolve()).as_posix()
+        raise NoPlaceError(
+            f"{shown} is there and holds no patterns: it is not replaced; give another folder, such as {DEFAULT_FOLDER}"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / f".{target.name}.{secrets.token_hex(4)}"
     try:
         with open(temporary, "x", encoding="utf-8") as file:
@@ -53,6 +77,34 @@ def save(project: Path, folder: str, patterns: PatternSet) -> str:
     finally:
         temporary.unlink(missing_ok=True)
     return target.relative_to(project.resolve()).as_posix()
+
+
+def check_folder(project: Path, folder: str) -> Path:
+    """The folder to save in, as `save` takes it; raises what that raises."""
+    directory = contained(project, folder)
+    path = directory.relative_to(project.resolve())
+    ours = any(path.is_relative_to(PurePosixPath(each)) for each in (DEFAULT_FOLDER, LEGACY_FOLDER))
+    if not ours and any(part.lower() in KEPT_FOLDERS for part in path.parts):
+        raise NoPlaceError(f"nothing is saved in {path}; give another folder, such as {DEFAULT_FOLDER}")
+    return directory
+
+
+def _may_replace(target: Path) -> bool:
+    """Whether nothing is there, or saved patterns, of whatever version."""
+    try:
+        fd = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return True  # what stands in the folder's place is found when that is made
+    except OSError:  # a link, or nothing that can be read
+        return False
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return False
+        try:
+            content = json.loads(file.read(_MAX_BYTES + 1))
+        except (ValueError, RecursionError):
+            return False
+    return isinstance(content, dict) and {"format", "repo_name", "patterns"} <= content.keys()
 
 
 def load_saved(project: Path, folder: str | None) -> Loaded:

@@ -21,6 +21,7 @@ from sage_actors.servers.documents.drafting import Drafted, PlanDraft, ask, clea
 from sage_actors.servers.documents.slugs import check_slug, headline, slug_of
 from sage_actors.servers.documents.tools import WRITES, answer, tool_errors, valid_items
 from sage_actors.servers.planning.tasks import check_order, plan_tasks
+from sage_actors.servers.sage_server import SageServer
 from sage_actors.servers.settings import ServerSettings
 from sage_actors.servers.specification import sections
 from sage_actors.servers.specification.markdown import Document, code, plain
@@ -44,7 +45,7 @@ _CITED = re.compile(r"`([^`\s]+:\d+)`")
 
 def create_server(settings: ServerSettings) -> MCPServer:
     """The server, for `settings.project` only."""
-    server: MCPServer = MCPServer("sage-planning", instructions=_INSTRUCTIONS)
+    server = SageServer("sage-planning", instructions=_INSTRUCTIONS)
 
     @server.tool(annotations=WRITES)
     async def planning_generate(

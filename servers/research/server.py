@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +27,7 @@ from sage_actors.servers.research.local import best_practices, competitive_analy
 from sage_actors.servers.research.result import Limits
 from sage_actors.servers.research.store_tools import add_store_tools
 from sage_actors.servers.research.summary import summarised
+from sage_actors.servers.sage_server import SageServer
 from sage_actors.servers.settings import ServerSettings
 from sage_actors.servers.skills.tool import add_skills_tool
 
@@ -59,7 +58,7 @@ _Operation = Callable[[Path, str, Limits], ResearchResult]
 
 def create_server(settings: ServerSettings) -> MCPServer:
     """The server for the project of `settings`."""
-    server = MCPServer("sage-research", version=_version(), instructions=_INSTRUCTIONS, log_level="ERROR")
+    server = SageServer("sage-research", instructions=_INSTRUCTIONS, log_level="ERROR")
     research = _Research(settings)
     for tool in (
         research.market_research,
@@ -73,12 +72,6 @@ def create_server(settings: ServerSettings) -> MCPServer:
     add_store_tools(server, settings.project)
     add_skills_tool(server, settings.project)
     return server
-
-
-def _version() -> str:
-    with suppress(PackageNotFoundError):  # from a bare clone
-        return version("sage-actors")
-    return ""
 
 
 class _Research:

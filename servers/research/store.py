@@ -10,6 +10,7 @@
 An entry is written whole, synced, and renamed into its place: a crash leaves the old entry or the new one, and
 perhaps a `.tmp` that nobody reads. A file that cannot be read as an entry is renamed to `.corrupt`, not deleted.
 Uses are counted apart from the entries, under a lock, so that reading never rewrites one and no count is lost.
+Entries are plain text, as upstream's are, and this server has no key to seal them with: secrets are redacted first.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.messages.errors import StorageError, UsageError
+from sage_actors.messages.secret_scan import redact_text
 
 __all__ = ["ResearchEntry", "ResearchStore", "StoreStatistics"]
 
@@ -95,13 +97,14 @@ class ResearchStore:
     def put(
         self, topic: str, findings: str, *, source: str = "web", confidence: float = 0.8
     ) -> ResearchEntry:
-        """Store findings for 30 days, in place of what was stored for the topic.
+        """Store findings for 30 days, in place of what was stored for the topic; known forms of secrets are redacted.
 
         Raises:
             UsageError: no topic, no findings, or more than `MAX_FINDINGS_BYTES` of them.
             StorageError: they could not be written; what was stored before is still there.
         """
         _check(topic, findings, confidence)
+        findings, source = redact_text(findings)[0], redact_text(source)[0]
         now = self._now_ms()
         updated = datetime.fromtimestamp(now / 1000, UTC).isoformat(timespec="milliseconds")
         metadata = {"source": source, "confidence": confidence, "lastUpdated": updated.replace("+00:00", "Z")}

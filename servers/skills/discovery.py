@@ -74,7 +74,9 @@ def find_skills(project: Path, home: Path | None = None) -> Discovery:
         for skill in _skills_in(base, place, seen, warnings):
             first = found.setdefault(skill.name, skill)
             if first is not skill and _bytes_of(first) != _bytes_of(skill):
-                warnings.append(f"{skill.place}: {first.place} has the name {skill.name!r} already")
+                warnings.append(
+                    f"{skill.place}: not used, since {first.place} has the name {skill.name!r} already"
+                )
     return Discovery(list(found.values()), warnings)
 
 

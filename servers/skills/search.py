@@ -113,7 +113,7 @@ def skills_search(project: Path, topic: str, top: int = 5, *, home: Path | None 
     found = find_skills(project, home)
     hits = search_skills([skill for skill in found.skills if skill.name != OWN_SKILL], topic, top)
     raw = "\n".join(f"{_head(skill)}\n{_instructions(skill)}" for skill in found.skills)
-    notes = [f"not used: {warning}" for warning in found.warnings]
+    notes = list(found.warnings)  # of skills that are used, too
     if not hits:
         notes.insert(
             0,

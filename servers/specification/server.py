@@ -18,6 +18,7 @@ from sage_actors.servers.documents.documents import write_document
 from sage_actors.servers.documents.drafting import Drafted, SpecificationDraft, ask, cleaned
 from sage_actors.servers.documents.slugs import check_slug, slug_of
 from sage_actors.servers.documents.tools import WRITES, answer, tool_errors
+from sage_actors.servers.sage_server import SageServer
 from sage_actors.servers.settings import ServerSettings
 from sage_actors.servers.specification import sections
 from sage_actors.servers.specification.bugfix import write_bugfix
@@ -49,7 +50,7 @@ _DRAFT = (
 
 def create_server(settings: ServerSettings) -> MCPServer:
     """The server, for `settings.project` only."""
-    server: MCPServer = MCPServer("sage-specification", instructions=_INSTRUCTIONS)
+    server = SageServer("sage-specification", instructions=_INSTRUCTIONS)
 
     @server.tool(annotations=WRITES)
     async def specification_create(

@@ -78,12 +78,18 @@ def clear_entries(older_than: str | None, operation: str | None, project: Path, 
         raise click.UsageError(f"--older-than: {cause}") from cause
     cache = _cache_of(project)
     gone = cache.clear(older_than_s=age, label=operation)
+    unreadable = 0
     if age is None and operation is None:
         cache.forget_counts()
+    else:
+        unreadable = sum(entry is None for *_, entry in cache.entries())
     if as_json:
         _print_json({"removed": gone})
     else:
         click.echo(f"Removed {gone:,} {'entry' if gone == 1 else 'entries'}.")
+    if unreadable:
+        what = "entry that does" if unreadable == 1 else "entries that do"
+        click.echo(f"Kept {unreadable:,} {what} not open: damaged, or sealed under another key.", err=True)
 
 
 @cache_command.command("stats")

@@ -19,6 +19,7 @@ __all__ = ["ensure_consent", "record_consents"]
 
 _REFUSED = {
     "checks": "The project's own tests and linters are not run in this run; --trust consents to that.",
+    "mcp-server": "The built-in {name} is used, not what .mcp.json brings; --trust consents to that: {item}",
 }
 
 
@@ -48,7 +49,7 @@ def ensure_consent(
         for item in consent.given:
             click.echo(f"Trusted from now on, until it changes: {item}", err=True)
     for item in consent.refused:
-        click.echo(_REFUSED.get(item.kind, f"Not used without consent: {item}"), err=True)
+        click.echo(_REFUSED[item.kind].format(item=item, name=item.name), err=True)
 
 
 def record_consents(project: Path, change: str, consents: Iterable[Item | Consented]) -> None:

@@ -84,7 +84,7 @@ def validate_command(workflow: str, project: Path, as_json: bool) -> int:
 def _checked(path: Path, project: Path, warnings: list[Problem]) -> WorkflowSpec:
     from sage_actors.supervisor.templates.library import load_workflow
 
-    spec = load_workflow(path, warn=warnings.append)
+    spec = load_workflow(path, warn=warnings.append, project=project)
     if any(node.operation.type in ("python", "workflow") for node in spec.nodes):
         from sage_actors.supervisor.api import Supervisor
 

@@ -77,16 +77,18 @@ def trust_command(project: Path, names: tuple[str, ...], yes: bool) -> None:
     from sage_actors.supervisor.cli.consent import ensure_consent
     from sage_actors.supervisor.templates.library import find_template, load_workflow
 
-    if not yes and not at_terminal():
-        raise click.UsageError("Nobody can be asked here; look at the templates, then give --yes.")
+    found = {}
     for name in names:
         template = find_template(name, project)
         if template is None:
             raise UsageError(
                 f"there is no template {name!r}; `sage-actors templates list` shows what there is"
             )
-        spec = load_workflow(template.path)
-        ensure_consent(spec, project, template_path=template.path, trust=yes, quiet=False)
+        found[name] = template.path, load_workflow(template.path, project=project)
+    if not yes and not at_terminal():
+        raise click.UsageError("Nobody can be asked here; look at the templates, then give --yes.")
+    for name, (path, spec) in found.items():
+        ensure_consent(spec, project, template_path=path, trust=yes, quiet=False)
         click.echo(f"Agents may run {name} over MCP, as it is now.")
 
 

@@ -183,7 +183,7 @@ def run_command(
     if _mentions_mcp(path):
         ahead.load_mcp()
     warnings: list[Any] = []
-    spec = load_workflow(path, warn=warnings.append)
+    spec = load_workflow(path, warn=warnings.append, project=chosen.project)
     if template is not None and template.overrides:
         warnings.append(f"{path} takes the place of the built-in template {template.name!r}")
     inputs = resolve_inputs(spec, _inputs(pairs, topic))

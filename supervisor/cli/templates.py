@@ -133,15 +133,14 @@ def check_command(name: str | None, project: Path, as_json: bool) -> int:
       sage-actors templates check
       sage-actors templates check my-flow --json
     """
-    from sage_actors.supervisor.templates.check import check_thoroughly
-    from sage_actors.supervisor.templates.library import find_template, list_templates
+    from sage_actors.supervisor.templates.library import check_template, find_template, list_templates
 
     wanted: list[tuple[str, Path, Template | None]]
     if name is None:
         wanted = [(each.name, each.path, each) for each in list_templates(project)]
     else:
         wanted = [(name, find_workflow(name, project), find_template(name, project))]
-    found = [(said, path, template, check_thoroughly(path, project)) for said, path, template in wanted]
+    found = [(said, path, template, check_template(path, project)) for said, path, template in wanted]
     if as_json:
         _print_json([_verdict(path, template, checked, said) for said, path, template, checked in found])
     else:

@@ -15,6 +15,7 @@ from typing import Any
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import DefinitionError, Problem
 from sage_actors.supervisor.definitions.edges import edges_of
+from sage_actors.supervisor.definitions.in_project import project_problems
 from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
 from sage_actors.supervisor.definitions.shape import check_shape, repair_shape
 from sage_actors.supervisor.definitions.source import MAX_FILE_BYTES, MAX_LEVELS, parse_json, parse_yaml
@@ -69,15 +70,19 @@ def load_dict(
     known_types: Collection[str] = AVAILABLE_TYPES,
     warn: Warn | None = None,
     file: Path | None = None,
+    project: Path | None = None,
 ) -> WorkflowSpec:
     """The workflow that `data` says in the file format.
 
     source: what to call it in errors. lines: the line of a place. base: the folder that paths of
     sub-workflows are relative to; without one they are refused. file: where `data` was read, so that a
-    sub-workflow which leads back there is refused. Raises DefinitionError as `load_file`.
+    sub-workflow which leads back there is refused. project: where the servers and skills that it names must be;
+    without one that is not asked. Raises DefinitionError as `load_file`.
     """
     chain = () if file is None else (file.resolve(),)
-    return _Loader(known_types, warn, chain).data(data, source=source, lines=lines, base=base)
+    return _Loader(known_types, warn, chain, project=project).data(
+        data, source=source, lines=lines, base=base
+    )
 
 
 def read_file(path: Path) -> tuple[Any, LineOf]:
@@ -111,12 +116,18 @@ class _Loader:
     """One loading; `chain` holds the files that led to the one being read."""
 
     def __init__(
-        self, known_types: Collection[str], warn: Warn | None, chain: tuple[Path, ...] = (), depth: int = 0
+        self,
+        known_types: Collection[str],
+        warn: Warn | None,
+        chain: tuple[Path, ...] = (),
+        depth: int = 0,
+        project: Path | None = None,
     ) -> None:
         self._known_types = known_types
         self._warn = warn
         self._chain = chain
         self._depth = depth
+        self._project = project  # of the outermost: it looks into sub-workflows itself
 
     def file(self, path: Path) -> WorkflowSpec:
         data, lines = read_file(path)
@@ -156,6 +167,8 @@ class _Loader:
             for each in errors
             if (each.place, each.message) not in said and not (lost and not each.place)
         ]
+        if self._project is not None:
+            problems += project_problems(spec, self._project, places=places)
         return problems, warnings, spec
 
     def _embed(

@@ -491,7 +491,7 @@ def _ask(
     if not agreed:
         shown = "; ".join(text[:10]) + (f"; and {len(text) - 10} more" if len(text) > 10 else "")
         raise ChangedDefinitionError(
-            f"run {run_id!r} exists under another definition: {shown}. Use --accept-changes "
+            f"run {run_id!r} exists under {other}: {shown}. Use --accept-changes "
             "(accept_changes=True) to keep what did not change and run the rest, --fresh (fresh=True) to start anew, "
             "or another --run-id (run_id=)"
         )

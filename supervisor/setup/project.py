@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sage_actors.actors.state.directory import StateDirectory
+from sage_actors.actors.state.directory import GITIGNORE, StateDirectory
 from sage_actors.actors.state.disk import replace_shared_file
 from sage_actors.messages.errors import StorageError, UsageError
 from sage_actors.supervisor.setup.mcp_json import merge_server
@@ -87,10 +87,29 @@ def apply_changes(project: Path, changes: list[Change]) -> None:
 
 def _gitignore(project: Path) -> Change:
     path = ".sage/.gitignore"
-    _target(project, path)
-    if os.path.lexists(project / ".sage" / "state") and os.path.lexists(project / path):
+    old = _read(_target(project, path))
+    if old is None:  # made with the state directory
+        return Change(path, "create", note="keeps state and caches out of git")
+    new = _with_our_lines(old)
+    if new == old:
         return Change(path, "keep")
-    return Change(path, "create", note="keeps state and caches out of git")
+    return Change(
+        path, "merge", note="keeps state and caches out of git; your lines have the last word", content=new
+    )
+
+
+def _with_our_lines(old: bytes) -> bytes:
+    """`old` with our lines that it lacks, before its own: of two that match a path git obeys the later one."""
+    lines = old.splitlines(keepends=True)
+    said = {line.strip() for line in lines}
+    ours = [line.encode() for line in GITIGNORE.splitlines()]
+    missing = [line for line in ours if line not in said and not line.startswith(b"#")]
+    if b"*" in missing:
+        return b"".join(line + b"\n" for line in ours) + old
+    at = next(number for number, line in enumerate(lines, 1) if line.strip() == b"*")
+    before = b"".join(lines[:at])
+    gap = b"" if before.endswith((b"\n", b"\r")) or not missing else b"\n"
+    return before + gap + b"".join(line + b"\n" for line in missing) + b"".join(lines[at:])
 
 
 def _text(project: Path, name: str, text: str) -> Change:

@@ -1,7 +1,7 @@
 """Workflow templates: those of the package, and a project's own in `.sage/templates/`, which take their place.
 
 A template is a workflow file that is called by its name: `sage-actors run feature "rate limiting"`. Besides the
-file format both of upstream's shapes are read.
+file format both of upstream's shapes are read. A link of the project that leads out of it is not followed.
 """
 
 from __future__ import annotations
@@ -67,32 +67,41 @@ def project_folder(project: Path) -> Path:
 def list_templates(project: Path) -> list[Template]:
     """The project's templates and those of the package that they leave in place, by name."""
     found = {name: Template(name, path, "built-in") for name, path in _files(_built_in_folder()).items()}
-    for name, path in _files(project_folder(project)).items():
+    for name, path in _files(project_folder(project), inside=project).items():
         found[name] = Template(name, path, "project", overrides=name in found)
     return [found[name] for name in sorted(found)]
 
 
 def find_template(name: str, project: Path) -> Template | None:
-    """The template of that name; None where there is none, or `name` can only be a path."""
+    """The template of that name; None where there is none, or `name` can only be a path.
+
+    Raises:
+        UsageError: the project's template of that name is a link that leads out of it.
+    """
     if not _NAME.fullmatch(name):
         return None
+    path = _files(project_folder(project)).get(name)
+    if path is not None and not _leads_inside(path, project):
+        raise UsageError(_leads_out(path))
     return next((each for each in list_templates(project) if each.name == name), None)
 
 
-def load_workflow(path: Path, *, warn: Warn | None = None) -> WorkflowSpec:
+def load_workflow(path: Path, *, warn: Warn | None = None, project: Path | None = None) -> WorkflowSpec:
     """The workflow in a file of any of the shapes that are read; as `definitions.load_file`.
+
+    project: where the servers and skills that it names must be; without one that is not asked.
 
     Raises:
         DefinitionError: all problems, each with its place; CycleError if a cycle is among them.
     """
-    return _loaded(path, warn)[0]
+    return _loaded(path, warn, project)[0]
 
 
-def check_template(path: Path) -> Checked:
-    """Everything that is wrong with a file, or what it says. Never raises for what is in it."""
+def check_template(path: Path, project: Path | None = None) -> Checked:
+    """Everything that is wrong with a file, or what it says; as `load_workflow`, but never raises for what is in it."""
     warnings: list[Problem] = []
     try:
-        spec = load_workflow(path, warn=warnings.append)
+        spec = load_workflow(path, warn=warnings.append, project=project)
     except DefinitionError as error:
         return Checked(None, error.problems, tuple(warnings))
     return Checked(spec, (), tuple(warnings))
@@ -106,7 +115,7 @@ def add_template(source: Path, project: Path, *, name: str | None = None, replac
 
     Raises:
         DefinitionError: it is no valid workflow.
-        UsageError: the name cannot be one, or is taken.
+        UsageError: the name cannot be one, or is taken, or a link leads out of the project.
         StorageError: it cannot be written.
     """
     name = name or source.stem
@@ -122,6 +131,8 @@ def add_template(source: Path, project: Path, *, name: str | None = None, replac
             f"there is a template {name!r} already, {taken}; --replace puts this one in its place"
         )
     path = folder / f"{name}{suffix}"
+    if not _leads_inside(path, project):
+        raise UsageError(_leads_out(path))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         replace_shared_file(path, data)
@@ -148,19 +159,24 @@ def _json(data: Any) -> bytes:
     return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
-def _loaded(path: Path, warn: Warn | None = None) -> tuple[WorkflowSpec, Normalised | None]:
+def _loaded(
+    path: Path, warn: Warn | None = None, project: Path | None = None
+) -> tuple[WorkflowSpec, Normalised | None]:
     """The workflow, and what was made of the file where it is in one of upstream's shapes."""
     data, lines = read_file(path)
     normalised = _normalised(path, data, lines)
     if normalised is None:
-        spec = load_dict(data, source=str(path), lines=lines, base=path.parent, warn=warn, file=path)
+        spec = load_dict(
+            data, source=str(path), lines=lines, base=path.parent, warn=warn, file=path, project=project
+        )
         return spec, None
     if normalised.problems:
         raise DefinitionError(normalised.problems, source=str(path))
     for warning in normalised.warnings if warn else ():
         assert warn is not None
         warn(warning)
-    return load_dict(normalised.data, source=str(path), base=path.parent, warn=warn), normalised
+    spec = load_dict(normalised.data, source=str(path), base=path.parent, warn=warn, project=project)
+    return spec, normalised
 
 
 def _normalised(path: Path, data: Any, lines: LineOf) -> Normalised | None:
@@ -184,8 +200,22 @@ def _built_in_folder() -> Path:
     return Path(templates.__path__[0])
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """The workflow files of a folder by name; of several with one name the first suffix counts."""
+def _leads_inside(path: Path, project: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(project))
+
+
+def _leads_out(path: Path) -> str:
+    return (
+        f"{path} leads out of the project, to {os.path.realpath(path)}; it is not followed. Remove the link, and put "
+        "the file there with `sage-actors templates add FILE`"
+    )
+
+
+def _files(folder: Path, inside: Path | None = None) -> dict[str, Path]:
+    """The workflow files of a folder by name; of several with one name the first suffix counts.
+
+    inside: a project, which links must not lead out of; those that do are passed over.
+    """
     found: dict[str, Path] = {}
     try:
         names = sorted(os.listdir(folder))
@@ -194,6 +224,10 @@ def _files(folder: Path) -> dict[str, Path]:
     for suffix in SUFFIXES:
         for each in names:
             stem, ending = os.path.splitext(each)
-            if ending == suffix and _NAME.fullmatch(stem) and (folder / each).is_file():
+            if ending == suffix and _NAME.fullmatch(stem) and _is_there(folder / each, inside):
                 found.setdefault(stem, folder / each)
     return found
+
+
+def _is_there(path: Path, inside: Path | None) -> bool:
+    return path.is_file() and (inside is None or _leads_inside(path, inside))
