@@ -32,14 +32,14 @@ _STRONG = 0.5  # of the best score of its operation
 
 def front_matter(study: Study, document: Document, provenance: str, level: str) -> None:
     """What a reader, or a program, needs to judge the document."""
-    history, head = study.sources.history, study.sources.repository.head
+    repository = study.sources.repository
     fields = [
         ("topic", shortened(headline(study.topic.text), 200)),
         ("kind", study.kind),
         ("project", study.name),
     ]
-    fields += [("commit", head)] if head else []
-    fields += [("date of commit", history[0].date[:10])] if history else []
+    fields += [("commit", repository.head)] if repository.head else []
+    fields += [("date of commit", repository.head_date[:10])] if repository.head_date else []
     fields += [("made by", "sage-actors, " + ("without a model" if provenance == "local" else provenance))]
     document.front_matter([*fields, ("evidence", level)])
 
