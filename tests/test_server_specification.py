@@ -27,7 +27,7 @@ from sage_actors.servers.settings import ServerSettings
 from sage_actors.servers.specification.markdown import Document, block, code, plain
 from sage_actors.servers.specification.server import create_server
 from sage_actors.servers.specification.study import Study
-from sage_actors.servers.specification.topic import Topic, stem
+from sage_actors.servers.specification.topic import Topic, split_name, stem
 
 TOPIC = "rate limiting for the public API"
 
@@ -502,3 +502,47 @@ def test_measures_that_are_garbage_measure_nothing(tmp_path: Path, garbage: Any)
     _, text, _ = create(python_project(tmp_path), kind="enhancement", research=research)
     assert "The most complex functions" not in text
     assert "The same code" not in text
+
+
+@pytest.mark.parametrize(
+    ("topic", "stems", "words"),
+    [
+        ("Größe prüfen", ("größ", "prüfen"), ["Größe", "prüfen"]),
+        ("ограничение скорости", ("ограничение", "скорости"), ["ограничение", "скорости"]),
+        ("限速 API", ("限速", "api"), ["限速", "API"]),
+        ("请求限速API", ("请求", "求限", "限速", "api"), ["请求限速", "API"]),
+        ("rate_limit C++", ("rat", "limit", "c++"), ["rate", "limit", "C++"]),
+    ],
+)
+def test_a_topic_in_any_script_has_whole_words(topic: str, stems: tuple[str, ...], words: list[str]) -> None:
+    read = Topic(topic)
+    assert read.stems == stems
+    assert read.words_of(read.stems) == words
+
+
+def test_names_in_any_alphabet_are_parted_at_their_humps() -> None:
+    assert split_name("GrößePrüfen_ДляAPI") == ("größe", "prüfen", "для", "api")
+    assert split_name("check_限速器2") == ("check", "限速", "速器", "2")
+
+
+@pytest.mark.parametrize(
+    ("topic", "said"),
+    [
+        ("Größe prüfen", "they stand together in 1 line of documentation (`docs/g.md:1`)"),
+        ("限速", "“限速” stands in 1 line of code (`src/a.py:1`), 1 line of documentation (`docs/g.md:3`)"),
+        ("请求限速器", "it stands in 1 line of documentation (`docs/g.md:3`)"),
+        ("проверка размера", "stand together in 1 line of documentation (`docs/g.md:5`)"),
+    ],
+)
+def test_a_topic_is_found_in_any_script(tmp_path: Path, topic: str, said: str) -> None:
+    files = {
+        "src/a.py": "# 限速\ndef check(n):\n    return n\n",
+        "docs/g.md": "Wir wollen die Größe von allem prüfen.\n\n公共接口的请求限速在这里说明。\n\n"
+        "Здесь проверка размера описана словами.\n",
+    }
+    project = write(tmp_path, files)
+    _, text, _ = create(project, topic=topic)
+    (line,) = [line for line in text.splitlines() if "Is it there already" in line]
+    assert said in line
+    assert "What is written about it:" in text
+    assert_citations_exist(project, text)

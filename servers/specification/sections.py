@@ -7,10 +7,19 @@ from collections import defaultdict
 from sage_actors.servers.corpus.sources import Symbol
 from sage_actors.servers.documents.slugs import headline
 from sage_actors.servers.specification.evidence import Item
-from sage_actors.servers.specification.markdown import Document, block, code, plain, shortened, unmarked
+from sage_actors.servers.specification.markdown import (
+    Document,
+    amount,
+    block,
+    code,
+    plain,
+    shortened,
+    unmarked,
+)
 from sage_actors.servers.specification.models import Requirement
 from sage_actors.servers.specification.places import Spot, near
 from sage_actors.servers.specification.study import Study
+from sage_actors.servers.specification.survey import is_sentence
 from sage_actors.servers.specification.tests import find_tests
 from sage_actors.servers.specification.words import Hit
 
@@ -55,9 +64,8 @@ def project_line(study: Study, document: Document) -> None:
         said.append(f"“{plain(facts.purpose.text)}” ({document.at_place(facts.purpose, 'purpose')})")
     if facts.main_language:
         files, lines = facts.languages[facts.main_language]
-        said.append(
-            f"{lines:,} lines of {_LANGUAGE.get(facts.main_language, facts.main_language)} in {files} files"
-        )
+        language = _LANGUAGE.get(facts.main_language, facts.main_language)
+        said.append(f"{amount(lines, 'line')} of {language} in {amount(files, 'file')}")
     document.bullet("; ".join(said) + ".")
 
 
@@ -74,12 +82,15 @@ _LANGUAGE = {
 def presence(study: Study, document: Document) -> None:
     """Whether the thing is there already, by the words of the topic on one line."""
     stems, needed = study.topic.thing_stems, study.survey.words_needed
-    named = [f"“{plain(study.topic.word_of(part))}”" for part in stems]
-    words = " and ".join(named) if needed == len(stems) else f"{needed} of {', '.join(named)}"
-    if not words:
+    named = [f"“{plain(word)}”" for word in study.topic.words_of(stems)]
+    if not named:
         document.bullet("**Is it there already?** Not determined: the topic names no thing to look for.")
         return
-    together = " together" if len(study.topic.thing_stems) > 1 else ""
+    words = " and ".join(named)
+    if needed < len(stems):  # of what is written without spaces a stem is a part of a word
+        words = f"{needed if len(named) == len(stems) else 'most'} of {', '.join(named)}"
+    together = " together" if len(named) > 1 else ""
+    stand = "stands" if len(named) == 1 else "stand"
     counted = []
     for kind, name in (
         ("code", "code"),
@@ -90,17 +101,17 @@ def presence(study: Study, document: Document) -> None:
         hits = study.survey.whole(kind)
         if hits:
             shown = ", ".join(document.at(h.path, h.line, "words of the topic") for h in hits[:2])
-            counted.append(
-                f"{len(hits)} line{'s' * (len(hits) != 1)} of {name} ({shown}{', …' if len(hits) > 2 else ''})"
-            )
+            counted.append(f"{amount(len(hits), 'line')} of {name} ({shown}{', …' if len(hits) > 2 else ''})")
     if counted:
         no_code = "" if study.survey.whole("code") else f"No line of code has {words}{together}; but "
-        stand = "they stand" if no_code else f"{words} stand"
-        document.bullet(f"**Is it there already?** {no_code}{stand}{together} in {', '.join(counted)}.")
+        subject = words if not no_code else "it" if len(named) == 1 else "they"
+        document.bullet(
+            f"**Is it there already?** {no_code}{subject} {stand}{together} in {', '.join(counted)}."
+        )
     else:
         document.bullet(
-            f"**Is it there already?** No: {words} stand{together} in no line of its code, tests or documentation"
-            f" ({len(study.sources.classes)} files looked at)."
+            f"**Is it there already?** No: {words} {stand}{together} in no line of its code, tests or documentation"
+            f" ({amount(len(study.sources.classes), 'file')} looked at)."
         )
 
 
@@ -109,7 +120,7 @@ def existing(study: Study, document: Document) -> None:
     document.heading("What exists today")
     candidates, quotes = near(study), _quotes(study)
     if not candidates and not quotes and not _found_otherwise(study, set(), []):
-        words = ", ".join(f"“{plain(study.topic.word_of(part))}”" for part in study.topic.stems)
+        words = ", ".join(f"“{plain(word)}”" for word in study.topic.words_of(study.topic.stems))
         document.undetermined(
             f"no definition is named after {words or 'the topic'}, and no documentation speaks of it."
         )
@@ -161,7 +172,7 @@ def _quotes(study: Study) -> list[Hit]:
         hits = [
             hit
             for hit in study.survey.hits
-            if hit.kind in ("documentation", "history") and len(hit.text.split()) > 5 and hit.stems & thing
+            if hit.kind in ("documentation", "history") and is_sentence(hit.text, 6) and hit.stems & thing
             if (hit.path, hit.line) in cited
         ]
     hits.sort(key=lambda hit: (-len(hit.stems), hit.kind != "documentation"))
@@ -244,7 +255,9 @@ def _settings(study: Study, document: Document) -> None:
     parts = [f"{code(place.text, 80)} ({document.at_place(place, 'configuration')})" for place in settings]
     if reads:
         shown = document.at_place(reads[0], "environment")
-        parts.append(f"{len(reads)} line{'s' * (len(reads) != 1)} that read the environment, such as {shown}")
+        verb = "reads" if len(reads) == 1 else "read"
+        such_as = "" if len(reads) == 1 else "such as "
+        parts.append(f"{amount(len(reads), 'line')} that {verb} the environment, {such_as}{shown}")
     if parts:
         document.add("", f"Configuration that is there: {'; '.join(parts)}.")
 
@@ -259,7 +272,7 @@ def constraints(study: Study, document: Document) -> None:
             rows.append((name, plain(fact.text), document.at_place(fact, name.lower())))
     if facts.manifest:
         needed = facts.dependencies
-        said = f"{len(needed)} packages" if needed else "none"
+        said = amount(len(needed), "package") if needed else "none"
         rows.append(
             (
                 "Dependencies at run time",

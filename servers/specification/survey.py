@@ -11,12 +11,13 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from sage_actors.messages.ranking import UNSPACED
 from sage_actors.servers.corpus.sources import Sources, Symbol
 from sage_actors.servers.specification.evidence import Evidence
 from sage_actors.servers.specification.topic import SURFACE_WORDS, Topic, split_name, stem
 from sage_actors.servers.specification.words import Hit, WordIndex
 
-__all__ = ["Candidate", "Place", "Survey", "is_mechanism"]
+__all__ = ["Candidate", "Place", "Survey", "is_mechanism", "is_sentence"]
 
 _STRONG_WORDS = (
     "middleware middlewares hook hooks plugin plugins adapter adapters interceptor interceptors extension extensions"
@@ -45,6 +46,7 @@ _IMPORT = re.compile(r"(?:from|import|use|export)\s|.*\brequire\(")
 _DOC_START = re.compile(r'\s*[rRuUbB]*("""|\'\'\'|")')
 _ITEM = re.compile(r"\s*(?:[-*+•|]\s|\d+[.)]\s|\.\. )")
 _HEADING = re.compile(r"\s*(?:#{1,6}\s|[=\-~*^]{3,}\s*$|```)")
+_UNSPACED = re.compile(UNSPACED)
 _COMMENT = re.compile(r"^\s*(?:///?!?|#|\*|/\*\*?|--)\s?")
 
 
@@ -111,7 +113,7 @@ class Survey:
         while last < min(len(lines), hit.line + 4) and _continues(lines[last - 1], lines[last]):
             last += 1
         text = " ".join(line.strip() for line in lines[first - 1 : last])
-        return replace(hit, line=first, text=text) if len(text.split()) > 4 else None
+        return replace(hit, line=first, text=text) if is_sentence(text) else None
 
     @cached_property
     def candidates(self) -> list[Candidate]:
@@ -342,16 +344,21 @@ def _is_all(part: str, symbol: Symbol) -> bool:
 
 
 def _reason(words: list[str], akin: list[str], topic: Topic, *, is_named: bool) -> str:
-    shown = ", ".join(f"“{topic.word_of(part)}”" for part in words)
+    shown = ", ".join(f"“{word}”" for word in topic.words_of(words))
     parts = [f"{'named after' if is_named else 'stands under'} {shown}"] if words else []
     if akin:
-        parts.append("akin to " + ", ".join(f"“{topic.word_of(part)}”" for part in akin))
+        parts.append("akin to " + ", ".join(f"“{word}”" for word in topic.words_of(akin)))
     return ", ".join(parts)
 
 
 def is_mechanism(symbol: Symbol) -> bool:
     """Whether its name alone says that others hook in there: a middleware, a plugin, a mount."""
     return not _STRONG.isdisjoint(split_name(symbol.short_name))
+
+
+def is_sentence(text: str, words: int = 5) -> bool:
+    """Whether it has so many words; of what is written without spaces two characters count as one."""
+    return len(text.split()) + len(_UNSPACED.findall(text)) // 2 >= words
 
 
 def _continues(line: str, following: str) -> bool:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from sage_actors.messages.ranking import UNSPACED
 from sage_actors.servers.corpus.sources import Sources, Symbol
 from sage_actors.servers.documents.slugs import headline
 from sage_actors.servers.specification.error_text import Frame, parse_error
@@ -19,9 +20,10 @@ _MAX_SUSPECTS = 6
 _RECENT = 30  # commits
 _COMMON_WORDS = "Error Exception TypeError ValueError KeyError RuntimeError AssertionError IndexError OSError"
 _NAMED = re.compile(  # `(*Type).Method`, `Type.method`, `Type::method`, `function()`
-    r"\(?\*?(?P<owner>[A-Za-z_]\w*)\)?(?:\.|::|\#)(?P<member>[A-Za-z_]\w*)|\b(?P<function>[A-Za-z_]\w*)\(\)"
+    r"\(?\*?(?P<owner>[^\W\d]\w*)\)?(?:\.|::|\#)(?P<member>[^\W\d]\w*)|\b(?P<function>[^\W\d]\w*)\(\)"
 )
 _COMMON = frozenset(_COMMON_WORDS.split())
+_UNSPACED = re.compile(rf"{UNSPACED}{{4,}}")
 
 
 @dataclass(slots=True)
@@ -187,21 +189,28 @@ class Investigation:
 
 
 def _lines_with(sources: Sources, message: str) -> list[Place]:
-    """Lines that hold the longest run of the message's words that any line has, of at least three."""
-    words = re.findall(r"[A-Za-z][\w'-]+", message)[:24]
+    """Lines that hold the longest run of the message's words that any line has, of at least three.
+
+    What is written without spaces is no run of words: the longest such part of the message is looked for as it is.
+    """
+    words = re.findall(r"[^\W\d_][\w'-]+", message)[:24]
     for length in range(min(8, len(words)), 2, -1):
         runs = [words[n : n + length] for n in range(len(words) - length + 1)]
         pattern = re.compile("|".join(r"\W{1,3}".join(map(re.escape, run)) for run in runs))
-        found = [
-            Place(path, number, line.strip())
-            for path in sources.files("code")
-            if pattern.search(sources.text(path))
-            for number, line in enumerate(sources.lines(path), 1)
-            if pattern.search(line)
-        ]
-        if found:
+        if found := _matching(sources, pattern):
             return found
-    return []
+    unspaced = max(_UNSPACED.findall(message), key=len, default="")
+    return _matching(sources, re.compile(re.escape(unspaced))) if unspaced else []
+
+
+def _matching(sources: Sources, pattern: re.Pattern[str]) -> list[Place]:
+    return [
+        Place(path, number, line.strip())
+        for path in sources.files("code")
+        if pattern.search(sources.text(path))
+        for number, line in enumerate(sources.lines(path), 1)
+        if pattern.search(line)
+    ]
 
 
 def _raises(sources: Sources, kind: str) -> list[Place]:
