@@ -24,7 +24,7 @@ from sage_actors.messages.backend import Completion, TokenUsage
 from sage_actors.messages.errors import OperationError
 from sage_actors.servers.corpus.sources import Sources
 from sage_actors.servers.settings import ServerSettings
-from sage_actors.servers.specification.markdown import Document, block, code, plain
+from sage_actors.servers.specification.markdown import Document, block, code, plain, unmarked
 from sage_actors.servers.specification.server import create_server
 from sage_actors.servers.specification.study import Study
 from sage_actors.servers.specification.topic import Topic, split_name, stem
@@ -546,3 +546,75 @@ def test_a_topic_is_found_in_any_script(tmp_path: Path, topic: str, said: str) -
     assert said in line
     assert "What is written about it:" in text
     assert_citations_exist(project, text)
+
+
+def test_roles_of_a_domain_are_unmarked() -> None:
+    assert (
+        unmarked("Raise a :py:exc:`RuntimeError` on missing :attr:`~a.b`.")
+        == "Raise a RuntimeError on missing a.b."
+    )
+
+
+@pytest.mark.parametrize(
+    ("topic", "title"), [("🚀🔥", "🚀🔥"), (".", "."), ("Add a cache\nof answers", "Add a cache of answers")]
+)
+def test_the_whole_topic_is_the_title(tmp_path: Path, topic: str, title: str) -> None:
+    _, text, _ = create(python_project(tmp_path), topic=topic)
+    assert f'topic: "{title}"\n' in text
+    assert f"# Specification: {title}\n" in text
+
+
+def research_item(source: str, line: int, text: str) -> dict[str, Any]:
+    item = {"text": text, "kind": "code", "citation": {"source": source, "line": line}, "score": 2.0}
+    return {"operation": "code_search", "findings": [item]}
+
+
+def test_what_research_found_is_not_said_to_lack_the_words_that_it_has(tmp_path: Path) -> None:
+    files = {"src/a.py": "import x\n", "src/b.py": "import y\n", "examples/c.py": "class Again:\n    pass\n"}
+    project = write(tmp_path, files)
+    research = [
+        research_item("src/a.py", 1, "retries what failed"),
+        research_item("src/b.py", 1, "begins anew"),
+        research_item("examples/c.py", 1, "Retries each failed call."),
+    ]
+    _, text, _ = create(project, topic="retry failed calls", research=research)
+    worded, other = text.partition("Also found, under other words than those of the topic:")[::2]
+    assert "`src/a.py:1`" in worded.partition("Also found, by words of the topic in what they say:")[2]
+    assert "`src/b.py:1`" in other.partition("##")[0]
+    assert "Examples that have its words, to be read as models: `Again` (`examples/c.py:1`)." in text
+
+
+def test_what_stands_in_the_place_that_the_topic_names_comes_first(tmp_path: Path) -> None:
+    files = {
+        "src/web.py": "def middleware(f):\n    return f\n",
+        "src/client_hooks.py": "class CallMiddleware:\n    pass\n",
+        "docs/a.md": "middleware middleware middleware\n",
+    }
+    project = write(tmp_path, files)
+    result, _, _ = create(project, topic="backoff in the client")
+    assert [place["path"] for place in result["places"]][:1] == ["src/client_hooks.py"]
+    result, _, _ = create(project, topic="backoff in the scheduler")
+    assert [place["path"] for place in result["places"]][:1] == ["src/web.py"]
+
+
+def test_overloads_are_told_once_by_the_one_with_words(tmp_path: Path) -> None:
+    source = (
+        "class Client:\n    @overload\n    def request(self): ...\n\n    def request(self):\n"
+        '        """Ask for it."""\n'
+    )
+    result, text, _ = create(write(tmp_path, {"src/client.py": source}), topic="request")
+    (place,) = result["places"]
+    assert place["line"] == 5
+    assert "`Client.request` (`src/client.py:5`)." in text
+
+
+def test_a_comment_is_quoted_to_the_end_of_its_sentence(tmp_path: Path) -> None:
+    source = (
+        "package a\n\n// Use hooks in what will be\n// called later. It is fast.\nfunc Use() {}\n\n"
+        "// Handling of hooks\n// If there is none it waits.\nfunc Handle() {}\n"
+    )
+    project = write(tmp_path, {"go.mod": "module a\n", "a.go": source})
+    _, text, _ = create(project, topic="use")
+    assert "“Use hooks in what will be called later. It is fast.”" in text
+    _, text, _ = create(project, topic="handle")
+    assert "“Handling of hooks”" in text

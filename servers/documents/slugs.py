@@ -38,8 +38,9 @@ def slug_of(topic: str) -> str:
 
 
 def headline(topic: str) -> str:
-    """The line that says what a text is about: the last that names an error, else the first with a word."""
+    """The line that says what a text is about: the last that names an error, else the first with a word, if any."""
     lines = [line.strip() for line in topic.splitlines() if re.search(r"\w", line)]
+    lines = lines or [line.strip() for line in topic.splitlines() if line.strip()]
     errors = [line for line in lines if _ERROR.search(line)] if len(lines) > 1 else []
     if not errors and lines and lines[0].startswith("Traceback"):
         errors = lines[-1:]  # the exception's class need not be called an error

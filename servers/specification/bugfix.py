@@ -28,7 +28,7 @@ def write_bugfix(study: Study, document: Document) -> tuple[Requirements, list[S
         for s in looked.suspects
         if s.symbol is not None
     ]
-    document.add(f"# Bug: {plain(headline(study.topic.text), 120)}")
+    document.add(f"# Bug: {plain(study.title, 120)}")
     _summary(study, looked, document)
     _error(study, looked, document)
     _places(study, looked, document)

@@ -43,7 +43,7 @@ def plain(text: str, limit: int = 300) -> str:
 def unmarked(text: str) -> str:
     """A quotation without the marks of its own format: emphasis, code, list items, links as `text (address)`."""
     text = _LINK.sub(lambda m: f"{m[1]} ({m[2]})" if m[2].startswith("http") else m[1], text)
-    text = re.sub(r":\w+:`~?\.?([^`<]*?)(?:\s*<[^`]*>)?`", r"\1", text)  # roles of reStructuredText
+    text = re.sub(r"(?::\w+)+:`~?\.?([^`<]*?)(?:\s*<[^`]*>)?`", r"\1", text)  # roles of reStructuredText
     return re.sub(r"\*\*|``?|^\s*(?:[-*+•]|\d+[.)]|#+|>)\s+", "", text).strip()
 
 

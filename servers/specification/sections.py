@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 
 from sage_actors.servers.corpus.sources import Symbol
-from sage_actors.servers.documents.slugs import headline
 from sage_actors.servers.specification.evidence import Item
 from sage_actors.servers.specification.markdown import (
     Document,
@@ -21,6 +20,7 @@ from sage_actors.servers.specification.places import Spot, near
 from sage_actors.servers.specification.study import Study
 from sage_actors.servers.specification.survey import is_sentence
 from sage_actors.servers.specification.tests import find_tests
+from sage_actors.servers.specification.topic import split_name, stem
 from sage_actors.servers.specification.words import Hit
 
 __all__ = [
@@ -36,6 +36,8 @@ __all__ = [
 
 _QUOTES = 5
 _OTHERWISE = 4
+_EXAMPLES = 3
+_EXAMPLE_FOLDERS = frozenset({"example", "examples", "sample", "samples", "demo", "demos"})
 _STRONG = 0.5  # of the best score of its operation
 
 
@@ -43,7 +45,7 @@ def front_matter(study: Study, document: Document, provenance: str, level: str) 
     """What a reader, or a program, needs to judge the document."""
     repository = study.sources.repository
     fields = [
-        ("topic", shortened(headline(study.topic.text), 200)),
+        ("topic", shortened(study.title, 200)),
         ("kind", study.kind),
         ("project", study.name),
     ]
@@ -147,13 +149,27 @@ def existing(study: Study, document: Document) -> None:
 
 
 def _by_research(study: Study, document: Document, shown: set[tuple[str, int]], quotes: list[Hit]) -> None:
-    """What research found under other words than the topic's: synonyms, neighbours. To be judged by the reader."""
+    """What research found beside them, and whether by the topic's words or by others: synonyms, neighbours."""
     items = _found_otherwise(study, shown, quotes)
-    if items:
-        document.add("", "Also found, under other words than those of the topic:", "")
-    for item in items:
-        place = document.at(item.source, item.line, item.operation)
-        document.bullet(f"{place}: {code(' '.join(item.text.split()), 150)} (by {item.operation})")
+    worded = [item for item in items if _shared(study, item.text)]
+    for title, found in (
+        ("Also found, by words of the topic in what they say:", worded),
+        (
+            "Also found, under other words than those of the topic:",
+            [item for item in items if item not in worded],
+        ),
+    ):
+        if found:
+            document.add("", title, "")
+        for item in found:
+            place = document.at(item.source, item.line, item.operation)
+            document.bullet(f"{place}: {code(' '.join(item.text.split()), 150)} (by {item.operation})")
+
+
+def _shared(study: Study, text: str) -> set[str]:
+    """The stems of the topic that a text has, as words or as parts of names."""
+    found = {stem(part) for part in split_name(text)}
+    return found.intersection(study.topic.stems)
 
 
 def _found_otherwise(study: Study, shown: set[tuple[str, int]], quotes: list[Hit]) -> list[Item]:
@@ -203,6 +219,7 @@ def where(study: Study, document: Document, found: list[Spot]) -> None:
         shown = ", ".join(f"{code(spot.symbol.name)} ({document.at_place(spot.symbol)})" for spot in close)
         document.add(f"In or beside the definitions above: {shown}.")
     _models(study, document, close)
+    _examples(study, document)
     for role in dict.fromkeys(spot.role for spot in found if spot.role in _ROLE_TITLES):
         document.add("", f"{_ROLE_TITLES[role]}:", "")
         for spot in (spot for spot in found if spot.role == role):
@@ -222,6 +239,27 @@ def _models(study: Study, document: Document, close: list[Spot]) -> None:
             document.add(
                 "", f"Derived from {code(spot.symbol.name)} already, to be read as models: {shown}{more}."
             )
+
+
+def _examples(study: Study, document: Document) -> None:
+    """Examples that do it already: they say how it can be done here."""
+    needed, thing = study.survey.words_needed, set(study.topic.thing_stems)
+    found = {
+        item.source: item.line
+        for item in study.evidence.of("code")
+        if item.line is not None and needed and len(_shared(study, item.text) & thing) >= needed
+    }
+    for hit in study.survey.whole("code"):
+        found.setdefault(hit.path, hit.line)
+    shown = []
+    for path, line in found.items():
+        symbol = study.sources.symbol_at(path, line)
+        if symbol is not None and not _EXAMPLE_FOLDERS.isdisjoint(path.lower().split("/")):
+            shown.append(f"{code(symbol.name)} ({document.at(path, line, 'example')})")
+    if shown:
+        more = ", …" if len(shown) > _EXAMPLES else ""
+        said = ", ".join(shown[:_EXAMPLES])
+        document.add("", f"Examples that have its words, to be read as models: {said}{more}.")
 
 
 _ROLE_TITLES = {

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sage_actors.servers.corpus.project_facts import ProjectFacts, collect_facts
 from sage_actors.servers.corpus.sources import Sources, sources_of
+from sage_actors.servers.documents.slugs import headline
 from sage_actors.servers.implementation.checks import Check, best_check, detect_checks
 from sage_actors.servers.specification.evidence import Evidence, gather
 from sage_actors.servers.specification.survey import Survey
@@ -84,6 +85,11 @@ class Study:
     def name(self) -> str:
         """The project's name by its manifest, else of its folder."""
         return self.facts.name.text if self.facts.name else self.sources.repository.root.name
+
+    @property
+    def title(self) -> str:
+        """What the documents are called: the topic; of an error text the line that says what it is about."""
+        return headline(self.topic.text) if self.kind == "bugfix" else self.topic.text
 
     @cached_property
     def churn(self) -> Counter[str]:

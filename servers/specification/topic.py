@@ -11,12 +11,15 @@ from functools import cached_property, lru_cache
 from sage_actors.messages.ranking import UNSPACED, pairs_of
 from sage_actors.servers.corpus.relevance import kindred
 
-__all__ = ["SURFACE_WORDS", "Topic", "split_name", "stem"]
+__all__ = ["SURFACE_WORDS", "VAGUE_WORDS", "Topic", "split_name", "stem"]
 
 SURFACE_WORDS = frozenset(
     {"api", "publ", "public", "interfac", "client", "librar", "endpoint", "cli", "surfac"}
 )
 """Stems that mean what users of a project see, and only by chance a word in a name."""
+
+VAGUE_WORDS = SURFACE_WORDS - {"client", "cli", "endpoint"}
+"""Those of them that name no place in the code."""
 
 _STOP_WORDS = (
     "a an the and or of to in on for with without by from as at is are be it its this that these those "
