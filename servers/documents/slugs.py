@@ -1,4 +1,8 @@
-"""The folder name of a topic: readable, safe in any file system, and different for different topics."""
+"""The folder name of a topic: readable, safe in any file system, and different for topics that read differently.
+
+Topics that differ in case or in what stands between their words share one; what is there of the other is kept
+(`documents.py`).
+"""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ async def generate_plan(
         provenance=made.provenance,
         evidence_level="cited" if made.provenance == "local" else "inferred",
         tokens=TokenCount.of(handed, made.text),
-        notes=_notes(spec, drafted),
+        notes=[*written.notes, *_notes(spec, drafted)],
     )
     return result, drafted.usage if drafted else None
 
