@@ -24,10 +24,13 @@ from sage_actors.messages.backend import Completion, TokenUsage
 from sage_actors.messages.errors import OperationError
 from sage_actors.servers.corpus.sources import Sources
 from sage_actors.servers.settings import ServerSettings
+from sage_actors.servers.specification import tests as covering
+from sage_actors.servers.specification.error_text import parse_error
 from sage_actors.servers.specification.markdown import Document, block, code, plain, unmarked
 from sage_actors.servers.specification.server import create_server
 from sage_actors.servers.specification.study import Study
 from sage_actors.servers.specification.topic import Topic, split_name, stem
+from sage_actors.servers.specification.words import WordIndex
 
 TOPIC = "rate limiting for the public API"
 
@@ -618,3 +621,86 @@ def test_a_comment_is_quoted_to_the_end_of_its_sentence(tmp_path: Path) -> None:
     assert "“Use hooks in what will be called later. It is fast.”" in text
     _, text, _ = create(project, topic="handle")
     assert "“Handling of hooks”" in text
+
+
+def test_the_same_slug_of_another_kind_keeps_both(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    _, feature, _ = create(project, topic="retry requests")
+    again, _, _ = create(project, topic="retry requests")
+    assert (again["document"], again["backup"]) == ("unchanged", None)
+    result, _, _ = create(project, topic="retry requests", kind="enhancement")
+    assert (project / result["backup"]).read_text() == feature
+    assert 'was of another kind: "feature"' in result["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "line"),
+    [
+        (
+            "'NoneType' object has no attribute 'raw_host' in aiohttp/client.py line 640",
+            "aiohttp/client.py",
+            640,
+        ),
+        ("it breaks in `lib/a.js`, line 7", "lib/a.js", 7),
+        ("line 12 of src/x.go fails", "src/x.go", 12),
+        ("File shop/client.py, line 3, in connect", "shop/client.py", 3),
+    ],
+)
+def test_a_place_in_prose_is_a_frame(text: str, path: str, line: int) -> None:
+    (frame,) = parse_error(text).frames
+    assert (frame.path, frame.line) == (path, line)
+
+
+def test_the_words_of_the_language_are_no_words_of_the_message(tmp_path: Path) -> None:
+    files = {
+        "src/a.py": "def __getattr__(name):\n    raise AttributeError(f'module has no attribute {name}')\n",
+        "src/b.py": "def host(url):\n    return url.raw_host\n",
+    }
+    topic = "'NoneType' object has no attribute 'raw_host' in src/b.py line 2"
+    result, text, _ = create(write(tmp_path, files), topic=topic, kind="bugfix")
+    assert [place["symbol"] for place in result["places"]] == ["host"]
+    assert "The report has no frame" not in text
+
+
+def test_a_frame_of_lines_that_moved_is_at_its_function(tmp_path: Path) -> None:
+    source = "Parser.prototype.remove = function () {\n  x()\n}\n\nParser.prototype.run = function () {\n  y()\n}\n"
+    topic = "Error: no\n    at Parser.run (/app/lib/parser.js:2:3)"
+    result, text, _ = create(write(tmp_path, {"lib/parser.js": source}), topic=topic, kind="bugfix")
+    assert [place["symbol"] for place in result["places"]] == ["Parser.prototype.run"]
+    assert "It names `run` at `lib/parser.js:2`, where `run` is not" in text
+
+
+def test_a_failing_test_leads_to_what_it_names_and_to_what_has_its_words(tmp_path: Path) -> None:
+    files = {
+        "pyproject.toml": "[tool.pytest.ini_options]\n",
+        "src/client.py": (
+            "class Session:\n    def send(self, url):\n        # a redirect to another host must drop auth\n"
+            "        return self.auth\n\n\ndef open_pool():\n    pass\n"
+        ),
+        "tests/test_client.py": "def test_drop_auth_on_redirect():\n    assert open_pool()\n\n\ndef test_b(): no()\n",
+    }
+    project = write(tmp_path, files)
+    topic = "tests/test_client.py::test_drop_auth_on_redirect"
+    result, text, _ = create(project, topic=topic, kind="bugfix")
+    assert [place["symbol"] for place in result["places"]] == ["Session.send"]
+    assert "`src/client.py:7`, in `open_pool`:" in text
+    assert "-q tests/test_client.py::test_drop_auth_on_redirect\n" in text
+
+
+def test_a_common_name_is_a_mention_beside_its_class_and_no_library_is_a_test(tmp_path: Path) -> None:
+    files = {
+        "shop/__init__.py": "",
+        "shop/basket.py": "class Basket:\n    def remove(self): ...\n\n\ndef main(): ...\n\n\ndef _weigh(): ...\n",
+        "shop/test_utils.py": "class TestBasket:\n    def go(self): Basket().remove()\n",
+        "tests/test_all.py": "def test_a():\n    files.remove(x)\n    main()\n",
+        "tests/test_goods.py": "def test_b():\n    Basket().remove(x)\n    _weigh()\n",
+    }
+    sources = Sources(write(tmp_path, files))
+    words = sources.once(WordIndex)
+    tests = {
+        symbol.short_name: [test.path for test in covering.find_tests(symbol.path, sources, words, symbol)]
+        for symbol in sources.symbols_of("shop/basket.py")
+    }
+    goods = ["tests/test_goods.py"]
+    assert tests == {"Basket": goods, "remove": goods, "main": [], "_weigh": goods}
+    assert covering.tests_of_file("shop/basket.py", sources, words) == goods
