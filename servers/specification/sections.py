@@ -59,9 +59,9 @@ def project_line(study: Study, document: Document) -> None:
     """Which project this is, by its own words."""
     facts = study.facts
     said = [f"**Project:** {plain(study.name)}"]
-    said[0] += f" {plain(facts.version.text)}" if facts.version else ""
-    for fact, what in ((facts.name, "name"), (facts.version, "version")):
-        said[0] += f" ({document.at_place(fact, what)})" if fact and what == "name" else ""
+    said[0] += f" ({document.at_place(facts.name, 'name')})" if facts.name else ""
+    if facts.version:
+        said[0] += f" {plain(facts.version.text)} ({document.at_place(facts.version, 'version')})"
     if facts.purpose:
         said.append(f"“{plain(facts.purpose.text)}” ({document.at_place(facts.purpose, 'purpose')})")
     if facts.main_language:
