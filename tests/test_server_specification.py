@@ -704,3 +704,63 @@ def test_a_common_name_is_a_mention_beside_its_class_and_no_library_is_a_test(tm
     goods = ["tests/test_goods.py"]
     assert tests == {"Basket": goods, "remove": goods, "main": [], "_weigh": goods}
     assert covering.tests_of_file("shop/basket.py", sources, words) == goods
+
+
+def test_name_and_version_are_cited_where_each_stands(tmp_path: Path) -> None:
+    files = {
+        "pyproject.toml": '[project]\nname = "shop"\ndynamic = ["version"]\n',
+        "shop/__init__.py": '"""Shop."""\n__version__ = "1.2.3"\n',
+    }
+    _, text, _ = create(write(tmp_path, files))
+    assert "**Project:** shop (`pyproject.toml:2`) 1.2.3 (`shop/__init__.py:2`)" in text
+
+
+def test_a_folder_of_projects_has_no_version_of_its_own(tmp_path: Path) -> None:
+    files = {
+        "one/pyproject.toml": '[project]\nname = "one"\n',
+        "one/one/__init__.py": '__version__ = "1.2.3"\n',
+        "two/package.json": '{"name": "two"}\n',
+        "two/index.js": "x\n",
+        "two/other.js": "x\n",
+        "three.py": "x = 1\n",
+    }
+    _, text, _ = create(write(tmp_path, files))
+    assert f"**Project:** {tmp_path.name}".replace("_", "") in text.replace("\\_", "").replace("_", "")
+    assert "1.2.3" not in text
+
+
+def test_the_manifest_of_the_folder_with_most_of_the_code_is_the_project_s(tmp_path: Path) -> None:
+    files = {
+        "v7/go.mod": "module example.org/shop/v7\n\ngo 1.21\n\nrequire example.org/log v1.2.3\n",
+        "v7/a.go": "package shop\n",
+        "v7/b.go": "package shop\n",
+        "tool.go": "package main\n",
+    }
+    _, text, _ = create(write(tmp_path, files))
+    assert "**Project:** example.org/shop/v7 (`v7/go.mod:1`)" in text
+    assert "| Dependencies at run time | 1 package | `v7/go.mod:5` |" in text
+
+
+def test_most_to_gain_is_where_the_topic_is_and_not_where_most_is_complex(tmp_path: Path) -> None:
+    branches = "".join(f"    if x == {n}:\n        return {n}\n" for n in range(60))
+    files = {
+        "src/listing.py": f"def list_uploads(x):\n{branches}",
+        "src/upload.py": "def upload(x):\n    # an upload\n    if x:\n        return upload_part(x)\n",
+    }
+    _, text, _ = create(write(tmp_path, files), topic="upload", kind="enhancement")
+    assert "**Most to gain:** `src/upload.py`" in text
+    _, text, _ = create(write(tmp_path, files), topic="zebra", kind="enhancement", slug="z")
+    assert "The request gives no figure; nothing was measured." in text
+
+
+def test_a_habit_that_says_nothing_is_left_out(tmp_path: Path) -> None:
+    said = [
+        "0 of 1 functions are async (0 %).",
+        "the error is most often handled otherwise (7 of 9).",
+        "10 of 20 are.",
+    ]
+    patterns = {"patterns": [{"statement": each, "category": "style", "total": 3} for each in said]}
+    _, text, _ = create(python_project(tmp_path), patterns=patterns)
+    assert "10 of 20 are" in text
+    assert "0 of 1 functions" not in text
+    assert "otherwise" not in text

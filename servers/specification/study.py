@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ Kind = Literal["feature", "bugfix", "enhancement"]
 
 _MAX_HABITS = 8
 _MAX_SKILLS = 5
+_EMPTY = re.compile(r"\b0 of \d+\b|\(0 %\)|most often handled otherwise")
+"""Habits that say only what is not done, or not how: nothing to keep to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ def _habits(patterns: Any, sources: Sources) -> Iterator[Habit]:
         examples = pattern.get("citations")
         shown = (_shown(example, sources) for example in (examples if isinstance(examples, list) else []))
         path, line = next(filter(None, shown), ("", 0))
+        if _EMPTY.search(statement):
+            continue
         if path or isinstance(pattern.get("total"), int):
             yield Habit(statement, category, path, line)
 
