@@ -25,7 +25,10 @@ from typing import Protocol
 from sage_actors.messages.passages import Passage
 from sage_actors.messages.tokens import count_tokens
 
-__all__ = ["PassageIndex", "Ranked", "has_fts5", "select", "shingles"]
+__all__ = ["UNSPACED", "PassageIndex", "Ranked", "has_fts5", "pairs_of", "select", "shingles"]
+
+UNSPACED = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+"""A character of Chinese, Japanese or Korean, as a pattern: these write no spaces, or not between all words."""
 
 _K1, _B = 1.2, 0.75  # as FTS5 has them
 _SHINGLE_WORDS = 5
@@ -39,7 +42,7 @@ _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _HUMPED = re.compile(r"[a-z0-9_]++[A-Z]|[A-Z][a-z0-9_]++[A-Z]|[A-Z]{2,}+[a-z]")  # how such a word begins
 _NAME = re.compile(r"\w+")
 _HAS_HUMPS = re.compile(r"[a-z0-9_][A-Z]|[A-Z]{2}[a-z]").search  # a quick look: most text has none
-_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}")  # Chinese, Japanese, Korean
+_UNSPACED = re.compile(rf"{UNSPACED}{{2,}}")
 _COMMON = (
     "a an and are as at be by can do does for from has have how i if in is it its my of on or that the "
     "there this to was what when where which who why will with you your isn t s don should not we our"
@@ -192,8 +195,13 @@ def _searchable(text: str) -> str:
     names = sorted({*_NAME.findall(text)}) if _HAS_HUMPS(text) else ()
     more = [apart for each in names if (apart := _humps_apart(each))]
     if not text.isascii():
-        more += [run[at : at + 2] for run in _UNSPACED.findall(text) for at in range(len(run) - 1)]
+        more += [pair for run in _UNSPACED.findall(text) for pair in pairs_of(run)]
     return "\n".join([text, *more]) if more else text
+
+
+def pairs_of(run: str) -> list[str]:
+    """The overlapping pairs of characters that stand for the words of a text without spaces."""
+    return [run[at : at + 2] for at in range(len(run) - 1)]
 
 
 @lru_cache(maxsize=1 << 15)

@@ -12,7 +12,15 @@ from rich.console import Console
 
 from sage_actors.messages.definition import NodeSpec, OperationSpec, PhaseSpec, WorkflowSpec
 from sage_actors.messages.events import Event
-from sage_actors.supervisor.cli.display import Progress, duration, line_of, one_line, printable, results_text
+from sage_actors.supervisor.cli.display import (
+    Progress,
+    duration,
+    line_of,
+    measured_lines,
+    one_line,
+    printable,
+    results_text,
+)
 from sage_actors.supervisor.cli.live_display import picture
 from sage_actors.supervisor.json_text import abbreviate, to_json, to_line
 
@@ -194,3 +202,11 @@ def test_the_picture_fits_a_low_terminal_however_much_runs() -> None:
     text = _drawn(_fed(event("run_started", nodes=10_000), *started), height=12)
     assert len(text.splitlines()) <= 12
     assert "more" in text
+
+
+def test_a_document_that_was_kept_is_told_apart_from_those_written() -> None:
+    paths = ["docs/specs/x/spec.md", "docs/specs/x/spec.backup-1.md"]
+    assert measured_lines({"artifacts": paths}) == [
+        f"wrote {paths[0]}",
+        f"kept {paths[1]}: what stood there before",
+    ]

@@ -170,6 +170,19 @@ def test_what_nobody_wrote_is_no_text() -> None:
     assert classify("a.py", 10_000_000) is None
 
 
+def test_latin_1_is_read_where_it_can_be_nothing_else() -> None:
+    assert decoded("für alle Größen".encode("latin-1")) == "für alle Größen"
+    assert decoded("für alle Größen".encode()) == "für alle Größen"
+    assert decoded("für".encode() + b" gr\xfcn") == "für gr\ufffdn"
+    assert decoded(b"gr\xfcn \x93") == "gr\ufffdn \ufffd"
+
+
+@pytest.mark.parametrize("path", ["src/new\nline.py", "src/two  blanks.py", "src/end.py ", "src/a\u2028b.py"])
+def test_a_name_that_no_citation_can_show_is_no_evidence(path: str) -> None:
+    assert classify(path, 10) is None
+    assert classify("src/one blank.py", 10) is not None
+
+
 def test_every_piece_of_a_file_stands_where_it_says(project: Files) -> None:
     root = project(
         {

@@ -128,3 +128,27 @@ def test_a_document_that_is_too_large_is_refused(tmp_path: Path) -> None:
 
 def test_a_document_that_is_not_there_reads_as_none(tmp_path: Path) -> None:
     assert read_document(tmp_path, SPEC) is None
+
+
+def front(topic: str, kind: str, body: str = "x") -> str:
+    return f'---\ntopic: "{topic}"\nkind: "{kind}"\nproject: "p"\n---\n\n{body}\n'
+
+
+@pytest.mark.parametrize(
+    ("topic", "kind", "what"),
+    [
+        ("retry requests", "enhancement", 'of another kind: "feature"'),
+        ("retry/requests", "feature", 'of another topic: "retry requests"'),
+    ],
+)
+def test_a_document_of_another_topic_or_kind_is_kept(
+    tmp_path: Path, topic: str, kind: str, what: str
+) -> None:
+    write_document(tmp_path, SPEC, front("retry requests", "feature"))
+    before = (tmp_path / SPEC).read_bytes()
+    assert write_document(tmp_path, SPEC, front("retry requests", "feature", "newer")).backup is None
+    write_document(tmp_path, SPEC, front("retry requests", "feature"))
+    written = write_document(tmp_path, SPEC, front(topic, kind))
+    assert written.backup == "docs/specs/one/spec.backup-1.md"
+    assert written.notes == [f"{SPEC} was {what}: that one is kept as {written.backup}"]
+    assert (tmp_path / written.backup).read_bytes() == before

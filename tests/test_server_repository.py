@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sage_actors.servers.corpus.repository import Repository, repository_state, shown_name
+from sage_actors.servers.quality.churn import read_churn
 
 GIT = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main")
 
@@ -191,6 +192,25 @@ def test_history_has_messages_dates_and_files_newest_first(root: Path) -> None:
     assert last.date[:2] == "20"
     assert last.commit == Repository(root).head
     assert Repository(root).history(1) == [last]
+
+
+def test_a_commit_of_what_a_run_wrote_is_no_history(root: Path) -> None:
+    before = Repository(root).history()
+    specs = root / "docs" / "specs" / "x"
+    specs.mkdir(parents=True)
+    (specs / "spec.md").write_text("# x\n")
+    git(root, "add", "docs")
+    git(root, "commit", "-q", "-m", "Add the specification of x")
+    repository = Repository(root)
+    assert repository.history() == before
+    assert repository.head_date >= before[0].date
+    assert read_churn(repository).described.startswith("2 commits without merges")
+    (specs / "spec.md").write_text("# y\n")
+    (root / "a.py").write_text("one = 2\n")
+    git(root, "commit", "-q", "-a", "-m", "Change a, and what is said of it")
+    repository = Repository(root)
+    assert repository.history()[0].files == ("a.py",)
+    assert set(read_churn(repository).files) == {".gitignore", "a.py", "sub/b.py"}
 
 
 def test_a_message_full_of_separators_breaks_no_other_commit(root: Path) -> None:

@@ -24,10 +24,13 @@ from sage_actors.messages.backend import Completion, TokenUsage
 from sage_actors.messages.errors import OperationError
 from sage_actors.servers.corpus.sources import Sources
 from sage_actors.servers.settings import ServerSettings
-from sage_actors.servers.specification.markdown import Document, block, code, plain
+from sage_actors.servers.specification import tests as covering
+from sage_actors.servers.specification.error_text import parse_error
+from sage_actors.servers.specification.markdown import Document, block, code, plain, unmarked
 from sage_actors.servers.specification.server import create_server
 from sage_actors.servers.specification.study import Study
-from sage_actors.servers.specification.topic import Topic, stem
+from sage_actors.servers.specification.topic import Topic, split_name, stem
+from sage_actors.servers.specification.words import WordIndex
 
 TOPIC = "rate limiting for the public API"
 
@@ -502,3 +505,262 @@ def test_measures_that_are_garbage_measure_nothing(tmp_path: Path, garbage: Any)
     _, text, _ = create(python_project(tmp_path), kind="enhancement", research=research)
     assert "The most complex functions" not in text
     assert "The same code" not in text
+
+
+@pytest.mark.parametrize(
+    ("topic", "stems", "words"),
+    [
+        ("Größe prüfen", ("größ", "prüfen"), ["Größe", "prüfen"]),
+        ("ограничение скорости", ("ограничение", "скорости"), ["ограничение", "скорости"]),
+        ("限速 API", ("限速", "api"), ["限速", "API"]),
+        ("请求限速API", ("请求", "求限", "限速", "api"), ["请求限速", "API"]),
+        ("rate_limit C++", ("rat", "limit", "c++"), ["rate", "limit", "C++"]),
+    ],
+)
+def test_a_topic_in_any_script_has_whole_words(topic: str, stems: tuple[str, ...], words: list[str]) -> None:
+    read = Topic(topic)
+    assert read.stems == stems
+    assert read.words_of(read.stems) == words
+
+
+def test_names_in_any_alphabet_are_parted_at_their_humps() -> None:
+    assert split_name("GrößePrüfen_ДляAPI") == ("größe", "prüfen", "для", "api")
+    assert split_name("check_限速器2") == ("check", "限速", "速器", "2")
+
+
+@pytest.mark.parametrize(
+    ("topic", "said"),
+    [
+        ("Größe prüfen", "they stand together in 1 line of documentation (`docs/g.md:1`)"),
+        ("限速", "“限速” stands in 1 line of code (`src/a.py:1`), 1 line of documentation (`docs/g.md:3`)"),
+        ("请求限速器", "it stands in 1 line of documentation (`docs/g.md:3`)"),
+        ("проверка размера", "stand together in 1 line of documentation (`docs/g.md:5`)"),
+    ],
+)
+def test_a_topic_is_found_in_any_script(tmp_path: Path, topic: str, said: str) -> None:
+    files = {
+        "src/a.py": "# 限速\ndef check(n):\n    return n\n",
+        "docs/g.md": "Wir wollen die Größe von allem prüfen.\n\n公共接口的请求限速在这里说明。\n\n"
+        "Здесь проверка размера описана словами.\n",
+    }
+    project = write(tmp_path, files)
+    _, text, _ = create(project, topic=topic)
+    (line,) = [line for line in text.splitlines() if "Is it there already" in line]
+    assert said in line
+    assert "What is written about it:" in text
+    assert_citations_exist(project, text)
+
+
+def test_roles_of_a_domain_are_unmarked() -> None:
+    assert (
+        unmarked("Raise a :py:exc:`RuntimeError` on missing :attr:`~a.b`.")
+        == "Raise a RuntimeError on missing a.b."
+    )
+
+
+@pytest.mark.parametrize(
+    ("topic", "title"), [("🚀🔥", "🚀🔥"), (".", "."), ("Add a cache\nof answers", "Add a cache of answers")]
+)
+def test_the_whole_topic_is_the_title(tmp_path: Path, topic: str, title: str) -> None:
+    _, text, _ = create(python_project(tmp_path), topic=topic)
+    assert f'topic: "{title}"\n' in text
+    assert f"# Specification: {title}\n" in text
+
+
+def research_item(source: str, line: int, text: str) -> dict[str, Any]:
+    item = {"text": text, "kind": "code", "citation": {"source": source, "line": line}, "score": 2.0}
+    return {"operation": "code_search", "findings": [item]}
+
+
+def test_what_research_found_is_not_said_to_lack_the_words_that_it_has(tmp_path: Path) -> None:
+    files = {"src/a.py": "import x\n", "src/b.py": "import y\n", "examples/c.py": "class Again:\n    pass\n"}
+    project = write(tmp_path, files)
+    research = [
+        research_item("src/a.py", 1, "retries what failed"),
+        research_item("src/b.py", 1, "begins anew"),
+        research_item("examples/c.py", 1, "Retries each failed call."),
+    ]
+    _, text, _ = create(project, topic="retry failed calls", research=research)
+    worded, other = text.partition("Also found, under other words than those of the topic:")[::2]
+    assert "`src/a.py:1`" in worded.partition("Also found, by words of the topic in what they say:")[2]
+    assert "`src/b.py:1`" in other.partition("##")[0]
+    assert "Examples that have its words, to be read as models: `Again` (`examples/c.py:1`)." in text
+
+
+def test_what_stands_in_the_place_that_the_topic_names_comes_first(tmp_path: Path) -> None:
+    files = {
+        "src/web.py": "def middleware(f):\n    return f\n",
+        "src/client_hooks.py": "class CallMiddleware:\n    pass\n",
+        "docs/a.md": "middleware middleware middleware\n",
+    }
+    project = write(tmp_path, files)
+    result, _, _ = create(project, topic="backoff in the client")
+    assert [place["path"] for place in result["places"]][:1] == ["src/client_hooks.py"]
+    result, _, _ = create(project, topic="backoff in the scheduler")
+    assert [place["path"] for place in result["places"]][:1] == ["src/web.py"]
+
+
+def test_overloads_are_told_once_by_the_one_with_words(tmp_path: Path) -> None:
+    source = (
+        "class Client:\n    @overload\n    def request(self): ...\n\n    def request(self):\n"
+        '        """Ask for it."""\n'
+    )
+    result, text, _ = create(write(tmp_path, {"src/client.py": source}), topic="request")
+    (place,) = result["places"]
+    assert place["line"] == 5
+    assert "`Client.request` (`src/client.py:5`)." in text
+
+
+def test_a_comment_is_quoted_to_the_end_of_its_sentence(tmp_path: Path) -> None:
+    source = (
+        "package a\n\n// Use hooks in what will be\n// called later. It is fast.\nfunc Use() {}\n\n"
+        "// Handling of hooks\n// If there is none it waits.\nfunc Handle() {}\n"
+    )
+    project = write(tmp_path, {"go.mod": "module a\n", "a.go": source})
+    _, text, _ = create(project, topic="use")
+    assert "“Use hooks in what will be called later. It is fast.”" in text
+    _, text, _ = create(project, topic="handle")
+    assert "“Handling of hooks”" in text
+
+
+def test_the_same_slug_of_another_kind_keeps_both(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    _, feature, _ = create(project, topic="retry requests")
+    again, _, _ = create(project, topic="retry requests")
+    assert (again["document"], again["backup"]) == ("unchanged", None)
+    result, _, _ = create(project, topic="retry requests", kind="enhancement")
+    assert (project / result["backup"]).read_text() == feature
+    assert 'was of another kind: "feature"' in result["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "line"),
+    [
+        (
+            "'NoneType' object has no attribute 'raw_host' in aiohttp/client.py line 640",
+            "aiohttp/client.py",
+            640,
+        ),
+        ("it breaks in `lib/a.js`, line 7", "lib/a.js", 7),
+        ("line 12 of src/x.go fails", "src/x.go", 12),
+        ("File shop/client.py, line 3, in connect", "shop/client.py", 3),
+    ],
+)
+def test_a_place_in_prose_is_a_frame(text: str, path: str, line: int) -> None:
+    (frame,) = parse_error(text).frames
+    assert (frame.path, frame.line) == (path, line)
+
+
+def test_the_words_of_the_language_are_no_words_of_the_message(tmp_path: Path) -> None:
+    files = {
+        "src/a.py": "def __getattr__(name):\n    raise AttributeError(f'module has no attribute {name}')\n",
+        "src/b.py": "def host(url):\n    return url.raw_host\n",
+    }
+    topic = "'NoneType' object has no attribute 'raw_host' in src/b.py line 2"
+    result, text, _ = create(write(tmp_path, files), topic=topic, kind="bugfix")
+    assert [place["symbol"] for place in result["places"]] == ["host"]
+    assert "The report has no frame" not in text
+
+
+def test_a_frame_of_lines_that_moved_is_at_its_function(tmp_path: Path) -> None:
+    source = "Parser.prototype.remove = function () {\n  x()\n}\n\nParser.prototype.run = function () {\n  y()\n}\n"
+    topic = "Error: no\n    at Parser.run (/app/lib/parser.js:2:3)"
+    result, text, _ = create(write(tmp_path, {"lib/parser.js": source}), topic=topic, kind="bugfix")
+    assert [place["symbol"] for place in result["places"]] == ["Parser.prototype.run"]
+    assert "It names `run` at `lib/parser.js:2`, where `run` is not" in text
+
+
+def test_a_failing_test_leads_to_what_it_names_and_to_what_has_its_words(tmp_path: Path) -> None:
+    files = {
+        "pyproject.toml": "[tool.pytest.ini_options]\n",
+        "src/client.py": (
+            "class Session:\n    def send(self, url):\n        # a redirect to another host must drop auth\n"
+            "        return self.auth\n\n\ndef open_pool():\n    pass\n"
+        ),
+        "tests/test_client.py": "def test_drop_auth_on_redirect():\n    assert open_pool()\n\n\ndef test_b(): no()\n",
+    }
+    project = write(tmp_path, files)
+    topic = "tests/test_client.py::test_drop_auth_on_redirect"
+    result, text, _ = create(project, topic=topic, kind="bugfix")
+    assert [place["symbol"] for place in result["places"]] == ["Session.send"]
+    assert "`src/client.py:7`, in `open_pool`:" in text
+    assert "-q tests/test_client.py::test_drop_auth_on_redirect\n" in text
+
+
+def test_a_common_name_is_a_mention_beside_its_class_and_no_library_is_a_test(tmp_path: Path) -> None:
+    files = {
+        "shop/__init__.py": "",
+        "shop/basket.py": "class Basket:\n    def remove(self): ...\n\n\ndef main(): ...\n\n\ndef _weigh(): ...\n",
+        "shop/test_utils.py": "class TestBasket:\n    def go(self): Basket().remove()\n",
+        "tests/test_all.py": "def test_a():\n    files.remove(x)\n    main()\n",
+        "tests/test_goods.py": "def test_b():\n    Basket().remove(x)\n    _weigh()\n",
+    }
+    sources = Sources(write(tmp_path, files))
+    words = sources.once(WordIndex)
+    tests = {
+        symbol.short_name: [test.path for test in covering.find_tests(symbol.path, sources, words, symbol)]
+        for symbol in sources.symbols_of("shop/basket.py")
+    }
+    goods = ["tests/test_goods.py"]
+    assert tests == {"Basket": goods, "remove": goods, "main": [], "_weigh": goods}
+    assert covering.tests_of_file("shop/basket.py", sources, words) == goods
+
+
+def test_name_and_version_are_cited_where_each_stands(tmp_path: Path) -> None:
+    files = {
+        "pyproject.toml": '[project]\nname = "shop"\ndynamic = ["version"]\n',
+        "shop/__init__.py": '"""Shop."""\n__version__ = "1.2.3"\n',
+    }
+    _, text, _ = create(write(tmp_path, files))
+    assert "**Project:** shop (`pyproject.toml:2`) 1.2.3 (`shop/__init__.py:2`)" in text
+
+
+def test_a_folder_of_projects_has_no_version_of_its_own(tmp_path: Path) -> None:
+    files = {
+        "one/pyproject.toml": '[project]\nname = "one"\n',
+        "one/one/__init__.py": '__version__ = "1.2.3"\n',
+        "two/package.json": '{"name": "two"}\n',
+        "two/index.js": "x\n",
+        "two/other.js": "x\n",
+        "three.py": "x = 1\n",
+    }
+    _, text, _ = create(write(tmp_path, files))
+    assert f"**Project:** {tmp_path.name}".replace("_", "") in text.replace("\\_", "").replace("_", "")
+    assert "1.2.3" not in text
+
+
+def test_the_manifest_of_the_folder_with_most_of_the_code_is_the_project_s(tmp_path: Path) -> None:
+    files = {
+        "v7/go.mod": "module example.org/shop/v7\n\ngo 1.21\n\nrequire example.org/log v1.2.3\n",
+        "v7/a.go": "package shop\n",
+        "v7/b.go": "package shop\n",
+        "tool.go": "package main\n",
+    }
+    _, text, _ = create(write(tmp_path, files))
+    assert "**Project:** example.org/shop/v7 (`v7/go.mod:1`)" in text
+    assert "| Dependencies at run time | 1 package | `v7/go.mod:5` |" in text
+
+
+def test_most_to_gain_is_where_the_topic_is_and_not_where_most_is_complex(tmp_path: Path) -> None:
+    branches = "".join(f"    if x == {n}:\n        return {n}\n" for n in range(60))
+    files = {
+        "src/listing.py": f"def list_uploads(x):\n{branches}",
+        "src/upload.py": "def upload(x):\n    # an upload\n    if x:\n        return upload_part(x)\n",
+    }
+    _, text, _ = create(write(tmp_path, files), topic="upload", kind="enhancement")
+    assert "**Most to gain:** `src/upload.py`" in text
+    _, text, _ = create(write(tmp_path, files), topic="zebra", kind="enhancement", slug="z")
+    assert "The request gives no figure; nothing was measured." in text
+
+
+def test_a_habit_that_says_nothing_is_left_out(tmp_path: Path) -> None:
+    said = [
+        "0 of 1 functions are async (0 %).",
+        "the error is most often handled otherwise (7 of 9).",
+        "10 of 20 are.",
+    ]
+    patterns = {"patterns": [{"statement": each, "category": "style", "total": 3} for each in said]}
+    _, text, _ = create(python_project(tmp_path), patterns=patterns)
+    assert "10 of 20 are" in text
+    assert "0 of 1 functions" not in text
+    assert "otherwise" not in text

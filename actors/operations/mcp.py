@@ -72,8 +72,8 @@ class McpRunner:
         value = value_of(result)
         if (tokens := tokens_of(value)) is not None:
             _used(task).update(tokens)
-        if server in SAGE_SERVERS and (written := _written(value)) is not None:
-            _used(task)["artifacts"] = [written]
+        if server in SAGE_SERVERS and (written := _written(value)):
+            _used(task)["artifacts"] = written
         return value
 
 
@@ -144,10 +144,14 @@ def _text(config: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _written(value: Any) -> str | None:
-    """The document that a sage server says it wrote; its other results' `path` is what it looked at."""
-    path = value.get("path") if isinstance(value, dict) and "document" in value else None
-    return path if isinstance(path, str) else None
+def _written(value: Any) -> list[str]:
+    """The document that a sage server says it wrote, and where what stood there was kept.
+
+    Its other results' `path` is what it looked at.
+    """
+    if not isinstance(value, dict) or "document" not in value:
+        return []
+    return [path for path in (value.get("path"), value.get("backup")) if isinstance(path, str)]
 
 
 def _used(task: Task) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from sage_actors.servers.corpus.sources import Sources
 __all__ = ["Dependency", "Fact", "ProjectFacts", "collect_facts"]
 
 
+_MANIFESTS = ("pyproject.toml", "setup.cfg", "setup.py", "package.json", "Cargo.toml", "go.mod")
+
+
 @dataclass(frozen=True, slots=True)
 class Fact:
     """`text` stands in file `path` at `line`."""
@@ -59,8 +62,9 @@ class ProjectFacts:
 def collect_facts(sources: Sources) -> ProjectFacts:
     """The facts of the project that `sources` reads. Files that are broken or lie are read as far as they go."""
     facts = ProjectFacts()
-    for read in (_pyproject, _setup_cfg, _setup_py, _package_json, _cargo, _go_mod):
-        read(sources, facts)
+    _read_manifests(sources, facts, "")
+    if facts.manifest is None and (folder := _main_folder(sources)):
+        _read_manifests(sources, facts, folder)
     _dunder_names(sources, facts)
     facts.purpose = facts.purpose or _readme_purpose(sources)
     facts.licence = facts.licence or _licence_file(sources)
@@ -68,6 +72,27 @@ def collect_facts(sources: Sources) -> ProjectFacts:
     facts.contributing = _contributing(sources)
     facts.languages = _languages(sources)
     return facts
+
+
+def _read_manifests(sources: Sources, facts: ProjectFacts, folder: str) -> None:
+    """folder: "", or a folder with `/` behind it."""
+    for read in (_pyproject, _setup_cfg, _setup_py, _package_json, _cargo, _go_mod):
+        read(sources, facts, folder)
+
+
+def _main_folder(sources: Sources) -> str:
+    """The folder that has a manifest and most of the code, such as `v7/`; "" where there is none."""
+    code = sources.files("code")
+    folders = {path.split("/")[0] + "/" for path in code if "/" in path}
+    return next((f for f in sorted(folders) if _is_project(sources, f) and _share(code, f) > 0.5), "")
+
+
+def _is_project(sources: Sources, folder: str) -> bool:
+    return any(sources.has(folder + name) for name in _MANIFESTS)
+
+
+def _share(paths: list[str], folder: str) -> float:
+    return sum(path.startswith(folder) for path in paths) / max(1, len(paths))
 
 
 def _find(sources: Sources, path: str, pattern: str) -> int | None:
@@ -96,8 +121,8 @@ def _table(data: object, *keys: str) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _pyproject(sources: Sources, facts: ProjectFacts) -> None:
-    path = "pyproject.toml"
+def _pyproject(sources: Sources, facts: ProjectFacts, folder: str) -> None:
+    path = folder + "pyproject.toml"
     data = _toml(sources, path)
     project = _table(data, "project") or _table(data, "tool", "poetry")
     if not project:
@@ -133,8 +158,8 @@ def _add_dependency(sources: Sources, facts: ProjectFacts, path: str, requiremen
         facts.dependencies.append(Dependency(name[0], requirement, path, line))
 
 
-def _setup_cfg(sources: Sources, facts: ProjectFacts) -> None:
-    path = "setup.cfg"
+def _setup_cfg(sources: Sources, facts: ProjectFacts, folder: str) -> None:
+    path = folder + "setup.cfg"
     section = ""
     for number, line in enumerate(sources.lines(path), 1):
         section = line.strip() if line.startswith("[") else section
@@ -158,9 +183,9 @@ def _setup_cfg(sources: Sources, facts: ProjectFacts) -> None:
             facts.runtime = Fact(f"Python {value}", path, number)
 
 
-def _setup_py(sources: Sources, facts: ProjectFacts) -> None:
+def _setup_py(sources: Sources, facts: ProjectFacts, folder: str) -> None:
     """Literal keywords of `setup(...)` only; what is computed there is not run."""
-    path = "setup.py"
+    path = folder + "setup.py"
     keys = {"name": "name", "version": "version", "description": "purpose", "license": "licence"}
     listing = False
     for number, line in enumerate(sources.lines(path), 1):
@@ -178,8 +203,8 @@ def _setup_py(sources: Sources, facts: ProjectFacts) -> None:
         listing = listing and "]" not in line
 
 
-def _package_json(sources: Sources, facts: ProjectFacts) -> None:
-    path = "package.json"
+def _package_json(sources: Sources, facts: ProjectFacts, folder: str) -> None:
+    path = folder + "package.json"
     try:
         data = json.loads(sources.text(path) or "{}")
     except (ValueError, RecursionError):
@@ -200,8 +225,8 @@ def _package_json(sources: Sources, facts: ProjectFacts) -> None:
             facts.dependencies.append(Dependency(name, f"{name} {version}", path, line))
 
 
-def _cargo(sources: Sources, facts: ProjectFacts) -> None:
-    path = "Cargo.toml"
+def _cargo(sources: Sources, facts: ProjectFacts, folder: str) -> None:
+    path = folder + "Cargo.toml"
     data = _toml(sources, path)
     package = _table(data, "package") or _table(data, "workspace", "package")
     if not data or facts.manifest:
@@ -223,8 +248,8 @@ def _cargo(sources: Sources, facts: ProjectFacts) -> None:
         _add_dependency(sources, facts, path, name, rf"^\s*(\[dependencies\.)?{re.escape(name)}\b")
 
 
-def _go_mod(sources: Sources, facts: ProjectFacts) -> None:
-    path = "go.mod"
+def _go_mod(sources: Sources, facts: ProjectFacts, folder: str) -> None:
+    path = folder + "go.mod"
     if facts.manifest or not sources.lines(path):
         return
     facts.manifest = path
@@ -240,18 +265,34 @@ def _go_mod(sources: Sources, facts: ProjectFacts) -> None:
 
 
 def _dunder_names(sources: Sources, facts: ProjectFacts) -> None:
-    """`__title__` and `__version__` of a Python package, where its manifest computes the name or the version."""
+    """`__title__` and `__version__` of a Python package, where its manifest computes the name or the version.
+
+    Not of a project inside of this one, and without a manifest only of what lies at the top or in src/.
+    """
+    if facts.manifest is not None and not facts.manifest.endswith(
+        ("pyproject.toml", "setup.cfg", "setup.py")
+    ):
+        return
     names = {"__title__": "name", "__version__": "version", "__license__": "licence"}
     for path in sources.files("code"):
         if (
             not path.endswith(("__init__.py", "version.py", "about__.py", "_version__.py"))
-            or path.count("/") > 2
+            or path.count("/") > (2 if facts.manifest else 1 + path.startswith("src/"))
+            or _is_of_another(sources, path, facts.manifest)
         ):
             continue
         for number, line in enumerate(sources.lines(path), 1):
             match = re.match(r"""(__\w+__)\s*(?::[^=]+)?=\s*["']([^"']+)["']""", line)
             if match and (attribute := names.get(match[1])) and getattr(facts, attribute) is None:
                 setattr(facts, attribute, Fact(match[2], path, number))
+
+
+def _is_of_another(sources: Sources, path: str, manifest: str | None) -> bool:
+    """Whether a folder around it has a manifest of its own."""
+    parts = path.split("/")[:-1]
+    around = ("/".join(parts[:depth]) + "/" for depth in range(1, len(parts) + 1))
+    own = (manifest or "").rpartition("/")[0] + "/"
+    return any(folder != own and _is_project(sources, folder) for folder in around)
 
 
 _BADGE = re.compile(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-from sage_actors.messages.ranking import Ranked
+from sage_actors.messages.ranking import UNSPACED, Ranked, pairs_of
 from sage_actors.servers.corpus.code import Piece
 
 __all__ = ["Found", "Query", "first_scores", "kindred", "stems", "weigh"]
@@ -28,6 +28,8 @@ def _words(text: str) -> frozenset[str]:
 
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _WORD = re.compile(r"[^\W_]+")
+_UNSPACED = re.compile(UNSPACED)
+_SCRIPTS = re.compile(rf"{UNSPACED}{{2,}}|(?:(?!{UNSPACED}{{2}}).)+")
 _SUFFIX = re.compile(r"(?:ations?|ings?|ers?|ors?|ed|es|s|e|ions?|able|ly)$")
 _JOINED = re.compile(
     r"\b(start|time|back|log|set|clean|shut|roll|set|web|fall)[-_ ](up|out|off|in|down|hook|back)(?=s?\b|_)",
@@ -122,7 +124,15 @@ class Query:
 def stems(text: str) -> list[str]:
     """The words of `text` by their beginnings, in order, joined words parted, common words left out."""
     words = _WORD.findall(_HUMP.sub(" ", _joined(text)))
+    if not text.isascii():
+        words = [part for word in words for part in _parted(word)]
     return [_stem(word) for word in map(str.lower, words) if word not in _STOP]
+
+
+def _parted(word: str) -> list[str]:
+    """Of what is written without spaces the pairs of characters, as the index has them."""
+    parts = _SCRIPTS.findall(word)
+    return [each for part in parts for each in (pairs_of(part) if _UNSPACED.match(part) else [part])]
 
 
 def kindred(word: str) -> tuple[str, ...]:

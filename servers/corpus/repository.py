@@ -160,8 +160,15 @@ class Repository:
             except OSError:
                 return None
 
+    @cached_property
+    def head_date(self) -> str:
+        """When `head` was committed, ISO 8601; "" without one."""
+        out = self.git("log", "-1", "--no-show-signature", "--format=%cI") if self.head else b""
+        return out.decode("ascii", "replace").strip()
+
     def history(self, limit: int = 2000) -> list[Commit]:
-        """The newest `limit` commits that touch the project, without merges."""
+        """The newest `limit` commits that touch the project, without merges, and without those that hold only what
+        a run wrote: `EXCLUDED` is no evidence here either."""
         if self.head is None:
             return []
         return list(_commits(self.git("log", *_LOG_OPTIONS, f"--max-count={limit}", "--", ".")))
@@ -273,11 +280,11 @@ def _commits(out: bytes) -> Iterator[Commit]:
     for record in out.decode("utf-8", "surrogateescape").split("\x1e"):
         fields = record.split("\x1f")
         if len(fields) == 5 and _COMMIT.fullmatch(fields[0]):
-            names = (name.strip("\n") for name in fields[4].split("\0"))
+            names = [shown_name(name) for each in fields[4].split("\0") if (name := each.strip("\n"))]
+            files = tuple(name for name in names if not name.startswith(EXCLUDED))
             subject, body = (shown_name(text).strip() for text in fields[2:4])
-            yield Commit(
-                fields[0], fields[1], subject, body, tuple(shown_name(n) for n in names if n)[:_MAX_TOUCHED]
-            )
+            if files or not names:
+                yield Commit(fields[0], fields[1], subject, body, files[:_MAX_TOUCHED])
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float, limit_bytes: int) -> tuple[bytes, bool]:

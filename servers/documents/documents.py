@@ -2,7 +2,8 @@
 
     open docs/, specs/, <slug>/ one by one (O_NOFOLLOW), making what is missing
       -> the same text is there already: nothing is written
-      -> another text is there, and its mark says that a person changed it: it is copied to <name>.backup-N.md
+      -> another text is there, and its mark says that a person changed it, or its front matter that it is of
+         another topic or kind, which share a folder: it is copied to <name>.backup-N.md
       -> temporary file, fsync, rename, fsync of the folder
 
 A crash leaves the old document, or the new one, and at worst a `.tmp` file beside it; never half a document.
@@ -34,6 +35,7 @@ KEPT_FOLDERS = frozenset({".git", ".sage", ".claude", ".agents", ".venv", "node_
 _DRIVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that would drive the terminal of a reader, or turn the order of what is read."""
 _MARK = re.compile(r"\n<!-- sage-actors sha256:([0-9a-f]{64}) -->\n\Z")
+_FRONT = re.compile(r"---\ntopic: (.*)\nkind: (.*)\n")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_BACKUPS = 1000
@@ -41,11 +43,17 @@ _MAX_BACKUPS = 1000
 
 @dataclass(frozen=True, slots=True)
 class WrittenDocument:
-    """path: relative to the project. backup: where a person's version of it went, if there was one."""
+    """path: relative to the project. backup: where what stood there went, if it was kept. note: what that was."""
 
     path: str
     state: Literal["created", "replaced", "unchanged"]
     backup: str | None = None
+    note: str = ""
+
+    @property
+    def notes(self) -> list[str]:
+        """The note, where there is one."""
+        return [self.note] if self.note else []
 
 
 def write_document(project: Path, path: str, text: str) -> WrittenDocument:
@@ -148,12 +156,29 @@ def _publish(folder: int, path: str, data: bytes) -> WrittenDocument:
     old = _read(folder, name, path)
     if old == data:
         return WrittenDocument(path, "unchanged")
-    backup = None
-    if old is not None and not _is_untouched(old):
+    backup, note = None, ""
+    if old is not None and (what := _worth_keeping(old, data)):
         backup = path.rpartition("/")[0] + "/" if "/" in path else ""
         backup += _back_up(folder, name, old)
+        note = f"{path} was {what}: that one is kept as {backup}"
     _replace(folder, name, data)
-    return WrittenDocument(path, "created" if old is None else "replaced", backup)
+    return WrittenDocument(path, "created" if old is None else "replaced", backup, note)
+
+
+def _worth_keeping(old: bytes, new: bytes) -> str:
+    """What the document that is there is, if the new one is no newer version of it; "" if it is one."""
+    if not _is_untouched(old):
+        return "changed by a person"
+    of, now = _subject(old), _subject(new)
+    if of is None or now is None or of == now:
+        return ""
+    return f"of another topic: {of[0]}" if of[0] != now[0] else f"of another kind: {of[1]}"
+
+
+def _subject(data: bytes) -> tuple[str, str] | None:
+    """Topic and kind as the front matter has them; None where it has none."""
+    match = _FRONT.match(data.decode("utf-8", "replace"))
+    return (match[1], match[2]) if match else None
 
 
 def _read(folder: int, name: str, path: str) -> bytes | None:

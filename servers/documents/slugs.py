@@ -1,4 +1,8 @@
-"""The folder name of a topic: readable, safe in any file system, and different for different topics."""
+"""The folder name of a topic: readable, safe in any file system, and different for topics that read differently.
+
+Topics that differ in case or in what stands between their words share one; what is there of the other is kept
+(`documents.py`).
+"""
 
 from __future__ import annotations
 
@@ -38,8 +42,9 @@ def slug_of(topic: str) -> str:
 
 
 def headline(topic: str) -> str:
-    """The line that says what a text is about: the last that names an error, else the first with a word."""
+    """The line that says what a text is about: the last that names an error, else the first with a word, if any."""
     lines = [line.strip() for line in topic.splitlines() if re.search(r"\w", line)]
+    lines = lines or [line.strip() for line in topic.splitlines() if line.strip()]
     errors = [line for line in lines if _ERROR.search(line)] if len(lines) > 1 else []
     if not errors and lines and lines[0].startswith("Traceback"):
         errors = lines[-1:]  # the exception's class need not be called an error

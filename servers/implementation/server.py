@@ -212,7 +212,11 @@ async def execute_implementation(
         provenance=provenance,
         evidence_level="measured" if settings.trusts_checks else "cited",
         tokens=TokenCount.of(order.spec + order.plan, text),
-        notes=[*notes, *([] if settings.trusts_checks or not study.checks else [_NOT_TRUSTED])],
+        notes=[
+            *written.notes,
+            *notes,
+            *([] if settings.trusts_checks or not study.checks else [_NOT_TRUSTED]),
+        ],
     )
     return result, usage
 

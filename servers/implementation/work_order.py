@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from sage_actors.servers.documents.slugs import headline
 from sage_actors.servers.implementation.check_runner import CheckResult
 from sage_actors.servers.specification import sections
 from sage_actors.servers.specification.markdown import Document, block, code, plain
@@ -40,7 +39,7 @@ def write_work_order(study: Study, order: WorkOrder) -> Document:
     """The order as a document; specification and plan are embedded, so that it can be handed on alone."""
     document = Document(study.sources)
     sections.front_matter(study, document, "local", "cited")
-    document.add(f"# Work order: {plain(headline(study.topic.text), 120)}", "")
+    document.add(f"# Work order: {plain(study.title, 120)}", "")
     document.add(
         f"You work in the repository of {plain(study.name)}. Change its files so that the requirements below hold."
     )

@@ -56,8 +56,12 @@ def test_file_of(study: Study, spot: Spot) -> str:
     return (named or [new])[0] or next((test.path for test in spot.tests), "")
 
 
-def run_of(study: Study, test: str) -> str:
-    return narrowed(study.test_check, test) if test else (study.test_check.text if study.test_check else "")
+def run_of(study: Study, test: str, name: str = "") -> str:
+    return (
+        narrowed(study.test_check, test, name)
+        if test
+        else (study.test_check.text if study.test_check else "")
+    )
 
 
 def _skill_for(title: str, skills: list[SkillHint]) -> str | None:

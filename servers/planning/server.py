@@ -18,7 +18,7 @@ from sage_actors.messages.errors import UsageError
 from sage_actors.messages.findings import TokenCount
 from sage_actors.servers.documents.documents import read_document, write_document
 from sage_actors.servers.documents.drafting import Drafted, PlanDraft, ask, cleaned
-from sage_actors.servers.documents.slugs import check_slug, headline, slug_of
+from sage_actors.servers.documents.slugs import check_slug, slug_of
 from sage_actors.servers.documents.tools import WRITES, answer, tool_errors, valid_items
 from sage_actors.servers.planning.tasks import check_order, plan_tasks
 from sage_actors.servers.sage_server import SageServer
@@ -132,7 +132,7 @@ async def generate_plan(
         provenance=made.provenance,
         evidence_level="cited" if made.provenance == "local" else "inferred",
         tokens=TokenCount.of(handed, made.text),
-        notes=_notes(spec, drafted),
+        notes=[*written.notes, *_notes(spec, drafted)],
     )
     return result, drafted.usage if drafted else None
 
@@ -181,7 +181,7 @@ class _Made:
 
 def _make(study: Study, spec: _Specification, tasks: list[Task], provenance: str) -> _Made:
     document = Document(study.sources)
-    document.add(f"# Plan: {plain(headline(study.topic.text), 120)}", "")
+    document.add(f"# Plan: {plain(study.title, 120)}", "")
     if spec.text:
         asked = ", ".join(requirement.id for requirement in spec.requirements)
         document.add(f"For {code(spec.path)}" + (f" ({asked})." if asked else "."))

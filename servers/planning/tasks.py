@@ -79,7 +79,9 @@ def _fix(plan: Plan, settle: list[str]) -> list[str]:
     study = plan.study
     looked = Investigation(study)
     first = looked.suspects[0] if looked.suspects else None
-    test = looked.failing_tests[0].path if looked.failing_tests else ""
+    test, name = (
+        (looked.failing_tests[0].path, looked.failing_tests[0].text) if looked.failing_tests else ("", "")
+    )
     if not test and first is not None:
         tests = find_tests(first.path, study.sources, study.survey.words, first.symbol)
         test = tests[0].path if tests else new_test_path(first.path, study.sources)
@@ -89,7 +91,9 @@ def _fix(plan: Plan, settle: list[str]) -> list[str]:
         needs=settle,
         files=shown,
         why=plan.ids("FR-1") or "the report",
-        checked_by=f"it fails with the reported error: {run_of(study, test)}" if run_of(study, test) else "",
+        checked_by=f"it fails with the reported error: {run_of(study, test, name)}"
+        if run_of(study, test)
+        else "",
     )
     found = [
         plan.add(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sage_actors.servers.corpus.repository import Repository, shown_name
+from sage_actors.servers.corpus.repository import EXCLUDED, Repository, shown_name
 
 __all__ = ["Changes", "Churn", "read_churn"]
 
@@ -49,25 +49,26 @@ def read_churn(repository: Repository) -> Churn:
     records = [each.split("\x1f") for each in out.decode("utf-8", "surrogateescape").split("\x1e")]
     records = [each for each in records if len(each) == 3]
     churn = Churn(True, "", {})
-    for author, date, names in records:
-        _count(churn, author, date[:10], names)
+    counted = sum(_count(churn, author, date[:10], names) for author, date, names in records)
     is_cut = len(records) == _MAX_COMMITS
     churn.described = (
-        f"{len(records)} commits without merges, "
+        f"{counted} commit{'s' * (counted != 1)} without merges, "
         + (f"the newest {_MAX_COMMITS}" if is_cut else f"in the twelve months up to {newest[:10]}")
         + _shallow(repository)
     )
     return churn
 
 
-def _count(churn: Churn, author: str, date: str, names: str) -> None:
-    for name in names.split("\0"):
-        path = shown_name(name.strip("\n"))
-        if path:
-            changes = churn.files.setdefault(path, Changes())
-            changes.commits += 1
-            changes.authors.add(author)
-            changes.newest = changes.newest or date
+def _count(churn: Churn, author: str, date: str, names: str) -> bool:
+    """Whether the commit counts: not if it has only what a run wrote itself."""
+    paths = [shown_name(path) for name in names.split("\0") if (path := name.strip("\n"))]
+    own = [path for path in paths if not path.startswith(EXCLUDED)]
+    for path in own:
+        changes = churn.files.setdefault(path, Changes())
+        changes.commits += 1
+        changes.authors.add(author)
+        changes.newest = changes.newest or date
+    return bool(own) or not paths
 
 
 def _shallow(repository: Repository) -> str:

@@ -19,7 +19,7 @@ from sage_actors.servers.corpus.corpus import Corpus, corpus_of
 from sage_actors.servers.corpus.relevance import Query
 from sage_actors.servers.corpus.repository import shown_name
 from sage_actors.servers.research.result import Evidence, Limits, found_evidence, looked_at, result_of, scaled
-from sage_actors.servers.specification.error_text import ErrorReport, Frame, parse_error
+from sage_actors.servers.specification.error_text import ErrorReport, Frame, located, parse_error
 
 __all__ = ["error_analysis"]
 
@@ -150,7 +150,7 @@ def _frames(places: _Places, report: ErrorReport) -> Iterator[Evidence]:
     frames = list(reversed(report.frames))[:_MAX_FRAMES]
     for depth, frame in enumerate(frames):
         source = places.resolve(frame.path)
-        line = frame.line_in(places.lines_of(source)) if source else None
+        line = located(frame, source, places.corpus.sources) if source else None
         shown = places.shown(source, line) if source and line else None
         if source is None or line is None or shown is None:
             places.outside.append(f"{frame.path}:{frame.line}")

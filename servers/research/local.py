@@ -138,9 +138,22 @@ def _raised(found: list[Found], pattern: re.Pattern[str], factor: float) -> list
     ]
 
 
+_ONE = {
+    "open notes": "open note",
+    "commits and changelog entries": "commit or changelog entry",
+    "passages": "passage",
+    "passages of documents": "passage of documents",
+    "definitions and comments": "definition or comment",
+}
+
+
 def _counted(found: list[Found], names: dict[str, str]) -> str:
     counts = Counter(hit.piece.passage.kind for hit in found)
-    parts = [f"{counts[kind]} {name}" for kind, name in names.items() if counts[kind]]
+    parts = [
+        f"{counts[kind]} {_ONE.get(name, name) if counts[kind] == 1 else name}"
+        for kind, name in names.items()
+        if counts[kind]
+    ]
     return ", ".join(parts) or "nothing"
 
 

@@ -84,6 +84,8 @@ def history(study: Study, document: Document) -> None:
         count = len(study.sources.history)
         document.undetermined(
             f"none of the {count} commits known here speaks of it."
+            if count > 1
+            else "the one commit known here does not speak of it."
             if count
             else "there is no git history here."
         )

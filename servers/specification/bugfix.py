@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from shlex import quote
-
 from sage_actors.servers.documents.slugs import headline
 from sage_actors.servers.specification import background, sections
 from sage_actors.servers.specification.markdown import Document, block, code, plain
 from sage_actors.servers.specification.places import Spot
 from sage_actors.servers.specification.requirements import Requirements, finish_requirements
 from sage_actors.servers.specification.study import Study
+from sage_actors.servers.specification.survey import Place
 from sage_actors.servers.specification.suspects import Investigation
 from sage_actors.servers.specification.tests import TestFile, find_tests, narrowed, new_test_path
 
@@ -28,7 +27,7 @@ def write_bugfix(study: Study, document: Document) -> tuple[Requirements, list[S
         for s in looked.suspects
         if s.symbol is not None
     ]
-    document.add(f"# Bug: {plain(headline(study.topic.text), 120)}")
+    document.add(f"# Bug: {plain(study.title, 120)}")
     _summary(study, looked, document)
     _error(study, looked, document)
     _places(study, looked, document)
@@ -77,8 +76,8 @@ def _error(study: Study, looked: Investigation, document: Document) -> None:
 def _places(study: Study, looked: Investigation, document: Document) -> None:
     """The lines on the stack and those that raise the error, quoted."""
     document.heading("Code it leads to")
-    further = [*looked.named, *looked.sites]
-    places = [*reversed(looked.frames), *(place for place in further if place not in looked.frames)]
+    further = [*looked.named, *looked.meant_by_tests, *looked.tested, *looked.sites]
+    places = list(dict.fromkeys([*reversed(looked.frames), *further]))
     if not places:
         document.undetermined(
             "the text names no place in this project, and no line of its code has the words of the message."
@@ -88,12 +87,18 @@ def _places(study: Study, looked: Investigation, document: Document) -> None:
         inside = f", in {code(symbol.name)}" if symbol else ""
         document.add(
             "",
-            f"{document.at_place(place, 'on the stack' if place in looked.frames else 'raises it')}{inside}:",
+            f"{document.at_place(place, _what(looked, place))}{inside}:",
             "",
         )
         sections.quoted(study, document, place.path, place.line)
     if len(places) > _QUOTED:
         document.add("", "Also: " + ", ".join(document.at_place(place) for place in places[_QUOTED:12]) + ".")
+
+
+def _what(looked: Investigation, place: Place) -> str:
+    if place in looked.frames:
+        return "on the stack"
+    return "failing test" if place in looked.meant_by_tests or place in looked.tested else "raises it"
 
 
 def _suspects(looked: Investigation, document: Document) -> None:
@@ -131,13 +136,7 @@ def _reproduction(study: Study, looked: Investigation, found: list[Spot], docume
     check, commands = study.test_check, []
     if check is not None:
         for place in looked.failing_tests[:2]:
-            command = narrowed(check, place.path)
-            if "pytest" in check.command:
-                command += quote(f"::{place.text.replace('.', '::')}")
-            elif check.command[:2] == ["go", "test"]:
-                name = place.text.rpartition(".")[2]
-                command += f" -run {quote(f'^{name}$')}"
-            commands.append(command)
+            commands.append(narrowed(check, place.path, place.text))
         commands += [
             narrowed(check, place.path) for place in looked.frames if not study.sources.is_product(place.path)
         ]

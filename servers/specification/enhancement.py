@@ -44,8 +44,15 @@ class FileFigures:
 
 
 def measure(study: Study) -> list[FileFigures]:
-    """The files that the topic touches: the measured hot spots, then the others, of each what weighs most first."""
+    """The files that the topic touches, and measured hot spots; first what weighs most for the topic.
+
+    What is complex elsewhere, or for the most part about something else, is no gain for the topic: what a file weighs
+    counts by the share of its lines that have words of the thing.
+    """
+    thing = set(study.topic.thing_stems)
+    worded = Counter(hit.path for hit in study.survey.hits if thing & hit.stems)
     touched = Counter(c.symbol.path for c in near(study))
+    close = frozenset(touched)
     touched.update(item.source for item in study.evidence.items if study.sources.is_product(item.source))
     touched.update(
         spot.path for spot in study.evidence.measured.hot_spots if study.sources.is_product(spot.path)
@@ -53,7 +60,10 @@ def measure(study: Study) -> list[FileFigures]:
     if not touched:
         touched.update(spot.symbol.path for spot in spots(study))
     figures = [FileFigures(study, path) for path in touched]
-    figures.sort(key=lambda f: (f.hot is None, -f.weight, f.path))
+    named = {path for path in touched if thing & study.survey.words.stems(path)}
+    share = {f.path: max(1, worded[f.path]) / max(1, f.lines) for f in figures}
+    near_by = {f.path: (1 + (f.path in close)) * (3 if f.path in named else 1) for f in figures}
+    figures.sort(key=lambda f: (-f.weight * share[f.path] * near_by[f.path], f.path))
     return figures[:_MAX_FILES]
 
 
@@ -79,9 +89,8 @@ def write_enhancement(study: Study, document: Document) -> tuple[Requirements, l
     sections.requirements(into.listed, document)
     background.alternatives(study, document)
     background.history(study, document)
-    asked = [
-        "What is better, and by how much? The request gives no figure; those under “Before” are what was measured."
-    ]
+    figured = "those under “Before” are what was measured." if figures else "nothing was measured."
+    asked = [f"What is better, and by how much? The request gives no figure; {figured}"]
     asked += questions(study, document, found)[1:] if not found else questions(study, document, found)
     sections.open_questions(asked, document)
     sections.evidence_table(document)
@@ -107,7 +116,8 @@ def _hot_spots(study: Study, figures: list[FileFigures], document: Document) -> 
     commits = len(study.sources.history)
     document.add(
         f"Branches are counted by keyword, commits among the {commits} known here; complexity is cyclomatic, of all"
-        " functions of the file, where it was measured. The first has most of it and of commits.",
+        " functions of the file, where it was measured. They are ranked by complexity, commits and"
+        " the share of their lines that have words of the topic.",
         "",
     )
     rows = []

@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["ErrorReport", "Frame", "parse_error"]
+from sage_actors.servers.corpus.sources import Sources
+
+__all__ = ["ErrorReport", "Frame", "located", "parse_error"]
 
 _MAX_CHARS = 200_000
 _LINE_CHARS = 400  # of a line that is looked at: the patterns' time is the square of a line's length
@@ -24,6 +26,12 @@ _NODE_FRAME = re.compile(
     re.MULTILINE,
 )
 _PLACE = re.compile(rf"(?<![\w/.-])(?P<path>[\w./@+~-]*[\w-]\.(?:{_ENDINGS})):(?P<line>\d+)")
+_SAID_PLACE = re.compile(  # in prose: aiohttp/client.py line 640; file client.py, line 640; line 640 of client.py
+    rf"(?<![\w/.-])(?P<path>[\w./@+~-]*[\w-]\.(?:{_ENDINGS}))[`'\"”’]?,?\s{{1,3}}(?:at\s|on\s)?line\s(?P<line>\d+)"
+    rf"|\bline\s(?P<line_before>\d+)\s(?:of|in)\s(?:file\s)?[`'\"“‘]?"
+    rf"(?P<path_behind>[\w./@+~-]*[\w-]\.(?:{_ENDINGS}))(?![\w/])",
+    re.IGNORECASE,
+)
 _GO_CALL = re.compile(
     r"^(?P<function>[\w./*()-]+)\([^\n]*\)\n\t(?P<path>\S+\.go):(?P<line>\d+)", re.MULTILINE
 )
@@ -88,9 +96,15 @@ class Frame:
                 return min(same, key=lambda number: abs(number - self.line))
         return self.line if there is not None else self._defined_in(lines)
 
-    def _defined_in(self, lines: Sequence[str]) -> int | None:
+    @property
+    def name(self) -> str:
+        """The function by its last part; "" where the frame has none that can be defined somewhere."""
         name = re.split(r"[.:]+", self.function)[-1].strip("<>()* ")
-        pattern = re.compile(_DEFINITION.format(re.escape(name))) if name.isidentifier() else None
+        return name if name.isidentifier() and name not in ("module", "lambda", "anonymous") else ""
+
+    def _defined_in(self, lines: Sequence[str]) -> int | None:
+        name = self.name
+        pattern = re.compile(_DEFINITION.format(re.escape(name))) if name else None
         return next((n for n, line in enumerate(lines, 1) if pattern and pattern.match(line)), None)
 
 
@@ -101,6 +115,21 @@ class ErrorReport:
     frames: tuple[Frame, ...]
     messages: tuple[tuple[str, str], ...]
     tests: tuple[tuple[str, str], ...]
+
+
+def located(frame: Frame, path: str, sources: Sources) -> int | None:
+    """Where the frame is in the file as it is now: `Frame.line_in`, or the definition of its function.
+
+    That one where the line is in another function now, and one definition in the file alone has the name. What the
+    report quotes is where it reads so.
+    """
+    line = frame.line_in(sources.lines(path))
+    here = sources.symbol_at(path, line) if line is not None and frame.name and not frame.code else None
+    if line is None or here is None or here.short_name == frame.name:
+        return line
+    there = [symbol.line for symbol in sources.symbols_of(path) if symbol.short_name == frame.name]
+    is_inside = bool(there) and there[0] < line and here.is_nested
+    return there[0] if len(there) == 1 and not is_inside else line
 
 
 def parse_error(text: str) -> ErrorReport:
@@ -117,13 +146,23 @@ def parse_error(text: str) -> ErrorReport:
 def _frames(text: str) -> Iterator[Frame]:
     """Frames with a function first, of which a bare place would know less."""
     places: dict[tuple[str, int], tuple[int, str, str]] = {}
-    for pattern in (_PYTHON_FRAME, _GO_CALL, _RUST_CALL, _JAVA_FRAME, _NODE_FRAME, _PLACE):
+    for pattern in (
+        _PYTHON_FRAME,
+        _GO_CALL,
+        _RUST_CALL,
+        _JAVA_FRAME,
+        _NODE_FRAME,
+        _PLACE,
+        _SAID_PLACE,
+    ):
         for match in pattern.finditer(text):
-            function = (match.groupdict().get("function") or "").strip()
-            path = re.sub("^/{2,}", "/", match["path"])  # of file:///
+            groups = match.groupdict()
+            function = (groups.get("function") or "").strip()
+            path, line = groups["path"] or groups["path_behind"], groups["line"] or groups["line_before"]
+            path = re.sub("^/{2,}", "/", path)  # of file:///
             quoted = _QUOTED.match(text, match.end()) if pattern is _PYTHON_FRAME else None
             code = quoted["code"].strip() if quoted else ""
-            places.setdefault((path, int(match["line"])), (match.start(), function, code))
+            places.setdefault((path, int(line)), (match.start(), function, code))
     ordered = sorted(places.items(), key=lambda item: item[1][0])
     outwards = (
         _GO_CALL.search(text)

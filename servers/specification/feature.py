@@ -97,9 +97,10 @@ def _meaning(study: Study) -> list[str]:
         if part not in clear and not any(part in hit.stems for hit in study.survey.hits if hit.kind == "code")
     ]
     if topic.place and unknown:
-        words = ", ".join(f"“{plain(topic.word_of(part))}”" for part in unknown)
+        words = [f"“{plain(word)}”" for word in topic.words_of(unknown)]
         asked.append(
-            f"What is meant by “{plain(topic.place)}”? No line of code has the word{'s' * (len(unknown) > 1)} {words}."
+            f"What is meant by “{plain(topic.place)}”?"
+            f" No line of code has the word{'s' * (len(words) > 1)} {', '.join(words)}."
         )
     return asked
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sage_actors.servers.corpus.sources import Sources
 
-__all__ = ["Document", "HasPlace", "block", "code", "plain", "shortened", "unmarked"]
+__all__ = ["Document", "HasPlace", "amount", "block", "code", "plain", "shortened", "unmarked"]
 
 _MARKUP = re.compile(r"([\\`*<\[\]]|(?<!\w)_|_(?!\w))")
 _LINK = re.compile(r"!?\[([^\]]*)\]\(([^)\s]*)[^)]*\)")
@@ -22,6 +22,11 @@ class HasPlace(Protocol):
     def path(self) -> str: ...
     @property
     def line(self) -> int: ...
+
+
+def amount(count: int, what: str) -> str:
+    """The number with its noun: 1 line, 1,200 lines."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def shortened(text: str, limit: int = 160) -> str:
@@ -38,7 +43,7 @@ def plain(text: str, limit: int = 300) -> str:
 def unmarked(text: str) -> str:
     """A quotation without the marks of its own format: emphasis, code, list items, links as `text (address)`."""
     text = _LINK.sub(lambda m: f"{m[1]} ({m[2]})" if m[2].startswith("http") else m[1], text)
-    text = re.sub(r":\w+:`~?\.?([^`<]*?)(?:\s*<[^`]*>)?`", r"\1", text)  # roles of reStructuredText
+    text = re.sub(r"(?::\w+)+:`~?\.?([^`<]*?)(?:\s*<[^`]*>)?`", r"\1", text)  # roles of reStructuredText
     return re.sub(r"\*\*|``?|^\s*(?:[-*+•]|\d+[.)]|#+|>)\s+", "", text).strip()
 
 

@@ -68,7 +68,10 @@ class DocumentResult(_Data):
     slug: str
     kind: Literal["feature", "bugfix", "enhancement"]
     document: Literal["created", "replaced", "unchanged"]
-    backup: str | None = Field(None, description="where a version that a person had changed was kept")
+    backup: str | None = Field(
+        None,
+        description="where the one that was there was kept: a person's, or another topic's",
+    )
     sections: list[Section]
     citations: list[str] = Field(description="file:line, each once")
     provenance: Provenance

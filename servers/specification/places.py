@@ -39,7 +39,18 @@ def near(study: Study) -> list[Candidate]:
         same_file = sum(1 for other in kept if other.symbol.path == candidate.symbol.path)
         if candidate.score >= floor and same_file < 4:
             kept.append(candidate)
-    return kept[:_NEAR] + _of_the_place(study, kept)
+    return _told_once(study, kept[:_NEAR] + _of_the_place(study, kept))
+
+
+def _told_once(study: Study, candidates: list[Candidate]) -> list[Candidate]:
+    """Of overloads, or of a property and its setter, the one that says what it does, else the first."""
+    kept: dict[tuple[str, str], Candidate] = {}
+    for candidate in candidates:
+        key = (candidate.symbol.path, candidate.symbol.name)
+        known = kept.setdefault(key, candidate)
+        if study.survey.doc_of(known.symbol) is None and study.survey.doc_of(candidate.symbol) is not None:
+            kept[key] = candidate
+    return list(kept.values())
 
 
 def _of_the_place(study: Study, kept: list[Candidate]) -> list[Candidate]:
@@ -54,10 +65,11 @@ def spots(study: Study) -> list[Spot]:
     found: dict[tuple[str, int], Spot] = {}
     for candidate in [candidate for candidate in near(study) if is_likely(study, candidate)][:4]:
         _join(found, candidate.symbol, "near the topic", candidate.reasons)
-    for symbol in study.survey.extension_points[:_HOOKS] if hooks_matter(study) else ():
+    hooks = study.survey.in_place(study.survey.extension_points) if hooks_matter(study) else []
+    for symbol in hooks[:_HOOKS]:
         _join(found, symbol, "a way to extend the project", [_mentions(study, symbol)])
     if names_the_surface(study):
-        for symbol in study.survey.surface[:_SURFACE]:
+        for symbol in study.survey.in_place(study.survey.surface)[:_SURFACE]:
             _join(found, symbol, "public surface", [_mentions(study, symbol)])
     for spot in found.values():
         spot.tests = find_tests(spot.symbol.path, study.sources, study.survey.words, spot.symbol)

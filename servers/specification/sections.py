@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 
 from sage_actors.servers.corpus.sources import Symbol
-from sage_actors.servers.documents.slugs import headline
 from sage_actors.servers.specification.evidence import Item
-from sage_actors.servers.specification.markdown import Document, block, code, plain, shortened, unmarked
+from sage_actors.servers.specification.markdown import (
+    Document,
+    amount,
+    block,
+    code,
+    plain,
+    shortened,
+    unmarked,
+)
 from sage_actors.servers.specification.models import Requirement
 from sage_actors.servers.specification.places import Spot, near
 from sage_actors.servers.specification.study import Study
+from sage_actors.servers.specification.survey import is_sentence
 from sage_actors.servers.specification.tests import find_tests
+from sage_actors.servers.specification.topic import split_name, stem
 from sage_actors.servers.specification.words import Hit
 
 __all__ = [
@@ -27,19 +36,21 @@ __all__ = [
 
 _QUOTES = 5
 _OTHERWISE = 4
+_EXAMPLES = 3
+_EXAMPLE_FOLDERS = frozenset({"example", "examples", "sample", "samples", "demo", "demos"})
 _STRONG = 0.5  # of the best score of its operation
 
 
 def front_matter(study: Study, document: Document, provenance: str, level: str) -> None:
     """What a reader, or a program, needs to judge the document."""
-    history, head = study.sources.history, study.sources.repository.head
+    repository = study.sources.repository
     fields = [
-        ("topic", shortened(headline(study.topic.text), 200)),
+        ("topic", shortened(study.title, 200)),
         ("kind", study.kind),
         ("project", study.name),
     ]
-    fields += [("commit", head)] if head else []
-    fields += [("date of commit", history[0].date[:10])] if history else []
+    fields += [("commit", repository.head)] if repository.head else []
+    fields += [("date of commit", repository.head_date[:10])] if repository.head_date else []
     fields += [("made by", "sage-actors, " + ("without a model" if provenance == "local" else provenance))]
     document.front_matter([*fields, ("evidence", level)])
 
@@ -48,16 +59,15 @@ def project_line(study: Study, document: Document) -> None:
     """Which project this is, by its own words."""
     facts = study.facts
     said = [f"**Project:** {plain(study.name)}"]
-    said[0] += f" {plain(facts.version.text)}" if facts.version else ""
-    for fact, what in ((facts.name, "name"), (facts.version, "version")):
-        said[0] += f" ({document.at_place(fact, what)})" if fact and what == "name" else ""
+    said[0] += f" ({document.at_place(facts.name, 'name')})" if facts.name else ""
+    if facts.version:
+        said[0] += f" {plain(facts.version.text)} ({document.at_place(facts.version, 'version')})"
     if facts.purpose:
         said.append(f"“{plain(facts.purpose.text)}” ({document.at_place(facts.purpose, 'purpose')})")
     if facts.main_language:
         files, lines = facts.languages[facts.main_language]
-        said.append(
-            f"{lines:,} lines of {_LANGUAGE.get(facts.main_language, facts.main_language)} in {files} files"
-        )
+        language = _LANGUAGE.get(facts.main_language, facts.main_language)
+        said.append(f"{amount(lines, 'line')} of {language} in {amount(files, 'file')}")
     document.bullet("; ".join(said) + ".")
 
 
@@ -74,12 +84,15 @@ _LANGUAGE = {
 def presence(study: Study, document: Document) -> None:
     """Whether the thing is there already, by the words of the topic on one line."""
     stems, needed = study.topic.thing_stems, study.survey.words_needed
-    named = [f"“{plain(study.topic.word_of(part))}”" for part in stems]
-    words = " and ".join(named) if needed == len(stems) else f"{needed} of {', '.join(named)}"
-    if not words:
+    named = [f"“{plain(word)}”" for word in study.topic.words_of(stems)]
+    if not named:
         document.bullet("**Is it there already?** Not determined: the topic names no thing to look for.")
         return
-    together = " together" if len(study.topic.thing_stems) > 1 else ""
+    words = " and ".join(named)
+    if needed < len(stems):  # of what is written without spaces a stem is a part of a word
+        words = f"{needed if len(named) == len(stems) else 'most'} of {', '.join(named)}"
+    together = " together" if len(named) > 1 else ""
+    stand = "stands" if len(named) == 1 else "stand"
     counted = []
     for kind, name in (
         ("code", "code"),
@@ -90,17 +103,17 @@ def presence(study: Study, document: Document) -> None:
         hits = study.survey.whole(kind)
         if hits:
             shown = ", ".join(document.at(h.path, h.line, "words of the topic") for h in hits[:2])
-            counted.append(
-                f"{len(hits)} line{'s' * (len(hits) != 1)} of {name} ({shown}{', …' if len(hits) > 2 else ''})"
-            )
+            counted.append(f"{amount(len(hits), 'line')} of {name} ({shown}{', …' if len(hits) > 2 else ''})")
     if counted:
         no_code = "" if study.survey.whole("code") else f"No line of code has {words}{together}; but "
-        stand = "they stand" if no_code else f"{words} stand"
-        document.bullet(f"**Is it there already?** {no_code}{stand}{together} in {', '.join(counted)}.")
+        subject = words if not no_code else "it" if len(named) == 1 else "they"
+        document.bullet(
+            f"**Is it there already?** {no_code}{subject} {stand}{together} in {', '.join(counted)}."
+        )
     else:
         document.bullet(
-            f"**Is it there already?** No: {words} stand{together} in no line of its code, tests or documentation"
-            f" ({len(study.sources.classes)} files looked at)."
+            f"**Is it there already?** No: {words} {stand}{together} in no line of its code, tests or documentation"
+            f" ({amount(len(study.sources.classes), 'file')} looked at)."
         )
 
 
@@ -109,7 +122,7 @@ def existing(study: Study, document: Document) -> None:
     document.heading("What exists today")
     candidates, quotes = near(study), _quotes(study)
     if not candidates and not quotes and not _found_otherwise(study, set(), []):
-        words = ", ".join(f"“{plain(study.topic.word_of(part))}”" for part in study.topic.stems)
+        words = ", ".join(f"“{plain(word)}”" for word in study.topic.words_of(study.topic.stems))
         document.undetermined(
             f"no definition is named after {words or 'the topic'}, and no documentation speaks of it."
         )
@@ -136,13 +149,27 @@ def existing(study: Study, document: Document) -> None:
 
 
 def _by_research(study: Study, document: Document, shown: set[tuple[str, int]], quotes: list[Hit]) -> None:
-    """What research found under other words than the topic's: synonyms, neighbours. To be judged by the reader."""
+    """What research found beside them, and whether by the topic's words or by others: synonyms, neighbours."""
     items = _found_otherwise(study, shown, quotes)
-    if items:
-        document.add("", "Also found, under other words than those of the topic:", "")
-    for item in items:
-        place = document.at(item.source, item.line, item.operation)
-        document.bullet(f"{place}: {code(' '.join(item.text.split()), 150)} (by {item.operation})")
+    worded = [item for item in items if _shared(study, item.text)]
+    for title, found in (
+        ("Also found, by words of the topic in what they say:", worded),
+        (
+            "Also found, under other words than those of the topic:",
+            [item for item in items if item not in worded],
+        ),
+    ):
+        if found:
+            document.add("", title, "")
+        for item in found:
+            place = document.at(item.source, item.line, item.operation)
+            document.bullet(f"{place}: {code(' '.join(item.text.split()), 150)} (by {item.operation})")
+
+
+def _shared(study: Study, text: str) -> set[str]:
+    """The stems of the topic that a text has, as words or as parts of names."""
+    found = {stem(part) for part in split_name(text)}
+    return found.intersection(study.topic.stems)
 
 
 def _found_otherwise(study: Study, shown: set[tuple[str, int]], quotes: list[Hit]) -> list[Item]:
@@ -161,7 +188,7 @@ def _quotes(study: Study) -> list[Hit]:
         hits = [
             hit
             for hit in study.survey.hits
-            if hit.kind in ("documentation", "history") and len(hit.text.split()) > 5 and hit.stems & thing
+            if hit.kind in ("documentation", "history") and is_sentence(hit.text, 6) and hit.stems & thing
             if (hit.path, hit.line) in cited
         ]
     hits.sort(key=lambda hit: (-len(hit.stems), hit.kind != "documentation"))
@@ -192,6 +219,7 @@ def where(study: Study, document: Document, found: list[Spot]) -> None:
         shown = ", ".join(f"{code(spot.symbol.name)} ({document.at_place(spot.symbol)})" for spot in close)
         document.add(f"In or beside the definitions above: {shown}.")
     _models(study, document, close)
+    _examples(study, document)
     for role in dict.fromkeys(spot.role for spot in found if spot.role in _ROLE_TITLES):
         document.add("", f"{_ROLE_TITLES[role]}:", "")
         for spot in (spot for spot in found if spot.role == role):
@@ -211,6 +239,27 @@ def _models(study: Study, document: Document, close: list[Spot]) -> None:
             document.add(
                 "", f"Derived from {code(spot.symbol.name)} already, to be read as models: {shown}{more}."
             )
+
+
+def _examples(study: Study, document: Document) -> None:
+    """Examples that do it already: they say how it can be done here."""
+    needed, thing = study.survey.words_needed, set(study.topic.thing_stems)
+    found = {
+        item.source: item.line
+        for item in study.evidence.of("code")
+        if item.line is not None and needed and len(_shared(study, item.text) & thing) >= needed
+    }
+    for hit in study.survey.whole("code"):
+        found.setdefault(hit.path, hit.line)
+    shown = []
+    for path, line in found.items():
+        symbol = study.sources.symbol_at(path, line)
+        if symbol is not None and not _EXAMPLE_FOLDERS.isdisjoint(path.lower().split("/")):
+            shown.append(f"{code(symbol.name)} ({document.at(path, line, 'example')})")
+    if shown:
+        more = ", …" if len(shown) > _EXAMPLES else ""
+        said = ", ".join(shown[:_EXAMPLES])
+        document.add("", f"Examples that have its words, to be read as models: {said}{more}.")
 
 
 _ROLE_TITLES = {
@@ -244,7 +293,9 @@ def _settings(study: Study, document: Document) -> None:
     parts = [f"{code(place.text, 80)} ({document.at_place(place, 'configuration')})" for place in settings]
     if reads:
         shown = document.at_place(reads[0], "environment")
-        parts.append(f"{len(reads)} line{'s' * (len(reads) != 1)} that read the environment, such as {shown}")
+        verb = "reads" if len(reads) == 1 else "read"
+        such_as = "" if len(reads) == 1 else "such as "
+        parts.append(f"{amount(len(reads), 'line')} that {verb} the environment, {such_as}{shown}")
     if parts:
         document.add("", f"Configuration that is there: {'; '.join(parts)}.")
 
@@ -259,7 +310,7 @@ def constraints(study: Study, document: Document) -> None:
             rows.append((name, plain(fact.text), document.at_place(fact, name.lower())))
     if facts.manifest:
         needed = facts.dependencies
-        said = f"{len(needed)} packages" if needed else "none"
+        said = amount(len(needed), "package") if needed else "none"
         rows.append(
             (
                 "Dependencies at run time",

@@ -67,7 +67,8 @@ def create_server(settings: ServerSettings) -> MCPServer:
         topic: what is wanted, such as "rate limiting for the public API"; for a bugfix the error text, the
         traceback or the failing test's output. research: results of sage-research; patterns: of relevant_patterns;
         skills: of skills_search; each may be null or shortened. output: a path in the project instead of
-        docs/specs/<slug>/spec.md. A version that a person changed is kept beside it. The same project and
+        docs/specs/<slug>/spec.md. A version that a person changed, and one
+        of another topic or kind, is kept beside it. The same project and
         arguments give the same document. Runs no code of the project.
         """
         with tool_errors():
@@ -134,7 +135,7 @@ async def create_specification(
         provenance=made.provenance,
         evidence_level=made.level,
         tokens=TokenCount.of(handed, made.text),
-        notes=_notes(study, drafted),
+        notes=[*written.notes, *_notes(study, drafted)],
     )
     return result, drafted.usage if drafted else None
 

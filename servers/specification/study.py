@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 from sage_actors.servers.corpus.project_facts import ProjectFacts, collect_facts
 from sage_actors.servers.corpus.sources import Sources, sources_of
+from sage_actors.servers.documents.slugs import headline
 from sage_actors.servers.implementation.checks import Check, best_check, detect_checks
 from sage_actors.servers.specification.evidence import Evidence, gather
 from sage_actors.servers.specification.survey import Survey
@@ -22,6 +24,8 @@ Kind = Literal["feature", "bugfix", "enhancement"]
 
 _MAX_HABITS = 8
 _MAX_SKILLS = 5
+_EMPTY = re.compile(r"\b0 of \d+\b|\(0 %\)|most often handled otherwise")
+"""Habits that say only what is not done, or not how: nothing to keep to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,11 @@ class Study:
         """The project's name by its manifest, else of its folder."""
         return self.facts.name.text if self.facts.name else self.sources.repository.root.name
 
+    @property
+    def title(self) -> str:
+        """What the documents are called: the topic; of an error text the line that says what it is about."""
+        return headline(self.topic.text) if self.kind == "bugfix" else self.topic.text
+
     @cached_property
     def churn(self) -> Counter[str]:
         """Commits by file, of the known history."""
@@ -111,6 +120,8 @@ def _habits(patterns: Any, sources: Sources) -> Iterator[Habit]:
         examples = pattern.get("citations")
         shown = (_shown(example, sources) for example in (examples if isinstance(examples, list) else []))
         path, line = next(filter(None, shown), ("", 0))
+        if _EMPTY.search(statement):
+            continue
         if path or isinstance(pattern.get("total"), int):
             yield Habit(statement, category, path, line)
 

@@ -11,12 +11,13 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from sage_actors.messages.ranking import UNSPACED
 from sage_actors.servers.corpus.sources import Sources, Symbol
 from sage_actors.servers.specification.evidence import Evidence
-from sage_actors.servers.specification.topic import SURFACE_WORDS, Topic, split_name, stem
+from sage_actors.servers.specification.topic import SURFACE_WORDS, VAGUE_WORDS, Topic, split_name, stem
 from sage_actors.servers.specification.words import Hit, WordIndex
 
-__all__ = ["Candidate", "Place", "Survey", "is_mechanism"]
+__all__ = ["Candidate", "Place", "Survey", "is_mechanism", "is_sentence"]
 
 _STRONG_WORDS = (
     "middleware middlewares hook hooks plugin plugins adapter adapters interceptor interceptors extension extensions"
@@ -45,6 +46,9 @@ _IMPORT = re.compile(r"(?:from|import|use|export)\s|.*\brequire\(")
 _DOC_START = re.compile(r'\s*[rRuUbB]*("""|\'\'\'|")')
 _ITEM = re.compile(r"\s*(?:[-*+•|]\s|\d+[.)]\s|\.\. )")
 _HEADING = re.compile(r"\s*(?:#{1,6}\s|[=\-~*^]{3,}\s*$|```)")
+_UNSPACED = re.compile(UNSPACED)
+_TITLE = 60
+_DIRECTIVES = ("@", "eslint", "nolint", "#[")
 _COMMENT = re.compile(r"^\s*(?:///?!?|#|\*|/\*\*?|--)\s?")
 
 
@@ -111,7 +115,7 @@ class Survey:
         while last < min(len(lines), hit.line + 4) and _continues(lines[last - 1], lines[last]):
             last += 1
         text = " ".join(line.strip() for line in lines[first - 1 : last])
-        return replace(hit, line=first, text=text) if len(text.split()) > 4 else None
+        return replace(hit, line=first, text=text) if is_sentence(text) else None
 
     @cached_property
     def candidates(self) -> list[Candidate]:
@@ -209,6 +213,12 @@ class Survey:
         ranked = [symbol for _, symbol in sorted(found.values(), key=lambda pair: -pair[0])]
         return ranked if any(is_mechanism(symbol) for symbol in ranked) else []
 
+    def in_place(self, symbols: list[Symbol]) -> list[Symbol]:
+        """Those that stand where the topic wants the thing, by their names and files, if any does; else all."""
+        wanted = frozenset(self.topic.place_stems) - VAGUE_WORDS
+        there = [s for s in symbols if wanted & (self.words.stems(s.name) | self.words.stems(s.path))]
+        return there or symbols
+
     def _is_called_in_docs(self, name: str) -> bool:
         """A method that a factory function makes is nested, and public all the same: documentation calls it."""
         call = f".{name}("
@@ -296,10 +306,12 @@ class Survey:
         first = symbol.line - 1
         while first > 0 and (_COMMENT.match(lines[first - 1]) or lines[first - 1].strip() == "*/"):
             first -= 1
-        for number in range(first, symbol.line - 1):
-            text = _COMMENT.sub("", lines[number]).strip().rstrip("*/").strip()
-            if len(text.split()) > 2 and not text.startswith(("@", "eslint", "nolint", "#[")):
-                return Place(symbol.path, number + 1, text)
+        said = [
+            _COMMENT.sub("", line).strip().rstrip("*/").strip() for line in lines[first : symbol.line - 1]
+        ]
+        for number, text in enumerate(said):
+            if len(text.split()) > 2 and not text.startswith(_DIRECTIVES):
+                return Place(symbol.path, first + number + 1, _first_sentence(_paragraph(said[number:]), 0))
         return None
 
     @cached_property
@@ -342,16 +354,21 @@ def _is_all(part: str, symbol: Symbol) -> bool:
 
 
 def _reason(words: list[str], akin: list[str], topic: Topic, *, is_named: bool) -> str:
-    shown = ", ".join(f"“{topic.word_of(part)}”" for part in words)
+    shown = ", ".join(f"“{word}”" for word in topic.words_of(words))
     parts = [f"{'named after' if is_named else 'stands under'} {shown}"] if words else []
     if akin:
-        parts.append("akin to " + ", ".join(f"“{topic.word_of(part)}”" for part in akin))
+        parts.append("akin to " + ", ".join(f"“{word}”" for word in topic.words_of(akin)))
     return ", ".join(parts)
 
 
 def is_mechanism(symbol: Symbol) -> bool:
     """Whether its name alone says that others hook in there: a middleware, a plugin, a mount."""
     return not _STRONG.isdisjoint(split_name(symbol.short_name))
+
+
+def is_sentence(text: str, words: int = 5) -> bool:
+    """Whether it has so many words; of what is written without spaces two characters count as one."""
+    return len(text.split()) + len(_UNSPACED.findall(text)) // 2 >= words
 
 
 def _continues(line: str, following: str) -> bool:
@@ -367,11 +384,11 @@ def _docstring(lines: list[str], symbol: Symbol) -> Place | None:
         (
             n
             for n in range(symbol.line - 1, min(symbol.line + 25, len(lines)))
-            if lines[n].rstrip().endswith(":")
+            if lines[n].rstrip().endswith((":", ": ..."))
         ),
         None,
     )
-    if end is None:
+    if end is None or lines[end].rstrip().endswith("..."):  # of an overload: what follows is another's
         return None
     begins = next((n for n in range(end + 1, min(end + 3, len(lines))) if lines[n].strip()), None)
     if begins is None or not _DOC_START.match(lines[begins]):
@@ -382,12 +399,27 @@ def _docstring(lines: list[str], symbol: Symbol) -> Place | None:
     return None
 
 
+def _paragraph(lines: list[str]) -> list[str]:
+    """Without what begins anew below a short line, such as a title."""
+    if len(lines) > 1 and len(lines[0]) < _TITLE and lines[1][:1].isupper():
+        return lines[:1]
+    return lines
+
+
 def _first_sentence(lines: list[str], first: int) -> str:
-    """The line and those that it goes on in, up to the end of a sentence, of the paragraph or of the string."""
+    """The line and those that it goes on in, up to the end of a sentence, of the paragraph or of the string.
+
+    What goes on for more than four lines ends in `…`.
+    """
     said: list[str] = []
     for line in lines[first : first + 4]:
         text = _DOC_START.sub("", line) if not said else line
+        if said and text.startswith(_DIRECTIVES):
+            break
         said.append(text.strip("\"' "))
         if not said[-1] or said[-1].endswith((".", ":", "!", "?")) or text.rstrip().endswith(('"""', "'''")):
             break
+    else:
+        following = lines[first + 4].strip("\"' ") if first + 4 < len(lines) else ""
+        said += ["…"] if following else []
     return " ".join(filter(None, said))

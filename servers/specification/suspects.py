@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from sage_actors.messages.ranking import UNSPACED
 from sage_actors.servers.corpus.sources import Sources, Symbol
 from sage_actors.servers.documents.slugs import headline
-from sage_actors.servers.specification.error_text import Frame, parse_error
+from sage_actors.servers.specification.error_text import Frame, located, parse_error
 from sage_actors.servers.specification.study import Study
 from sage_actors.servers.specification.survey import Place
+from sage_actors.servers.specification.topic import stem
 
 __all__ = ["Investigation", "Suspect"]
 
 _MAX_SITES = 6
 _MAX_SUSPECTS = 6
+_MAX_TESTED = 4
+_MAX_MEANT = 2
+_STOP_WORDS = "test on to in of the a an is are and or with for no not when that it from"
+_STOP_STEMS = frozenset(map(stem, _STOP_WORDS.split()))
 _RECENT = 30  # commits
 _COMMON_WORDS = "Error Exception TypeError ValueError KeyError RuntimeError AssertionError IndexError OSError"
 _NAMED = re.compile(  # `(*Type).Method`, `Type.method`, `Type::method`, `function()`
-    r"\(?\*?(?P<owner>[A-Za-z_]\w*)\)?(?:\.|::|\#)(?P<member>[A-Za-z_]\w*)|\b(?P<function>[A-Za-z_]\w*)\(\)"
+    r"\(?\*?(?P<owner>[^\W\d]\w*)\)?(?:\.|::|\#)(?P<member>[^\W\d]\w*)|\b(?P<function>[^\W\d]\w*)\(\)"
+)
+_NO_WORDS = re.compile(  # what a language says of any program, and places: no words of this one
+    r"(?:object )?has no attribute|object is not (?:callable|iterable|subscriptable)|takes \d+ positional arguments?"
+    r"|missing \d+ required positional arguments?|got an unexpected keyword argument"
+    r"|cannot read propert(?:y|ies) of|is not a function|is not defined"
+    r"|runtime error: (?:index out of range|invalid memory address or nil pointer dereference)"
+    r"|\S+/\S+|\bline \d+",
+    re.IGNORECASE,
 )
 _COMMON = frozenset(_COMMON_WORDS.split())
+_UNSPACED = re.compile(rf"{UNSPACED}{{4,}}")
+_MAX_BODY = 80  # lines of a test
 
 
 @dataclass(slots=True)
@@ -70,15 +87,12 @@ class Investigation:
     def moved(self) -> list[tuple[Place, str]]:
         """Frames whose line is in another function now than the report says: it comes from another version."""
         found = []
-        for place in self.frames:
-            symbol = self.study.sources.symbol_at(place.path, place.line)
-            said = re.split(r"[.:]+", place.text.strip())[-1].strip("<>()* ")
-            if (
-                symbol is not None
-                and said.isidentifier()
-                and said not in ("module", "lambda", symbol.short_name)
-            ):
-                found.append((place, said))
+        for frame in self.report.frames:
+            place = self._resolve(frame)
+            line = frame.line if place is None or not frame.code else place.line
+            symbol = self.study.sources.symbol_at(place.path, line) if place is not None else None
+            if place is not None and symbol is not None and frame.name not in ("", symbol.short_name):
+                found.append((Place(place.path, line), frame.name))
         return found
 
     def _resolve(self, frame: Frame) -> Place | None:
@@ -90,7 +104,7 @@ class Investigation:
             fitting = [path for path in sources.classes if path == end or path.endswith("/" + end)]
             if len(fitting) == 1 or end in fitting:
                 path = end if end in fitting else fitting[0]
-                line = frame.line_in(sources.lines(path))
+                line = located(frame, path, sources)
                 return Place(path, line, frame.function) if line is not None else None
             if fitting:
                 return None
@@ -101,7 +115,9 @@ class Investigation:
         """Lines of code that hold the message's own words, or raise its type."""
         found: list[Place] = []
         for kind, text in self.messages or [("", headline(self.study.topic.text))]:
-            found += _lines_with(self.study.sources, text) or _raises(self.study.sources, kind)
+            found += _lines_with(self.study.sources, _NO_WORDS.sub(" ", text)) or _raises(
+                self.study.sources, kind
+            )
         return list(dict.fromkeys(found))[:_MAX_SITES]
 
     @cached_property
@@ -138,6 +154,66 @@ class Investigation:
         return list(dict.fromkeys(found))[:5]
 
     @cached_property
+    def tested(self) -> list[Place]:
+        """What the failing tests name of the project's code: names that one definition alone has.
+
+        Those that share most words with the test's own name come first, then those that fewest tests mention.
+        """
+        survey, found = self.study.survey, dict[Place, tuple[int, int]]()
+        defined: dict[str, list[Symbol]] = {}
+        for symbol in self.study.sources.symbols if self.failing_tests else ():
+            defined.setdefault(symbol.short_name, []).append(symbol)
+        for test in self.failing_tests[:2]:
+            stems = survey.words.stems(test.text)
+            for name in self._names_in(test):
+                symbols = defined.get(name, [])
+                if len(symbols) == 1 and len(name) > 3 and not name.startswith("_"):
+                    shared = len(stems & survey.words.stems(name))
+                    place = Place(symbols[0].path, symbols[0].line, symbols[0].name)
+                    found.setdefault(place, (-shared, survey.words.mentions(name, "test")))
+        return sorted(found, key=lambda place: (*found[place], place.path, place.line))[:_MAX_TESTED]
+
+    @cached_property
+    def meant_by_tests(self) -> dict[Place, str]:
+        """What shares words with the failing test's name: what the test names, and code that has most of them."""
+        survey, found = self.study.survey, dict[Place, str]()
+        for test in self.failing_tests[:2]:
+            stems = survey.words.stems(test.text.rpartition(".")[2]) - _STOP_STEMS
+            for place in self.tested:
+                if stems & survey.words.stems(place.text):
+                    found.setdefault(place, "the failing test names it")
+            for symbol, shared in self._having(stems)[:_MAX_MEANT]:
+                words = ", ".join(f"“{each}”" for each in sorted(shared))
+                reason = f"it has the words {words} of the failing test's name"
+                found.setdefault(Place(symbol.path, symbol.line, symbol.name), reason)
+        return found
+
+    def _having(self, stems: frozenset[str]) -> list[tuple[Symbol, frozenset[str]]]:
+        """The definitions of the project that have half of these stems, three at least; most first."""
+        sources, bodies = self.study.sources, dict[Symbol, set[str]]()
+        for hit in self.study.survey.words.hits(stems):
+            symbol = sources.symbol_at(hit.path, hit.line) if sources.is_product(hit.path) else None
+            if symbol is not None:
+                bodies.setdefault(symbol, set()).update(hit.stems)
+        least = max(3, math.ceil(len(stems) / 2))
+        found = [(symbol, frozenset(shared)) for symbol, shared in bodies.items() if len(shared) >= least]
+        return sorted(found, key=lambda pair: (-len(pair[1]), pair[0].path, pair[0].line))
+
+    def _names_in(self, test: Place) -> list[str]:
+        """The identifiers between the beginning of a test and the next definition that is not inside of it."""
+        sources = self.study.sources
+        after = [
+            symbol.line
+            for symbol in sources.symbols_of(test.path)
+            if symbol.line > test.line
+            and not symbol.is_nested
+            and not symbol.name.startswith(f"{test.text}.")
+        ]
+        end = min(after, default=len(sources.lines(test.path)) + 1) - 1
+        text = "\n".join(sources.lines(test.path)[test.line : min(end, test.line + _MAX_BODY)])
+        return re.findall(r"[^\W\d]\w*", text)
+
+    @cached_property
     def suspects(self) -> list[Suspect]:
         """The likeliest lines first; of one definition only one."""
         found: dict[tuple[str, int], Suspect] = {}
@@ -153,6 +229,8 @@ class Investigation:
         for place in self.named:
             if self.study.sources.is_product(place.path):
                 self._suspect(found, place, 2.5, "the report names it")
+        for place, reason in self.meant_by_tests.items():
+            self._suspect(found, place, 1.8, reason)
         for place in self.sites:
             if self.study.sources.is_product(place.path):
                 self._suspect(found, place, 2.0, "it holds the words or the type of the message")
@@ -187,21 +265,28 @@ class Investigation:
 
 
 def _lines_with(sources: Sources, message: str) -> list[Place]:
-    """Lines that hold the longest run of the message's words that any line has, of at least three."""
-    words = re.findall(r"[A-Za-z][\w'-]+", message)[:24]
+    """Lines that hold the longest run of the message's words that any line has, of at least three.
+
+    What is written without spaces is no run of words: the longest such part of the message is looked for as it is.
+    """
+    words = re.findall(r"[^\W\d_][\w'-]+", message)[:24]
     for length in range(min(8, len(words)), 2, -1):
         runs = [words[n : n + length] for n in range(len(words) - length + 1)]
         pattern = re.compile("|".join(r"\W{1,3}".join(map(re.escape, run)) for run in runs))
-        found = [
-            Place(path, number, line.strip())
-            for path in sources.files("code")
-            if pattern.search(sources.text(path))
-            for number, line in enumerate(sources.lines(path), 1)
-            if pattern.search(line)
-        ]
-        if found:
+        if found := _matching(sources, pattern):
             return found
-    return []
+    unspaced = max(_UNSPACED.findall(message), key=len, default="")
+    return _matching(sources, re.compile(re.escape(unspaced))) if unspaced else []
+
+
+def _matching(sources: Sources, pattern: re.Pattern[str]) -> list[Place]:
+    return [
+        Place(path, number, line.strip())
+        for path in sources.files("code")
+        if pattern.search(sources.text(path))
+        for number, line in enumerate(sources.lines(path), 1)
+        if pattern.search(line)
+    ]
 
 
 def _raises(sources: Sources, kind: str) -> list[Place]:

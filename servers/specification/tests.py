@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -30,28 +31,70 @@ def find_tests(source: str, sources: Sources, words: WordIndex, symbol: Symbol |
     found = [TestFile(path, 1, "by its name") for path in _by_name(source, sources)]
     if source.endswith(".rs"):
         found += _inside(source, sources)
-    if symbol is not None and len(symbol.short_name) > 3:
-        mentioning = words.files_with(symbol.short_name, "test")
-        for path in [path for path in mentioning if "conftest" not in path and "/fixtures/" not in path][:3]:
+    if symbol is not None:
+        for path in _mentioning(symbol, sources, words)[:3]:
             line = words.first_line(symbol.short_name, path)
-            if line is not None and _same_language(path, source) and all(test.path != path for test in found):
+            if line is not None and all(test.path != path for test in found):
                 found.append(TestFile(path, line, f"it mentions `{symbol.short_name}`"))
     return found
 
 
+def _mentioning(symbol: Symbol, sources: Sources, words: WordIndex) -> list[str]:
+    """The test files that mention the symbol, most mentions first.
+
+    A name that others have too (`main`, `remove`, `__enter__`) is a mention where its class, or its module, is named
+    as well.
+    """
+    name = symbol.short_name
+    owner = _owner(symbol) if _is_common(name) else None
+    if len(name) <= 3 or owner == "":
+        return []
+    return [
+        path
+        for path in words.files_with(name, "test")
+        if _same_language(path, symbol.path) and _is_test(path, sources)
+        if owner is None or _names(owner, path, sources, words)
+    ]
+
+
+def _is_common(name: str) -> bool:
+    """A single word in lower case, or one of the language's own names."""
+    return (name.isalpha() and name.islower()) or (name.startswith("__") and name.endswith("__"))
+
+
+def _owner(symbol: Symbol) -> str:
+    """Its class, else its module; "" for a name of the language's own in a module, which says nothing."""
+    owners = [part for part in symbol.name.split(".")[:-1] if part != "prototype"]
+    if owners:
+        return owners[-1]
+    pure = PurePosixPath(symbol.path)
+    module = pure.parent.name if pure.stem in ("__init__", "index", "mod", "lib") else pure.stem
+    return "" if symbol.short_name.startswith("__") else module
+
+
+def _names(owner: str, path: str, sources: Sources, words: WordIndex) -> bool:
+    if owner.isidentifier():
+        return words.has(owner, path)
+    return re.search(rf"(?<![\w-]){re.escape(owner)}(?![\w-])", sources.text(path)) is not None
+
+
+def _is_test(path: str, sources: Sources) -> bool:
+    """Whether a file has tests, not what tests use: in Python by their names."""
+    if "conftest" in path or "/fixtures/" in path:
+        return False
+    return not path.endswith(".py") or any(
+        symbol.short_name.startswith("test") for symbol in sources.symbols_of(path)
+    )
+
+
 def tests_of_file(source: str, sources: Sources, words: WordIndex) -> list[str]:
-    """The test files of a whole source file: by its name, else those that mention most of what it alone defines."""
+    """The test files of a whole source file: by its name, else those that mention most of what it defines."""
     named = _by_name(source, sources)
     if named or (source.endswith(".rs") and _inside(source, sources)):
         return named or [source]
     counts: Counter[str] = Counter()
     for symbol in sources.symbols_of(source):
-        if len(symbol.short_name) > 3 and not symbol.short_name.startswith("_"):
-            counts.update(
-                path
-                for path in words.files_with(symbol.short_name, "test")
-                if _same_language(path, source) and "conftest" not in path
-            )
+        counts.update(_mentioning(symbol, sources, words))
     return [path for path, _ in counts.most_common(2)]
 
 
@@ -71,7 +114,7 @@ def _by_name(source: str, sources: Sources) -> list[str]:
     by_stem = sources.once(_by_stem)
     found = [path for name in sorted(names) for path in by_stem.get(name, ())]
     found += [path for name in plain for path in by_stem.get(name, ()) if path not in found]
-    found = [path for path in found if _same_language(path, source)]
+    found = [path for path in found if _same_language(path, source) and _is_test(path, sources)]
     return sorted(found, key=lambda path: (-_shared(path, source), path))[:3]
 
 
@@ -125,8 +168,23 @@ def new_test_path(source: str, sources: Sources) -> str:
     return str(model.parent / f"{pure.stem}{model.suffix}")
 
 
-def narrowed(check: Check | None, test: str) -> str:
-    """The command that runs only `test`, quoted for a shell; the whole check where its tool takes no file."""
+def narrowed(check: Check | None, test: str, name: str = "") -> str:
+    """The command that runs only the file `test`, quoted for a shell; the whole check where its tool takes no file.
+
+    name: of the one test in it that is to run, qualified by its class; where the tool takes one.
+    """
+    command = _of_file(check, test)
+    if check is None or not name or command == check.text:
+        return command
+    if "pytest" in check.command:
+        return command + quote(f"::{name.replace('.', '::')}")
+    if check.command[:2] == ["go", "test"]:
+        short = name.rpartition(".")[2]
+        return f"{command} -run {quote(f'^{short}$')}"
+    return command
+
+
+def _of_file(check: Check | None, test: str) -> str:
     if check is None:
         return ""
     if "pytest" in check.command and test.endswith(".py"):

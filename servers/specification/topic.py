@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from sage_actors.messages.ranking import UNSPACED, pairs_of
 from sage_actors.servers.corpus.relevance import kindred
 
-__all__ = ["SURFACE_WORDS", "Topic", "split_name", "stem"]
+__all__ = ["SURFACE_WORDS", "VAGUE_WORDS", "Topic", "split_name", "stem"]
 
 SURFACE_WORDS = frozenset(
     {"api", "publ", "public", "interfac", "client", "librar", "endpoint", "cli", "surfac"}
 )
 """Stems that mean what users of a project see, and only by chance a word in a name."""
+
+VAGUE_WORDS = SURFACE_WORDS - {"client", "cli", "endpoint"}
+"""Those of them that name no place in the code."""
 
 _STOP_WORDS = (
     "a an the and or of to in on for with without by from as at is are be it its this that these those "
@@ -28,8 +34,10 @@ _PLACE = re.compile(
     r"\s+(?:for|in|of|to|on|into|within|inside|when|from|during)\s+(?:the\s+|a\s+|an\s+|our\s+)?",
     re.IGNORECASE,
 )
-_WORD = re.compile(r"[A-Za-z][A-Za-z0-9+#]*|\d+")
+_WORD = re.compile(r"[^\W\d_](?:[^\W_]|[+#])*|\d+")
 _PARTS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
+_LETTERS = re.compile(rf"{UNSPACED}+|(?:(?!{UNSPACED})[^\W\d_])+|\d+")
+_UNSPACED = re.compile(rf"{UNSPACED}+")
 _ENDINGS = (
     "izations",
     "ization",
@@ -63,8 +71,23 @@ def stem(word: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def split_name(name: str) -> tuple[str, ...]:
-    """The words in an identifier: `RateLimiter.try_acquire` is rate, limiter, try, acquire."""
-    return tuple(part.lower() for part in _PARTS.findall(name))
+    """The words in an identifier: `RateLimiter.try_acquire` is rate, limiter, try, acquire.
+
+    Of a script that writes no spaces the pairs of characters, as the search has them.
+    """
+    if name.isascii():
+        return tuple(part.lower() for part in _PARTS.findall(name))
+    return tuple(part.lower() for run in _LETTERS.findall(name) for part in _parts(run))
+
+
+def _parts(run: str) -> Iterator[str]:
+    """Of letters of one kind: pairs, or the words between humps, whatever alphabet the humps are of."""
+    if _UNSPACED.match(run):
+        yield from pairs_of(run)
+        return
+    shape = "".join("A" if letter.isupper() else "0" if letter.isdecimal() else "a" for letter in run)
+    for part in _PARTS.finditer(shape):
+        yield run[part.start() : part.end()]
 
 
 @dataclass(frozen=True)
@@ -109,9 +132,26 @@ class Topic:
 
     def word_of(self, part: str) -> str:
         """The word of the topic that has this stem, as it was written."""
-        return next((word for word in _WORD.findall(self.text) if stem(word) == part), part)
+        return next((word for word in _words(self.text) if part in _stems_of(word)), part)
+
+    def words_of(self, parts: Iterable[str]) -> list[str]:
+        """The words of the topic that have these stems, each once."""
+        return list(dict.fromkeys(map(self.word_of, parts)))
+
+
+def _words(text: str) -> list[str]:
+    """As they are written; what has no spaces in it is one word, apart from what other letters stand beside it."""
+    if text.isascii():
+        return _WORD.findall(text)
+    runs = _WORD.findall(unicodedata.normalize("NFC", text))
+    parted = (re.findall(rf"{UNSPACED}+|(?:(?!{UNSPACED}).)+", run) for run in runs)
+    return [word for words in parted for word in words]
+
+
+def _stems_of(word: str) -> tuple[str, ...]:
+    return tuple(pairs_of(word)) if _UNSPACED.fullmatch(word) else (stem(word),)
 
 
 def _stems(text: str) -> tuple[str, ...]:
-    words = (word for word in _WORD.findall(text) if word.lower() not in _STOP and len(word) > 1)
-    return tuple(dict.fromkeys(stem(word) for word in words))
+    words = (word for word in _words(text) if word.lower() not in _STOP and len(word) > 1)
+    return tuple(dict.fromkeys(part for word in words for part in _stems_of(word)))

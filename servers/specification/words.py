@@ -13,7 +13,8 @@ from sage_actors.servers.specification.topic import split_name, stem
 
 __all__ = ["Hit", "WordIndex"]
 
-_IDENTIFIER = re.compile(r"[A-Za-z_$][\w$]{1,60}")
+_IDENTIFIER = re.compile(r"[A-Za-z_$][\w$]{1,60}", re.ASCII)
+_ANY_IDENTIFIER = re.compile(r"(?!\d)[\w$]{2,61}")  # in any script; slower
 _MAX_LINE = 400
 
 
@@ -46,7 +47,7 @@ class WordIndex:
         files: dict[str, Counter[str]] = {}
         kinds: dict[str, Counter[str]] = {}
         for path, file in self._sources.classes.items():
-            words = _IDENTIFIER.findall(self._sources.text(path))
+            words = _identifiers(self._sources.text(path))
             files[path] = Counter(words)
             kinds.setdefault(file.kind, Counter()).update(words)
         return files, kinds
@@ -118,7 +119,7 @@ class WordIndex:
         kind = self._sources.classes[path].kind
         found = []
         for number, line in enumerate(self._sources.lines(path), 1):
-            if len(line) > _MAX_LINE or words.isdisjoint(_IDENTIFIER.findall(line)):
+            if len(line) > _MAX_LINE or words.isdisjoint(_identifiers(line)):
                 continue
             if named := pattern.findall(line):
                 stems = frozenset().union(*(self.stems(word) for word in named)) & wanted
@@ -131,6 +132,10 @@ class WordIndex:
         if known is None:
             known = self._stems_of[word] = frozenset(stem(part) for part in split_name(word))
         return known
+
+
+def _identifiers(text: str) -> list[str]:
+    return (_IDENTIFIER if text.isascii() else _ANY_IDENTIFIER).findall(text)
 
 
 def _may_have(word: str, stems: frozenset[str]) -> bool:

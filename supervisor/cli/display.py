@@ -31,6 +31,7 @@ __all__ = [
     "results_text",
 ]
 
+_BACKUP = re.compile(r"\.backup-\d+\.md$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 _CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 _LONGEST_TEXT = 400
@@ -154,7 +155,9 @@ def measured_lines(data: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"servers {_count(starts, 'start')}, {_count(data.get('context_reloads', 0), 'context reload')}"
         )
-    lines.extend(f"wrote {one_line(each)}" for each in data.get("artifacts") or ())
+    for each in map(one_line, data.get("artifacts") or ()):
+        kept = _BACKUP.search(each)
+        lines.append(f"kept {each}: what stood there before" if kept else f"wrote {each}")
     for result in (data.get("results") or {}).values():
         if isinstance(result, Mapping) and result.get("status") == "needs_agent":
             order = one_line(result.get("work_order") or result.get("path") or "the work order")
