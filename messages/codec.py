@@ -178,7 +178,8 @@ def _find_culprit(value: object, path: tuple[object, ...] = (), *, is_result: bo
 def _why(value: object, cause: Exception, *, is_result: bool) -> str:
     if hasattr(value, "get_secret_value"):
         way = ", or declare `secret_outputs: true` and return value.get_secret_value()" if is_result else ""
-        return f"a secret ({_kind(value)}), which is never saved: pass `${{env.NAME}}` to the operation that needs it{way}"
+        kind = _kind(value)
+        return f"a secret ({kind}), which is never saved: pass `${{env.NAME}}` to the operation that needs it{way}"
     if isinstance(value, int):
         return "an integer of more than 64 bits (use a string)"
     if isinstance(value, str):

@@ -383,7 +383,7 @@ class _Checker:
                 self._check_sub_workflow(node, place)
             if operation.type in _NO_RETRY and operation.retry.max_attempts > 1:
                 message = f"an operation of type {operation.type!r} is not tried again"
-                self._error(f"{place}.retry", message, _NO_RETRY[operation.type])
+                self.warnings.append(Problem(f"{place}.retry", message, _NO_RETRY[operation.type]))
             if id(operation) not in checked:
                 checked.add(id(operation))
                 self._check_type(operation, place)
