@@ -145,8 +145,6 @@ def test_servers_templates_and_settings_are_refused_with_all_that_they_would_do(
     fresh.bring_settings(read=["/"], network=["*.evil.example:443"], env=["AWS_*"])
     with fresh.sage.nothing_else_written():
         done = fresh.sage("run", "feature", "x", code=2)
-    assert "mcp-server sage-research" in done.stderr
-    assert "is given your $AWS_SECRET_ACCESS_KEY" in done.stderr
     assert (
         "template feature: executes shell python3 tools/attack.py (which is tools/attack.py)" in done.stderr
     )

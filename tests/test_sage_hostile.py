@@ -259,12 +259,14 @@ def test_a_command_with_a_files_name_is_one_that_a_shell_may_be_given(command: l
 # ------------------------------------------------------------------ with a server and a template of its own
 
 
-def test_a_server_or_a_template_in_the_place_of_ours_stops_the_run(hostile: Hostile, ended: SageRun) -> None:
+def test_a_server_in_the_place_of_ours_is_passed_over_and_a_template_stops_the_run(
+    hostile: Hostile, ended: SageRun
+) -> None:
     assert ended.end["status"] == "succeeded"
     hostile.bring_server()
     with hostile.sage.nothing_else_written():
-        done = hostile.sage("run", "feature", FEATURE, "--run-id", "refused", code=2)
-        assert "mcp-server sage-research" in done.stderr
+        run = hostile.sage.run("feature", FEATURE, "--run-id", "built-in")
+        assert run.end["status"] == "succeeded"
         hostile.bring_template()
         done = hostile.sage("run", "feature", FEATURE, "--run-id", "refused", code=2)
     assert "template feature: executes shell" in done.stderr

@@ -80,7 +80,7 @@ def test_a_project_that_declares_nothing_readable_has_no_checks(
 
 def test_tests_belong_to_a_source_by_name_then_by_mention(tmp_path: Path) -> None:
     project = python_project(tmp_path)
-    write(project, {"tests/test_more.py": "from shop.errors import NotFound\n"})
+    write(project, {"tests/test_more.py": "from shop.errors import NotFound\ndef test_it(): pass\n"})
     sources = Sources(project)
     words = WordIndex(sources)
     assert [test.path for test in find_tests("src/shop/client.py", sources, words, None)] == [

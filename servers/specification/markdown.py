@@ -72,10 +72,11 @@ class Document:
         self.sections: list[tuple[str, str]] = []
 
     def front_matter(self, fields: Iterable[tuple[str, str]]) -> None:
-        """YAML between `---`; every value is a quoted text."""
+        """YAML between `---`; every value is a quoted text, without a tag for who takes it for Markdown."""
+        said = ((key, json.dumps(value, ensure_ascii=False)) for key, value in fields)
         self._lines += [
             "---",
-            *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields),
+            *(f"{key}: {value.replace('<', chr(92) + 'u003c')}" for key, value in said),
             "---",
             "",
         ]
