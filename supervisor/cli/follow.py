@@ -263,7 +263,8 @@ def _past(status: str) -> str:
 
 
 def _because(outcome: Outcome) -> str:
-    return f": {one_line(outcome.reason)}" if outcome.reason and not outcome.errors else "."
+    says_more = outcome.reason and outcome.reason != outcome.status and not outcome.errors
+    return f": {one_line(outcome.reason)}" if says_more else "."
 
 
 def _error_lines(errors: Mapping[str, Any]) -> list[str]:
