@@ -435,11 +435,15 @@ class Supervisor:
             self._tell_finished(handle, opened)
             return handle
         handle._ask = self._ask
+        if opened.lock is not None:
+            try:
+                self._registry.note_started(core.run_id, core.plan.spec.name, os.getpid())
+            except BaseException:  # a full disk: nothing has begun
+                opened.lock.release()
+                raise
         with self._lock:
             self._handles[core.run_id] = handle
         try:
-            if opened.lock is not None:
-                self._registry.note_started(core.run_id, core.plan.spec.name, os.getpid())
             self._actor.tell(
                 AddRun(
                     handle=handle,

@@ -12,7 +12,13 @@ import pytest
 from engine_harness import make_supervisor, wait_until
 
 from sage_actors.messages.codec import pack, unpack
-from sage_actors.messages.errors import ActorDeadError, NoCheckpointError, ResultError, UsageError
+from sage_actors.messages.errors import (
+    ActorDeadError,
+    NoCheckpointError,
+    ResultError,
+    StorageError,
+    UsageError,
+)
 from sage_actors.supervisor.definitions.workflow import Workflow
 
 pytestmark = pytest.mark.requirement("ORCH-015")
@@ -229,6 +235,21 @@ def test_a_fork_has_no_part_in_it(tmp_path: Path) -> None:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert supervisor.run(one(ops.echo, value=2), run_id="after", timeout=30)["node"] == 2
+
+
+def test_a_start_that_finds_the_disk_full_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make_supervisor(tmp_path) as supervisor:
+        with monkeypatch.context() as full:
+
+            def refuse(*_: object) -> None:
+                raise StorageError("no space left on device")
+
+            full.setattr(supervisor._registry, "note_started", refuse)
+            with pytest.raises(StorageError, match="no space"):
+                supervisor.start(one(ops.echo, value=1), run_id="r")
+        assert supervisor.run(one(ops.echo, value=1), run_id="r", timeout=30)["node"] == 1
 
 
 def test_without_durability_there_is_nothing_to_continue(tmp_path: Path) -> None:
