@@ -217,7 +217,7 @@ class Engine:
                 continue
             if worker.is_async:
                 self.ports.cancel(worker.number, keys)
-                self._at(self.clock.monotonic() + 5.0, ("cancel_grace", worker.number, tuple(keys)))
+                self._at(self.clock.monotonic() + _HEED_S, ("unheeded", worker.number, keys, "cancelled"))
                 continue
             head = next(iter(worker.tasks))
             if worker.solo and not worker.head_since:
@@ -689,16 +689,12 @@ class Engine:
                 if worker.check_at <= now:
                     worker.check_at = math.inf
                 self._check(worker, now)
-        elif what[0] == "cancel_grace":
-            worker = self.workers.get(what[1])
-            key = next((key for key in what[2] if worker is not None and key in worker.tasks), None)
+        elif what[0] == "unheeded":
+            _, number, keys, reason = what
+            worker = self.workers.get(number)
+            key = next((key for key in keys if worker is not None and key in worker.tasks), None)
             if worker is not None and key is not None:
-                self._kill(worker, "cancelled", key)
-        elif what[0] == "late":
-            worker = self.workers.get(what[1])
-            key = next((key for key in what[2] if worker is not None and key in worker.tasks), None)
-            if worker is not None and key is not None:
-                self._kill(worker, "timeout", key)
+                self._kill(worker, reason, key)
         elif what[0] == "abort":
             self.abort()
 
@@ -722,7 +718,7 @@ class Engine:
                 first = 0.0 if worker.tasks[key] in worker.loaded else _LOOP_S
                 late.setdefault(timeout + first, []).append(key)
         for after, keys in late.items():
-            self._at(self.clock.monotonic() + after + _HEED_S, ("late", worker.number, keys))
+            self._at(self.clock.monotonic() + after + _HEED_S, ("unheeded", worker.number, keys, "timeout"))
 
     def _check_at(self, worker: Worker, when: float) -> None:
         """The earliest wish counts; a later check that was asked for before finds nothing to do."""
