@@ -98,7 +98,7 @@ def confine(
         "mounts": lambda: private.extend(
             _narrow_mounts(profile, prepared, alone) if tier == "namespaces" else ()
         ),
-        "descriptors": lambda: _close_all_but((*keep_fds, prepared.ruleset)),
+        "descriptors": lambda: kernel.close_all_but((*keep_fds, prepared.ruleset)),
         "limits": lambda: _limit(profile.limits, own_users=tier == "namespaces"),
         "no_new_privs": lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1),
         "landlock": lambda: _restrict_files(profile, tier, private, prepared),
@@ -157,15 +157,6 @@ def _narrow_mounts(profile: Profile, prepared: Preparation, alone: bool) -> list
     make_placeholders(profile.write, protected)
     mounts.shield(profile.write, protected=protected, hidden=hidden, reopened=profile.reopened)
     return private
-
-
-def _close_all_but(kept: Collection[int]) -> None:
-    first = 3
-    for each in (*sorted(fd for fd in set(kept) if fd >= 3), None):
-        last = 0xFFFFFFFF if each is None else each - 1
-        if first <= last:
-            kernel.call("close_range", first, last, 0)
-        first = (each or 0) + 1
 
 
 def _limit(limits: Limits, *, own_users: bool) -> None:

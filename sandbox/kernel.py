@@ -12,10 +12,12 @@ import os
 import platform
 import struct
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 __all__ = [
     "call",
+    "close_all_but",
     "keep_capabilities",
     "machine",
     "mount",
@@ -186,6 +188,16 @@ def call(name: str, *arguments: Any) -> int:
         raise OSError(errno.ENOSYS, f"{name}: {os.strerror(errno.ENOSYS)}")
     longs = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
     return _checked(_libc().syscall(ctypes.c_long(number), *longs), name)
+
+
+def close_all_but(kept: Iterable[int]) -> None:
+    """Closes every descriptor from 3 on that is not `kept`. Raises OSError."""
+    first = 3
+    for each in (*sorted(fd for fd in set(kept) if fd >= 3), None):
+        last = 0xFFFFFFFF if each is None else each - 1
+        if first <= last:
+            call("close_range", first, last, 0)
+        first = (each or 0) + 1
 
 
 def prctl(option: int, *arguments: int) -> int:

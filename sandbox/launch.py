@@ -100,9 +100,7 @@ def _hold_only(channel: socket.socket) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)
-    kept = channel.fileno()
-    os.closerange(3, kept)
-    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+    kernel.close_all_but((channel.fileno(),))
 
 
 def _detach(channel: socket.socket, fds: Sequence[int]) -> NoReturn:

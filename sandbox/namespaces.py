@@ -332,15 +332,12 @@ def _reap_until(inner: int, exit_write: int) -> NoReturn:
         os._exit(70)
 
 
-def _hold_only(*kept: int) -> None:
-    """Goes on without the descriptors from 3 on that are not `kept`, and without an ear for what ends a program."""
+def _hold_only(kept: int) -> None:
+    """Goes on without the descriptors from 3 on but `kept`, and without an ear for what ends a program."""
     signal.set_wakeup_fd(-1)
     for which in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(which, signal.SIG_IGN)
-    below = 3
-    for each in (*sorted(kept), os.sysconf("SC_OPEN_MAX")):
-        os.closerange(below, each)
-        below = each + 1
+    kernel.close_all_but((kept,))
 
 
 def _die_of(which: int) -> None:
