@@ -15,10 +15,10 @@ from sage_actors.messages.errors import DefinitionError, Problem
 from sage_actors.supervisor.core.graph import nearest
 from sage_actors.supervisor.definitions.arguments import argument_problem
 from sage_actors.supervisor.definitions.specs import spec_from_dict
-from sage_actors.supervisor.definitions.validation import Places, places_of
 
 if TYPE_CHECKING:
     from sage_actors.actors.mcp.config import ServerEntry
+    from sage_actors.supervisor.definitions.validation import Places
 
 __all__ = ["project_problems", "refuse_absent"]
 
@@ -33,6 +33,10 @@ def project_problems(spec: WorkflowSpec, project: Path, *, places: Places | None
     types = {node.operation.type for node in spec.nodes}
     if types.isdisjoint(("mcp", "skill", "workflow")):
         return []
+    from sage_actors.supervisor.definitions.validation import (
+        places_of,  # only where there is something to check
+    )
+
     placed = list(zip((places or places_of(spec)).nodes, spec.nodes, strict=True))
     problems: list[Problem] = []
     for type_name, look in _LOOKS.items():
