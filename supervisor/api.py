@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -51,9 +48,12 @@ from sage_actors.supervisor.definitions.in_project import refuse_absent
 from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
 from sage_actors.supervisor.definitions.workflow import Node, Operation, Workflow, operation
 from sage_actors.supervisor.handle import Outcome, Run, RunStatus, outcome_of
-from sage_actors.supervisor.recovery.opening import Accept, Opened, Opening
+from sage_actors.supervisor.host_process import SWITCHING, main_file, main_path, package_version
+from sage_actors.supervisor.recovery.changes import Accept
+from sage_actors.supervisor.recovery.opening import Opened, Opening
 from sage_actors.supervisor.sandboxing import make_confinement
 from sage_actors.supervisor.supervisor import AddRun, Ask, Stop, SupervisorActor
+from sage_actors.supervisor.usage import check_amount, check_whole, refuse_others
 
 if TYPE_CHECKING:
     from sage_actors.actors.egress.decisions import Decision
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
 __all__ = ["Node", "Operation", "Outcome", "Run", "RunStatus", "Supervisor", "Workflow", "load", "operation"]
 
 _log = logging.getLogger(__name__)
-_SWITCH_S = 0.0005
 _GRACE_S = 5.0  # between SIGTERM and SIGKILL
 _ANSWER_S = 60.0
 _LISTEN_S = 10.0  # for listeners that are behind with the events
@@ -141,9 +140,9 @@ class Supervisor:
         durability = durability or config.durability or "strict"
         if durability not in DURABILITIES:
             raise UsageError(f"durability is one of {', '.join(DURABILITIES)}, not {durability!r}")
-        _check_whole(workers=workers, max_tokens=max_tokens)
-        _check_amount("max_cost", max_cost)
-        _check_amount("grace_s", grace_s)
+        check_whole(workers=workers, max_tokens=max_tokens)
+        check_amount("max_cost", max_cost)
+        check_amount("grace_s", grace_s)
         self.state = StateDirectory(self.project)
         self.workers = workers or config.workers or _WORKERS
         self.durability = durability
@@ -175,10 +174,10 @@ class Supervisor:
             environ=self._environ,
             mode=sandbox,
             reads=[*map(str, reads), *self._search_paths],
-            main_path=_main_file(),
+            main_path=main_file(),
             make_proxy=self._make_proxy,
         )
-        _SWITCHING.shorten()
+        SWITCHING.shorten()
         self.audit = Audit(None if durability == "none" else self._open_audit_log)
         self.audit.sandbox = self._confinement.describe()
         self._state_actor = StateActor.start()
@@ -203,7 +202,7 @@ class Supervisor:
             clock=self._clock,
             numbers=lambda: next(self._numbers),
             ports=None,
-            version=_version(),
+            version=package_version(),
             search_paths=self._search_paths,
             audit=self.audit,
         )
@@ -265,7 +264,7 @@ class Supervisor:
             ChangedDefinitionError, NoCheckpointError, StateCorruptedError, WrongKeyError, StorageError.
         """
         self._check_usable()
-        _refuse_others(flow, run_id, inputs)
+        refuse_others(flow, run_id, inputs)
         self._start_workers(())
         if isinstance(flow, Workflow):
             spec, unsure = flow.to_spec(), flow.unsure_calls()
@@ -341,7 +340,7 @@ class Supervisor:
     def stop(self, grace_s: float = 10.0) -> None:
         """No further dispatch: running nodes get the grace, then runs end as paused ("interrupted"). Returns at once;
         `close` waits for the grace."""
-        _check_amount("grace_s", grace_s)
+        check_amount("grace_s", grace_s)
         if self._is_mine():
             self._is_stopping = True
             self._stops_at = time.monotonic() + grace_s
@@ -386,7 +385,7 @@ class Supervisor:
         for listener in self._listeners:
             if listener is not threading.current_thread():
                 listener.join(max(0.0, until - time.monotonic()))
-        _SWITCHING.restore()
+        SWITCHING.restore()
 
     def statistics(self) -> Any:
         """The worker pool's figures now."""
@@ -584,7 +583,7 @@ class Supervisor:
             deliver=deliver,
             loop=loop,
             environ={key: value for key, value in self._environ.items() if key != "SAGE_STATE_KEY"},
-            main_path=_main_path(),
+            main_path=main_path(),
             sys_path=import_paths(),
             user_paths=self._search_paths,
             grace_s=self._grace_s,
@@ -633,36 +632,6 @@ class Supervisor:
         return lead
 
 
-class _SwitchInterval:
-    """The interpreter's switch interval while any supervisor lives: half a millisecond instead of five.
-
-    A thread that returns from an fsync or a send waits up to that long for the interpreter, while another
-    thread computes; three threads that hand work to one another wait most of the time. The setting belongs to
-    the process, so it is given back; whoever set a shorter one keeps it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._before = 0.0
-
-    def shorten(self) -> None:
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._before = sys.getswitchinterval()
-                sys.setswitchinterval(min(self._before, _SWITCH_S))
-
-    def restore(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                sys.setswitchinterval(self._before)
-
-
-_SWITCHING = _SwitchInterval()
-
-
 class _Claim:
     """Refuses to carry one run out twice in this process."""
 
@@ -687,33 +656,11 @@ _NOBODY = Run("", resumed=False, completed=0, notices=[], listening=False)
 _NOBODY.finish(None, ActorDeadError("no run"))
 
 
-def _refuse_others(flow: object, run_id: object, inputs: object) -> None:
-    """UsageError for what `start` does not take."""
-    if not isinstance(flow, (Workflow, WorkflowSpec)):
-        raise UsageError(f"a run needs a Workflow, or what load(path) gives, not {flow!r:.80}")
-    if run_id is not None and not isinstance(run_id, str):
-        raise UsageError(f"run_id must be a text, not {run_id!r:.80}")
-    if inputs is not None and not isinstance(inputs, Mapping):
-        raise UsageError(f"inputs must be a map of names to values, not {inputs!r:.80}")
-
-
 def _policies(given: Mapping[str, BreakerPolicy | Mapping[str, Any]]) -> dict[str, BreakerPolicy]:
     return {
         endpoint: each if isinstance(each, BreakerPolicy) else BreakerPolicy.from_dict(each, place=endpoint)
         for endpoint, each in given.items()
     }
-
-
-def _check_whole(**given: object) -> None:
-    for name, value in given.items():
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}")
-
-
-def _check_amount(name: str, value: object) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is not None and not (is_number and 0 <= value < math.inf):  # type: ignore[operator]
-        raise UsageError(f"{name} must be a number that is not negative, not {value!r}")
 
 
 def _forward(events: Any, on_event: Callable[[Event], None]) -> None:
@@ -722,31 +669,3 @@ def _forward(events: Any, on_event: Callable[[Event], None]) -> None:
             on_event(event)
         except Exception:  # noqa: BLE001 - a listener's mistake is its own: the run goes on, later events come
             _log.exception("a listener failed on %s of run %s", event.event, event.run_id)
-
-
-def _main_path() -> str | None:
-    """What workers load for `__main__`: the dotted name after `python -m`, so that its imports work, or the script."""
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    if spec is not None and spec.name != "__main__":
-        return str(spec.name)
-    path = getattr(main, "__file__", None)
-    return os.path.abspath(path) if path else None
-
-
-def _main_file() -> str | None:
-    """Where the script is; of a module in a package, where the outermost package is."""
-    main = sys.modules.get("__main__")
-    path = getattr(main, "__file__", None)
-    if not path:
-        return None
-    name = _main_path() or ""
-    levels = 0 if os.path.isabs(name) else name.count(".")
-    return str([Path(path).absolute(), *Path(path).absolute().parents][levels])
-
-
-def _version() -> str:
-    try:
-        return version("sage-actors")
-    except PackageNotFoundError:
-        return "0"

@@ -22,18 +22,13 @@ from sage_actors.messages.wire import OK, Evidence, error_map
 from sage_actors.supervisor.core.ports import Ports
 from sage_actors.supervisor.core.restart_policy import RestartIntensity, RestartPolicy
 from sage_actors.supervisor.core.run_core import RunCore
+from sage_actors.supervisor.core.worker import AHEAD_US, ASYNC_ROWS, MOST_ROWS, OWN, Key, Worker
 
-__all__ = ["Engine", "EnginePorts", "Worker"]
-
-Key = tuple[int, int, int]  # run, node, attempt: the fencing token
+__all__ = ["Engine", "EnginePorts"]
 
 _MCP = LANES.index("mcp")  # one worker holds every session
-_OWN = LANES.index("own")  # a worker takes one task, and ends with it
-_AHEAD_US = 1000.0  # work that is handed to a worker ahead of time
 _LEAST_US = 8.0  # what any task costs a worker, however short
 _WEIGHT = 0.3  # of the newest batch in the estimate of what an operation costs
-_MOST_ROWS = 512  # tasks in one worker's queue
-_ASYNC_ROWS = 1024  # coroutines in one async worker
 _ASYNC_SHARE = 128  # from how many coroutines on another async worker is worth its start
 _SPENT = "spent"  # a worker of one task that has answered
 _OVERRUN_S = 0.02  # a node that runs this long gives the queue behind it back
@@ -56,56 +51,6 @@ class EnginePorts(Ports, Protocol):
     def retire(self, worker: int) -> None: ...
     def tick_at(self, when: float) -> None: ...
     def worker_lost(self, run: RunCore, evidence: Evidence, nodes: list[str]) -> None: ...
-
-
-class Worker:
-    """One worker as the engine sees it. tasks: what it holds, in order, with the operation's number."""
-
-    __slots__ = (
-        "check_at",
-        "doomed",
-        "dying",
-        "giving_back",
-        "head_since",
-        "is_async",
-        "lane",
-        "load_us",
-        "loaded",
-        "number",
-        "overrun",
-        "ready",
-        "solo",
-        "tasks",
-        "was_solo",
-    )
-
-    def __init__(self, number: int, lane: int) -> None:
-        self.number, self.lane = number, lane
-        self.is_async = lane in CROWDED
-        self.tasks: dict[Key, int] = {}
-        self.load_us = 0.0
-        self.head_since = 0.0
-        self.solo = False
-        self.was_solo = False  # what it did last ran alone
-        self.giving_back = False
-        self.check_at = math.inf
-        self.overrun = False  # its head takes long: nothing is queued behind it
-        self.dying = ""
-        self.ready = False
-        self.loaded: set[int] = set()  # operations that it has imported
-        self.doomed: Key | None = None  # the attempt that it is killed for
-
-    def accepts(self) -> bool:
-        if self.dying or self.solo or self.giving_back or self.overrun:
-            return False
-        if self.is_async:
-            return len(self.tasks) < _ASYNC_ROWS
-        if self.lane == _OWN:
-            return not self.tasks
-        return self.load_us < _AHEAD_US / 2 and len(self.tasks) < _MOST_ROWS
-
-    def is_idle(self) -> bool:
-        return not (self.tasks or self.dying or self.giving_back)
 
 
 class Engine:
@@ -300,7 +245,7 @@ class Engine:
             if cap <= 0:
                 continue
             self.hungry[number] = self.hungry.pop(number)  # to the end of the line
-            target = _AHEAD_US - worker.load_us if lane in QUEUED else math.inf
+            target = AHEAD_US - worker.load_us if lane in QUEUED else math.inf
             rows, load = run.take(target_us=target, cap=cap, estimates=self.estimates, lane=lane)
             if not run.is_hungry:
                 self.hungry.pop(number, None)
@@ -308,7 +253,7 @@ class Engine:
                 self._book(worker, run, rows, load)
                 batch += rows
                 given.append((run, rows))
-                if len(batch) >= share or worker.load_us >= _AHEAD_US or not worker.accepts():
+                if len(batch) >= share or worker.load_us >= AHEAD_US or not worker.accepts():
                     break
         if batch:
             self.ports.submit(worker.number, batch)
@@ -322,7 +267,7 @@ class Engine:
 
     def _room(self, worker: Worker, run: RunCore) -> int:
         """How many tasks of `run` this worker may take now."""
-        most = _ASYNC_ROWS if worker.is_async else 1 if worker.lane == _OWN else _MOST_ROWS
+        most = ASYNC_ROWS if worker.is_async else 1 if worker.lane == OWN else MOST_ROWS
         cap = most - len(worker.tasks)
         limit = run.options.concurrency
         if limit is None:
@@ -439,7 +384,7 @@ class Engine:
             worker.overrun = False
             self._watch(worker, worker.head_since)
         worker.solo = worker.solo and bool(tasks)
-        if worker.lane == _OWN and not worker.dying:
+        if worker.lane == OWN and not worker.dying:
             worker.dying = _SPENT
             self.ports.retire(number)
         for run_number, mine in by_run.items():

@@ -33,21 +33,26 @@ from sage_actors.actors.state.journal_reader import FrameStore
 from sage_actors.actors.state.journal_repair import RepairReport, repair
 from sage_actors.actors.state.locks import RunLock
 from sage_actors.messages.codec import pack
-from sage_actors.messages.definition import NodeSpec, WorkflowSpec
-from sage_actors.messages.errors import ChangedDefinitionError, NoCheckpointError, StateCorruptedError
+from sage_actors.messages.definition import WorkflowSpec
+from sage_actors.messages.errors import NoCheckpointError, StateCorruptedError
 from sage_actors.messages.records import DecisionTaken, Record, SegmentOpened
 from sage_actors.supervisor.audit_events import Transcript, catch_up
 from sage_actors.supervisor.core import states as st
-from sage_actors.supervisor.core.plan import compile_plan, fingerprint
+from sage_actors.supervisor.core.plan import compile_plan
 from sage_actors.supervisor.core.run_core import Ports, RunCore, RunOptions
 from sage_actors.supervisor.recovery.admission import admission_records
-from sage_actors.supervisor.recovery.carrying import top_of
+from sage_actors.supervisor.recovery.changes import (
+    Accept,
+    ask,
+    changed_nodes,
+    is_other,
+    refuse_to_repeat,
+    what_differs,
+)
 from sage_actors.supervisor.recovery.restore import Restored, carry_over, prepare, replay
 from sage_actors.supervisor.stored_values import StoredValues
 
-__all__ = ["Accept", "Opened", "Opening", "changed_nodes"]
-
-Accept = bool | Callable[[list[str]], bool]
+__all__ = ["Opened", "Opening"]
 
 
 @dataclass(slots=True)
@@ -223,7 +228,7 @@ class Opening:
             )
         given = dict(restored.header["inputs"]) if inputs is None else dict(inputs)
         changed = [] if spec is None else changed_nodes(restored, spec, given)
-        edited = spec is not None and (bool(changed) or _is_other(restored, spec, given))
+        edited = spec is not None and (bool(changed) or is_other(restored, spec, given))
         image.sync()  # before anybody is told of anything: what was read may be in a cache only
         audit = self._audited(run_id, transcript)
         if audit is not None:
@@ -245,8 +250,8 @@ class Opening:
         )
         if edited:
             assert spec is not None
-            other = _what_differs(restored, spec, given)
-            _ask(run_id, changed, restored, spec, accept, notices, other)
+            other = what_differs(restored, spec, given)
+            ask(run_id, changed, restored, spec, accept, notices, other)
             first += self._edit(restored, spec, given, changed, options, store, image)
             transcript.begin(restored.run)
         assert restored.run is not None
@@ -289,7 +294,7 @@ class Opening:
         assert old is not None
         header = self._header(old.run_id, inputs, options) | {"changed": changed}
         new = self._maker(old.run_id, image.run_uuid.hex(), options, store)(spec, header)
-        _refuse_to_repeat(old, new, changed)
+        refuse_to_repeat(old, new, changed)
         carry_over(restored, new, changed)
         restored.run, restored.spec, restored.header = new, spec, header
         now = self._clock.now()
@@ -358,143 +363,6 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def changed_nodes(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any]) -> list[str]:
-    """Ids in `spec` whose results cannot be kept: changed, new, or downstream of such a node, in order.
-
-    A node whose arguments refer to an input with another value is changed. A succeeded node with effect `once`
-    is never in it.
-    """
-    assert restored.spec is not None
-    assert restored.run is not None
-    old = {node.id: node for node in restored.spec.nodes}
-    other_inputs = _other_inputs(restored, inputs)
-    plan = compile_plan(spec)
-    dirty = bytearray(plan.size)
-    for i, node in enumerate(spec.nodes):
-        before = old.get(node.id)
-        if before is None or _differs(before, node) or _uses_inputs(node, other_inputs):
-            dirty[i] = 1
-    run = restored.run
-    for number in plan.topological():
-        if dirty[number]:
-            for child in plan.children(number):
-                dirty[child] = 1
-    out = []
-    for i, node_spec in enumerate(spec.nodes):
-        before_number = run.plan.by_id.get(node_spec.id)
-        kept_once = (
-            node_spec.operation.effect == "once"
-            and before_number is not None
-            and run.state[before_number] == st.SUCCEEDED
-        )
-        if dirty[i] and not kept_once:
-            out.append(node_spec.id)
-    return out
-
-
-def _refuse_to_repeat(old: RunCore, new: RunCore, changed: list[str]) -> None:
-    """A `once` node inside an expansion that would be made anew has happened, or may have."""
-    ids = set(changed) & new.plan.by_id.keys()
-    for node in range(old.plan.size, len(old.state)):
-        if old.state[node] not in (st.SUCCEEDED, st.IN_DOUBT, st.RUNNING):
-            continue
-        top = old.id_of(top_of(old, node))
-        if top in ids and old.operation(node).effect == "once":
-            raise ChangedDefinitionError(
-                f"run {old.run_id!r}: {old.id_of(node)} has effect `once` and was started; it would be repeated "
-                f"if {top} ran again. Undo the change to {top}, give it another id, or use another --run-id"
-            )
-
-
-def _differs(before: NodeSpec, after: NodeSpec) -> bool:
-    return fingerprint(before) != fingerprint(after)
-
-
-def _other_inputs(restored: Restored, inputs: Mapping[str, Any]) -> set[str]:
-    before = restored.header["inputs"]  # NaN is not equal to itself: what is stored is compared
-    return {
-        name
-        for name in {*inputs, *before}
-        if (name in inputs) != (name in before) or pack(inputs.get(name)) != pack(before.get(name))
-    }
-
-
-def _uses_inputs(node: NodeSpec, names: set[str]) -> bool:
-    if not names:
-        return False
-    from sage_actors.supervisor.definitions.references import find_references
-
-    said = [dict(node.arguments), dict(node.operation.config), node.when, node.foreach]
-    said[1].pop("definition", None)
-    return any(each.kind == "input" and each.name in names for each in find_references(said))
-
-
-def _is_other(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any]) -> bool:
-    """Whether nodes were removed, policies edited, or inputs changed: results stay, the definition is new."""
-    return not _is_same(restored, spec) or bool(_other_inputs(restored, inputs))
-
-
-def _is_same(restored: Restored, spec: WorkflowSpec) -> bool:
-    from sage_actors.supervisor.recovery.admission import pack_definition
-
-    assert restored.spec is not None
-    return pack_definition(restored.spec) == pack_definition(spec)
-
-
-def _what_differs(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any]) -> str:
-    """Under what else the run exists: two topics that differ in case and blanks alone share a run id."""
-    if not _is_same(restored, spec):
-        return "another definition"
-    others = sorted(_other_inputs(restored, inputs))
-    return f"another value of the input{'s' if len(others) > 1 else ''} {', '.join(map(repr, others))}"
-
-
-def _ask(
-    run_id: str,
-    changed: list[str],
-    restored: Restored,
-    spec: WorkflowSpec,
-    accept: Accept,
-    notices: list[str],
-    other: str,
-) -> None:
-    """What an edit changes is told node by node; what would run needs a yes."""
-    run, before = restored.run, restored.spec
-    assert run is not None
-    assert before is not None
-    done = {each for each, node in run.plan.by_id.items() if run.state[node] == st.SUCCEEDED}
-    lost = [each for each in changed if each in done]
-    text = [f"{each} will run again" for each in lost]
-    text += [f"{each} is new or was not done" for each in changed if each not in done]
-    now = {node.id: node for node in spec.nodes}
-    harmless = [
-        f"{node.id} is no more, and its result is not kept"
-        for node in before.nodes
-        if node.id in done and node.id not in now
-    ]
-    harmless += [
-        f"{node.id} keeps the result of its old definition: it has `effect: once`"
-        for node in before.nodes
-        if node.id in done and node.id in now and node.id not in changed and _differs(node, now[node.id])
-    ]
-    told = text + harmless
-    notices += [f"changed definition: {each}" for each in told[:50]]
-    if len(told) > 50:
-        notices.append(f"changed definition: and {len(told) - 50} more nodes")
-    if not text:
-        if not harmless:
-            notices.append("the definition was edited; every result stays valid")
-        return
-    agreed = accept(text) if callable(accept) else accept
-    if not agreed:
-        shown = "; ".join(text[:10]) + (f"; and {len(text) - 10} more" if len(text) > 10 else "")
-        raise ChangedDefinitionError(
-            f"run {run_id!r} exists under {other}: {shown}. Use --accept-changes "
-            "(accept_changes=True) to keep what did not change and run the rest, --fresh (fresh=True) to start anew, "
-            "or another --run-id (run_id=)"
-        )
 
 
 def _tell_again(core: RunCore) -> str:
