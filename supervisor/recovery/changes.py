@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 from sage_actors.messages.codec import pack
@@ -14,69 +15,131 @@ from sage_actors.supervisor.core.run_core import RunCore
 from sage_actors.supervisor.recovery.carrying import top_of
 from sage_actors.supervisor.recovery.restore import Restored
 
-__all__ = ["Accept", "ask", "changed_nodes", "is_other", "refuse_to_repeat", "what_differs"]
+__all__ = ["Accept", "Edit"]
 
 Accept = bool | Callable[[list[str]], bool]
 
+_MOST_TOLD = 50
+_MOST_REFUSED = 10
 
-def changed_nodes(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any]) -> list[str]:
-    """Ids in `spec` whose results cannot be kept: changed, new, or downstream of such a node, in order.
 
-    A node whose arguments refer to an input with another value is changed. A succeeded node with effect `once`
-    is never in it.
+class Edit:
+    """The definition and the inputs that a run is to be continued with, against those it began with.
+
+    changed: ids whose results cannot be kept, in order: new, different, given an input with another value, or
+    downstream of such a node. A succeeded node with effect `once` is never in it.
     """
-    assert restored.spec is not None
-    assert restored.run is not None
-    old = {node.id: node for node in restored.spec.nodes}
-    other_inputs = _other_inputs(restored, inputs)
-    plan = compile_plan(spec)
-    dirty = bytearray(plan.size)
-    for i, node in enumerate(spec.nodes):
-        before = old.get(node.id)
-        if before is None or _differs(before, node) or _uses_inputs(node, other_inputs):
-            dirty[i] = 1
-    run = restored.run
-    for number in plan.topological():
-        if dirty[number]:
-            for child in plan.children(number):
-                dirty[child] = 1
-    out = []
-    for i, node_spec in enumerate(spec.nodes):
-        before_number = run.plan.by_id.get(node_spec.id)
-        kept_once = (
-            node_spec.operation.effect == "once"
-            and before_number is not None
-            and run.state[before_number] == st.SUCCEEDED
-        )
-        if dirty[i] and not kept_once:
-            out.append(node_spec.id)
-    return out
 
+    def __init__(self, restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any]) -> None:
+        assert restored.run is not None
+        assert restored.spec is not None
+        self.spec, self.inputs = spec, inputs
+        self._run, self._before = restored.run, restored.spec
+        self._other_inputs = _differences(restored.header["inputs"], inputs)
+        self.changed = self._changed()
 
-def refuse_to_repeat(old: RunCore, new: RunCore, changed: list[str]) -> None:
-    """A `once` node inside an expansion that would be made anew has happened, or may have."""
-    ids = set(changed) & new.plan.by_id.keys()
-    for node in range(old.plan.size, len(old.state)):
-        if old.state[node] not in (st.SUCCEEDED, st.IN_DOUBT, st.RUNNING):
-            continue
-        top = old.id_of(top_of(old, node))
-        if top in ids and old.operation(node).effect == "once":
+    @property
+    def is_empty(self) -> bool:
+        """Nothing differs. A node that was removed, or a policy, is a difference too, though no result is lost."""
+        return not self.changed and self._is_same_definition and not self._other_inputs
+
+    @cached_property
+    def _is_same_definition(self) -> bool:
+        from sage_actors.supervisor.recovery.admission import pack_definition
+
+        return pack_definition(self._before) == pack_definition(self.spec)
+
+    def agree(self, accept: Accept) -> list[str]:
+        """What is to be told of the edit, node by node, once `accept` has agreed to what would run.
+
+        Raises:
+            ChangedDefinitionError: it has not.
+        """
+        costs, harmless = self._costs(), self._harmless()
+        if costs and not (accept(costs) if callable(accept) else accept):
             raise ChangedDefinitionError(
-                f"run {old.run_id!r}: {old.id_of(node)} has effect `once` and was started; it would be repeated "
-                f"if {top} ran again. Undo the change to {top}, give it another id, or use another --run-id"
+                f"run {self._run.run_id!r} exists under {self._what_differs()}: {_some(costs)}. Use --accept-changes "
+                "(accept_changes=True) to keep what did not change and run the rest, --fresh (fresh=True) to start "
+                "anew, or another --run-id (run_id=)"
             )
+        told = costs + harmless
+        if not told:
+            return ["the definition was edited; every result stays valid"]
+        notices = [f"changed definition: {each}" for each in told[:_MOST_TOLD]]
+        if len(told) > _MOST_TOLD:
+            notices.append(f"changed definition: and {len(told) - _MOST_TOLD} more nodes")
+        return notices
+
+    def refuse_to_repeat(self, new: RunCore) -> None:
+        """ChangedDefinitionError: a `once` node has happened, or may have, in an expansion that would be made anew."""
+        old = self._run
+        ids = set(self.changed) & new.plan.by_id.keys()
+        for node in range(old.plan.size, len(old.state)):
+            if old.state[node] not in (st.SUCCEEDED, st.IN_DOUBT, st.RUNNING):
+                continue
+            top = old.id_of(top_of(old, node))
+            if top in ids and old.operation(node).effect == "once":
+                raise ChangedDefinitionError(
+                    f"run {old.run_id!r}: {old.id_of(node)} has effect `once` and was started; it would be repeated "
+                    f"if {top} ran again. Undo the change to {top}, give it another id, or use another --run-id"
+                )
+
+    def _changed(self) -> list[str]:
+        plan = compile_plan(self.spec)
+        before = {node.id: node for node in self._before.nodes}
+        dirty = bytearray(
+            _is_other(before.get(node.id), node) or _uses_inputs(node, self._other_inputs)
+            for node in self.spec.nodes
+        ).ljust(plan.size, b"\0")  # gates of phases follow
+        for number in plan.topological():
+            if dirty[number]:
+                for child in plan.children(number):
+                    dirty[child] = 1
+        return [
+            node.id for i, node in enumerate(self.spec.nodes) if dirty[i] and not self._is_done_once(node)
+        ]
+
+    def _is_done_once(self, node: NodeSpec) -> bool:
+        return node.operation.effect == "once" and self._is_done(node.id)
+
+    def _is_done(self, node_id: str) -> bool:
+        number = self._run.plan.by_id.get(node_id)
+        return number is not None and self._run.state[number] == st.SUCCEEDED
+
+    def _costs(self) -> list[str]:
+        """What would run: what is lost first."""
+        lost = [f"{each} will run again" for each in self.changed if self._is_done(each)]
+        return lost + [f"{each} is new or was not done" for each in self.changed if not self._is_done(each)]
+
+    def _harmless(self) -> list[str]:
+        now = {node.id: node for node in self.spec.nodes}
+        done = [node for node in self._before.nodes if self._is_done(node.id)]
+        gone = [f"{node.id} is no more, and its result is not kept" for node in done if node.id not in now]
+        changed = set(self.changed)
+        return gone + [
+            f"{node.id} keeps the result of its old definition: it has `effect: once`"
+            for node in done
+            if node.id in now and node.id not in changed and _is_other(node, now[node.id])
+        ]
+
+    def _what_differs(self) -> str:
+        """Two topics that differ in case and blanks alone share a run id."""
+        if not self._is_same_definition:
+            return "another definition"
+        others = sorted(self._other_inputs)
+        return f"another value of the input{'s' if len(others) > 1 else ''} {', '.join(map(repr, others))}"
 
 
-def _differs(before: NodeSpec, after: NodeSpec) -> bool:
-    return fingerprint(before) != fingerprint(after)
+def _is_other(before: NodeSpec | None, after: NodeSpec) -> bool:
+    return before is None or fingerprint(before) != fingerprint(after)
 
 
-def _other_inputs(restored: Restored, inputs: Mapping[str, Any]) -> set[str]:
-    before = restored.header["inputs"]  # NaN is not equal to itself: what is stored is compared
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
+    """Names of inputs. NaN is not equal to itself: what is stored is compared."""
     return {
         name
-        for name in {*inputs, *before}
-        if (name in inputs) != (name in before) or pack(inputs.get(name)) != pack(before.get(name))
+        for name in {*after, *before}
+        if (name in after) != (name in before) or pack(after.get(name)) != pack(before.get(name))
     }
 
 
@@ -90,67 +153,6 @@ def _uses_inputs(node: NodeSpec, names: set[str]) -> bool:
     return any(each.kind == "input" and each.name in names for each in find_references(said))
 
 
-def is_other(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any]) -> bool:
-    """Whether nodes were removed, policies edited, or inputs changed: results stay, the definition is new."""
-    return not _is_same(restored, spec) or bool(_other_inputs(restored, inputs))
-
-
-def _is_same(restored: Restored, spec: WorkflowSpec) -> bool:
-    from sage_actors.supervisor.recovery.admission import pack_definition
-
-    assert restored.spec is not None
-    return pack_definition(restored.spec) == pack_definition(spec)
-
-
-def what_differs(restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any]) -> str:
-    """Under what else the run exists: two topics that differ in case and blanks alone share a run id."""
-    if not _is_same(restored, spec):
-        return "another definition"
-    others = sorted(_other_inputs(restored, inputs))
-    return f"another value of the input{'s' if len(others) > 1 else ''} {', '.join(map(repr, others))}"
-
-
-def ask(
-    run_id: str,
-    changed: list[str],
-    restored: Restored,
-    spec: WorkflowSpec,
-    accept: Accept,
-    notices: list[str],
-    other: str,
-) -> None:
-    """What an edit changes is told node by node; what would run needs a yes."""
-    run, before = restored.run, restored.spec
-    assert run is not None
-    assert before is not None
-    done = {each for each, node in run.plan.by_id.items() if run.state[node] == st.SUCCEEDED}
-    lost = [each for each in changed if each in done]
-    text = [f"{each} will run again" for each in lost]
-    text += [f"{each} is new or was not done" for each in changed if each not in done]
-    now = {node.id: node for node in spec.nodes}
-    harmless = [
-        f"{node.id} is no more, and its result is not kept"
-        for node in before.nodes
-        if node.id in done and node.id not in now
-    ]
-    harmless += [
-        f"{node.id} keeps the result of its old definition: it has `effect: once`"
-        for node in before.nodes
-        if node.id in done and node.id in now and node.id not in changed and _differs(node, now[node.id])
-    ]
-    told = text + harmless
-    notices += [f"changed definition: {each}" for each in told[:50]]
-    if len(told) > 50:
-        notices.append(f"changed definition: and {len(told) - 50} more nodes")
-    if not text:
-        if not harmless:
-            notices.append("the definition was edited; every result stays valid")
-        return
-    agreed = accept(text) if callable(accept) else accept
-    if not agreed:
-        shown = "; ".join(text[:10]) + (f"; and {len(text) - 10} more" if len(text) > 10 else "")
-        raise ChangedDefinitionError(
-            f"run {run_id!r} exists under {other}: {shown}. Use --accept-changes "
-            "(accept_changes=True) to keep what did not change and run the rest, --fresh (fresh=True) to start anew, "
-            "or another --run-id (run_id=)"
-        )
+def _some(items: list[str]) -> str:
+    more = len(items) - _MOST_REFUSED
+    return "; ".join(items[:_MOST_REFUSED]) + (f"; and {more} more" if more > 0 else "")

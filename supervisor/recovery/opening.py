@@ -41,14 +41,7 @@ from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.plan import compile_plan
 from sage_actors.supervisor.core.run_core import Ports, RunCore, RunOptions
 from sage_actors.supervisor.recovery.admission import admission_records
-from sage_actors.supervisor.recovery.changes import (
-    Accept,
-    ask,
-    changed_nodes,
-    is_other,
-    refuse_to_repeat,
-    what_differs,
-)
+from sage_actors.supervisor.recovery.changes import Accept, Edit
 from sage_actors.supervisor.recovery.restore import Restored, carry_over, prepare, replay
 from sage_actors.supervisor.stored_values import StoredValues
 
@@ -227,32 +220,21 @@ class Opening:
                 f"the end of the journal was torn by a crash ({image.torn_bytes} bytes); it healed"
             )
         given = dict(restored.header["inputs"]) if inputs is None else dict(inputs)
-        changed = [] if spec is None else changed_nodes(restored, spec, given)
-        edited = spec is not None and (bool(changed) or is_other(restored, spec, given))
+        edit = None if spec is None else Edit(restored, spec, given)
+        if edit is not None and edit.is_empty:
+            edit = None
         image.sync()  # before anybody is told of anything: what was read may be in a cache only
         audit = self._audited(run_id, transcript)
         if audit is not None:
             notices += catch_up(self._audit.open(), run_id, transcript, image)
-        if restored.status == "succeeded" and not edited:
+        if restored.status == "succeeded" and edit is None:
             restored.run.status = "succeeded"
             notices.append(f"run {run_id} had succeeded; these are its results")
             return Opened(restored.run, store=store, finished=True, notices=notices)
-        first: list[Record] = []
-        kept = _budget_of(restored)
-        limited = _limited(options, kept)
-        budget = {"tokens": limited.max_tokens, "cost": limited.max_cost}
-        if budget != {"tokens": kept.get("tokens"), "cost": kept.get("cost")}:
-            first.append(DecisionTaken(self._clock.now(), -1, "budget", budget, ""))
-        options = limited
-        restored.run.options = _limited(
-            replace(restored.run.options, max_tokens=limited.max_tokens, max_cost=limited.max_cost),
-            restored.spec.budget,
-        )
-        if edited:
-            assert spec is not None
-            other = what_differs(restored, spec, given)
-            ask(run_id, changed, restored, spec, accept, notices, other)
-            first += self._edit(restored, spec, given, changed, options, store, image)
+        options, first = self._budgeted(restored, options)
+        if edit is not None:
+            notices += edit.agree(accept)
+            first += self._edit(restored, edit, options, store, image)
             transcript.begin(restored.run)
         assert restored.run is not None
         prepare(restored, now=self._clock.now())
@@ -272,6 +254,19 @@ class Opening:
             audit=audit,
         )
 
+    def _budgeted(self, restored: Restored, options: RunOptions) -> tuple[RunOptions, list[Record]]:
+        """The options with the run's budget, which stays what it was unless another is given now; then it is noted."""
+        assert restored.run is not None
+        assert restored.spec is not None
+        kept = _budget_of(restored)
+        options = _limited(options, kept)
+        budget = {"tokens": options.max_tokens, "cost": options.max_cost}
+        now = replace(restored.run.options, max_tokens=options.max_tokens, max_cost=options.max_cost)
+        restored.run.options = _limited(now, restored.spec.budget)
+        if budget == {"tokens": kept.get("tokens"), "cost": kept.get("cost")}:
+            return options, []
+        return options, [DecisionTaken(self._clock.now(), -1, "budget", budget, "")]
+
     def _audited(self, run_id: str, transcript: Transcript) -> RunAudit | None:
         """What the state actor tells of this run's frames; None where nothing is recorded."""
         if not self._audit.enabled:
@@ -280,27 +275,20 @@ class Opening:
         return RunAudit(self._audit, run_id, transcript.changes)
 
     def _edit(
-        self,
-        restored: Restored,
-        spec: WorkflowSpec,
-        inputs: Mapping[str, Any],
-        changed: list[str],
-        options: RunOptions,
-        store: FrameStore,
-        image: Image,
+        self, restored: Restored, edit: Edit, options: RunOptions, store: FrameStore, image: Image
     ) -> list[Record]:
         """Put the edited definition in the place of the old one, as whoever reads these records will do."""
         old = restored.run
         assert old is not None
-        header = self._header(old.run_id, inputs, options) | {"changed": changed}
-        new = self._maker(old.run_id, image.run_uuid.hex(), options, store)(spec, header)
-        refuse_to_repeat(old, new, changed)
-        carry_over(restored, new, changed)
-        restored.run, restored.spec, restored.header = new, spec, header
+        header = self._header(old.run_id, edit.inputs, options) | {"changed": edit.changed}
+        new = self._maker(old.run_id, image.run_uuid.hex(), options, store)(edit.spec, header)
+        edit.refuse_to_repeat(new)
+        carry_over(restored, new, edit.changed)
+        restored.run, restored.spec, restored.header = new, edit.spec, header
         now = self._clock.now()
         return [
-            *admission_records(spec, header, at=now),
-            DecisionTaken(now, -1, "accept-changes", changed, ""),
+            *admission_records(edit.spec, header, at=now),
+            DecisionTaken(now, -1, "accept-changes", edit.changed, ""),
         ]
 
     # ------------------------------------------------------------------ parts
