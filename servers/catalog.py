@@ -19,16 +19,19 @@ from sage_actors.servers.settings import ServerSettings
 if TYPE_CHECKING:
     from mcp.server import MCPServer
 
-__all__ = ["SAGE_SERVERS", "TOOLS_PATH", "create_server", "tools_of"]
+__all__ = ["IMPLEMENTATION", "SAGE_SERVERS", "TOOLS_PATH", "create_server", "tools_of"]
 
 TOOLS_PATH = Path(__file__).with_name("tools.json")
+
+IMPLEMENTATION = "sage-implementation"
+"""The one that runs something: the project's own checks, where the user consented."""
 
 SAGE_SERVERS: dict[str, str] = {
     "sage-research": "sage_actors.servers.research.server",
     "sage-patterns": "sage_actors.servers.patterns.server",
     "sage-specification": "sage_actors.servers.specification.server",
     "sage-planning": "sage_actors.servers.planning.server",
-    "sage-implementation": "sage_actors.servers.implementation.server",
+    IMPLEMENTATION: "sage_actors.servers.implementation.server",
 }
 
 

@@ -27,7 +27,7 @@ from sage_actors.actors.trust.consents import (
 )
 from sage_actors.messages.definition import OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import UsageError
-from sage_actors.servers.catalog import SAGE_SERVERS
+from sage_actors.servers.catalog import IMPLEMENTATION, SAGE_SERVERS
 from sage_actors.supervisor.definitions.specs import spec_from_dict
 
 __all__ = ["Consent", "obtain_consent", "optional_items", "required_items", "template_item"]
@@ -36,7 +36,6 @@ _HARMLESS = frozenset({"mcp", "approval", "wait", "workflow"})
 """Types that execute nothing of a template's own: servers are asked for one by one, sub-workflows looked into."""
 
 _CHECK_TOOLS = frozenset({"implementation_execute", "validation_run"})
-_IMPLEMENTATION = "sage-implementation"
 _SHOWN = 20  # operations of a template that are described
 
 
@@ -83,7 +82,7 @@ def _runs_checks(operation: OperationSpec) -> bool:
     config = operation.config
     if operation.type == "agent":
         return config.get("checks") is True
-    is_tool = operation.type == "mcp" and config.get("server") == _IMPLEMENTATION
+    is_tool = operation.type == "mcp" and config.get("server") == IMPLEMENTATION
     return is_tool and config.get("tool") in _CHECK_TOOLS
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "assert_citations_exist",
     "commit_all",
     "go_project",
+    "monorepo",
     "python_project",
     "rust_project",
     "ts_project",
@@ -52,6 +53,27 @@ def python_project(root: Path) -> Path:
 
 def ts_project(root: Path) -> Path:
     return _copied(_ts_project, root)
+
+
+def monorepo(root: Path) -> Path:
+    """Parts with manifests of their own: web (JavaScript), api (Python), tool (Go); and what is no part."""
+    api = '[project]\nname = "shop-api"\nversion = "2.1"\nrequires-python = ">=3.11"\ndependencies = ["httpx"]\n\n'
+    web = '{\n  "name": "web",\n  "scripts": {\n    "test": "node --test"\n  }\n}\n'
+    return write(
+        root,
+        {
+            "README.md": "# Shop\n\nEverything of the shop stands in one place.\n",
+            "services/api/pyproject.toml": api + "[tool.pytest.ini_options]\n\n[tool.ruff]\n",
+            "services/api/api/handler.py": "def handle_order(order):\n    return order\n",
+            "services/api/tests/test_handler.py": "from api.handler import handle_order\n\ndef test_it(): ...\n",
+            "packages/web/package.json": web,
+            "packages/web/src/queue.js": "class RequestQueue {\n}\nmodule.exports = { RequestQueue }\n",
+            "packages/web/test/queue.test.js": "const { RequestQueue } = require('../src/queue')\n",
+            "tool/go.mod": "module example.com/tool\n",
+            "examples/demo/package.json": web,
+            "packages/web/node_modules/x/package.json": web,
+        },
+    )
 
 
 def go_project(root: Path) -> Path:

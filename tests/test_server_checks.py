@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from spec_projects import go_project, python_project, rust_project, ts_project, write
+from spec_projects import go_project, monorepo, python_project, rust_project, ts_project, write
 
 from sage_actors.servers.corpus.sources import Sources
 from sage_actors.servers.implementation.check_runner import run_check
-from sage_actors.servers.implementation.checks import Check, best_check, detect_checks
+from sage_actors.servers.implementation.checks import Check, best_check, best_of_each_part, detect_checks
 from sage_actors.servers.specification.tests import find_tests, narrowed, new_test_path
 from sage_actors.servers.specification.words import WordIndex
 
@@ -76,6 +76,61 @@ def test_a_project_that_declares_nothing_readable_has_no_checks(
     tmp_path: Path, files: dict[str, str]
 ) -> None:
     assert detect_checks(Sources(write(tmp_path, files))) == []
+
+
+def test_the_parts_of_a_monorepo_have_checks_that_run_in_their_folders(tmp_path: Path) -> None:
+    checks = found(monorepo(tmp_path))
+    assert list(checks) == [
+        "(cd tool && go test ./...)",
+        "(cd packages/web && npm test)",
+        "(cd services/api && python -m pytest -q)",
+        "(cd tool && go vet ./...)",
+        "(cd services/api && ruff check .)",
+    ]
+    assert checks["(cd packages/web && npm test)"].source == "packages/web/package.json:4"
+    assert [each.folder for each in best_of_each_part([*checks.values()], "lint")] == ["tool", "services/api"]
+
+
+def test_what_the_main_folder_runs_for_its_parts_is_not_said_twice(tmp_path: Path) -> None:
+    members = {
+        "Cargo.toml": "[workspace]\n",
+        "core/Cargo.toml": "[package]\n",
+        "pyproject.toml": "[tool.ruff]\n",
+    }
+    write(monorepo(tmp_path), members)
+    assert [text for text in found(tmp_path) if "cargo" in text or "ruff" in text] == [
+        "cargo test",
+        "ruff check .",
+        "cargo check",
+    ]
+
+
+def test_a_file_is_checked_by_its_part_and_in_its_language(tmp_path: Path) -> None:
+    checks = detect_checks(Sources(monorepo(tmp_path)))
+    test = "services/api/tests/test_handler.py"
+    assert narrowed(best_check(checks, "test", test), test, "test_it") == (
+        "(cd services/api && python -m pytest -q tests/test_handler.py::test_it)"
+    )
+    assert best_check(checks, "test", "other/a.py") is None
+    write(
+        tmp_path, {"package.json": '{"scripts": {"test": "node --test"}}', "test_a.py": "def test_a(): ...\n"}
+    )
+    checks = detect_checks(Sources(tmp_path))
+    assert narrowed(best_check(checks, "test", "test_a.py"), "test_a.py") == "python -m pytest -q test_a.py"
+    assert narrowed(best_check(checks, "test", "a.test.js"), "a.test.js") == "npm test -- a.test.js"
+
+
+def test_a_check_of_a_part_runs_in_its_folder(tmp_path: Path) -> None:
+    part = write(tmp_path, {"part/here": ""}) / "part"
+    check = script(part, "ls").model_copy(update={"folder": "part"})
+    assert asyncio.run(run_check(tmp_path, check)).tail == "check\nhere\n"
+
+
+def test_functions_named_test_are_run_by_pytest_and_cases_by_unittest(tmp_path: Path) -> None:
+    (check,) = detect_checks(Sources(write(tmp_path, {"tests/test_a.py": "x = 1\ndef test_a(): ...\n"})))
+    assert (check.name, check.source) == ("pytest", "tests/test_a.py:2")
+    write(tmp_path, {"tests/test_b.py": "import unittest\n"})
+    assert detect_checks(Sources(tmp_path))[0].name == "unittest"
 
 
 def test_tests_belong_to_a_source_by_name_then_by_mention(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from spec_projects import (
     FINDING,
     assert_citations_exist,
     go_project,
+    monorepo,
     python_project,
     rust_project,
     ts_project,
@@ -27,6 +28,7 @@ from sage_actors.servers.settings import ServerSettings
 from sage_actors.servers.specification import tests as covering
 from sage_actors.servers.specification.error_text import parse_error
 from sage_actors.servers.specification.markdown import Document, block, code, plain, unmarked
+from sage_actors.servers.specification.places import spots
 from sage_actors.servers.specification.server import create_server
 from sage_actors.servers.specification.study import Study
 from sage_actors.servers.specification.topic import Topic, split_name, stem
@@ -216,7 +218,13 @@ def test_patterns_become_constraints_and_requirements(tmp_path: Path) -> None:
                 "total": 9,
                 "citations": examples,
             },
-            {"statement": "Tests use pytest.", "category": "testing", "total": 2, "citations": []},
+            {"statement": "Tests use pytest.", "category": "testing", "total": 3, "citations": []},
+            {
+                "statement": "Types are in PascalCase (1 of 1).",
+                "category": "naming",
+                "total": 1,
+                "citations": examples,
+            },
             {"statement": "From nowhere.", "category": "types", "citations": []},
         ]
     }
@@ -224,6 +232,7 @@ def test_patterns_become_constraints_and_requirements(tmp_path: Path) -> None:
     assert "| Types | Functions have type hints (9 of 9). | `src/shop/client.py:6` |" in text
     assert "| Tests | Tests use pytest. | counted over its sources |" in text
     assert "From nowhere" not in text
+    assert "PascalCase" not in text  # of one thing nobody knows whether it is a habit
 
 
 TRACEBACK = """Traceback (most recent call last):
@@ -764,3 +773,51 @@ def test_a_habit_that_says_nothing_is_left_out(tmp_path: Path) -> None:
     assert "10 of 20 are" in text
     assert "0 of 1 functions" not in text
     assert "otherwise" not in text
+
+
+def names_near(project: Path, topic: str) -> list[str]:
+    return [
+        spot.symbol.name for spot in spots(Study(project, topic, "feature")) if spot.role == "near the topic"
+    ]
+
+
+def test_what_the_topic_names_entirely_comes_before_what_only_has_its_word(tmp_path: Path) -> None:
+    source = "def drop_stale_store_entries():\n    pass\n\n\nclass StoreError(Exception):\n    pass\n\n\n"
+    write(tmp_path, {"app/stores.py": f"{source}class Store:\n    pass\n"})
+    assert names_near(tmp_path, "quota of the store")[0] == "Store"
+    assert "StoreError" not in names_near(tmp_path, "quota of the store")
+    assert names_near(tmp_path, "an error of the store")[0] == "StoreError"
+
+
+def test_tests_inside_a_source_file_are_no_place_to_begin(tmp_path: Path) -> None:
+    inline = "#[cfg(test)]\nmod tests {\n    #[test]\n    fn store_has_entries() {}\n}\n"
+    write(tmp_path, {"src/lib.rs": f"pub struct Store;\n\n{inline}"})
+    assert names_near(tmp_path, "expiry of entries in the store") == ["Store"]
+
+
+def test_lists_of_constants_are_no_thing_that_is_there(tmp_path: Path) -> None:
+    write(tmp_path, {"app/names.py": 'X_RATE_LIMIT = "X-Rate-Limit"\n', "app/a.py": "def send(): ...\n"})
+    _, text, _ = create(tmp_path, topic="rate limit for sending")
+    assert "It builds on what the code has" not in text
+    write(tmp_path, {"app/a.py": "def rate_limit(): ...\n"})
+    assert "(`app/a.py:1`) and does not repeat it" in create(tmp_path, topic="rate limit for sending")[1]
+
+
+def test_a_project_without_code_is_asked_nothing_about_code(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {"guide.md": "# Limits\n\nThe rate limit is one hundred requests a minute for each customer.\n"},
+    )
+    _, text, _ = create(tmp_path, topic="rate limiting for requests")
+    assert "the project has no code; what is written about the topic stands above" in text
+    assert "How is it" not in text
+    assert "No line of code has the word" not in text
+
+
+def test_a_part_of_a_monorepo_binds_by_its_own_manifest_and_checks(tmp_path: Path) -> None:
+    monorepo(tmp_path)
+    _, text, _ = create(tmp_path, topic="priority of orders")
+    assert "in it shop-api (`services/api/pyproject.toml:2`) 2.1 (`services/api/pyproject.toml:3`)" in text
+    assert "| Dependencies at run time | 1 package | `services/api/pyproject.toml:5` |" in text
+    assert "(cd services/api && python -m pytest -q tests/test_handler.py)" in text
+    assert "packages/web" not in text

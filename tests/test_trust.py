@@ -257,6 +257,19 @@ def test_the_checks_item_changes_with_what_configures_them(project: Path) -> Non
     assert "Makefile" in checks_item(project).description
 
 
+def test_the_checks_item_covers_the_parts_of_a_monorepo(project: Path) -> None:
+    before = checks_item(project)
+    for folder in ("api", "examples/api"):
+        (project / folder).mkdir(parents=True)
+    (project / "examples/api/package.json").write_text("{}")
+    assert checks_item(project) == before  # an example is not run
+    (project / "api/package.json").write_text('{"scripts": {"test": "one"}}')
+    first = checks_item(project)
+    (project / "api/package.json").write_text('{"scripts": {"test": "two"}}')
+    assert len({before.digest, first.digest, checks_item(project).digest}) == 3
+    assert "api/package.json" in first.description
+
+
 def test_a_fifo_among_the_check_files_holds_nobody_up(project: Path) -> None:
     os.mkfifo(project / "Makefile")
     assert "Makefile" not in checks_item(project).description

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,31 +21,33 @@ _KINDS = ("test", "lint", "types")
 
 @dataclass(frozen=True, slots=True)
 class CheckPlan:
-    """commands: (name, words) of each. note: why there is none."""
+    """commands: (name, words, folder below the directory) of each. note: why there is none."""
 
-    commands: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    commands: tuple[tuple[str, tuple[str, ...], str], ...] = ()
     note: str = ""
 
 
-def plan_checks(wanted: bool | list[str], directory: Path, project: Path) -> CheckPlan:
+def plan_checks(
+    wanted: bool | list[str], directory: Path, project: Path, changed: Iterable[str] = ()
+) -> CheckPlan:
     """What to run in `directory`, the agent's version of `project`.
 
     Args:
         wanted: commands for the shell, or true for the project's own: its tests, its linter, its type checker.
             Those run only if the user consented to them as they are now, in `directory`: an agent that changed what
-            decides the checks has no consent.
+            decides the checks has no consent. Of a monorepo's parts those that have files of `changed`.
     """
     if wanted is False:
         return CheckPlan()
     if isinstance(wanted, list):
-        return CheckPlan(tuple((each, ("/bin/sh", "-c", each)) for each in wanted))
+        return CheckPlan(tuple((each, ("/bin/sh", "-c", each), "") for each in wanted))
     if not TrustStore().trusts(project, checks_item(directory)):
         same = checks_item(directory).digest == checks_item(project).digest
         why = (
             "the user has not consented to them (--trust)" if same else "the agent changed what decides them"
         )
         return CheckPlan(note=f"the project's own checks were not run: {why}")
-    found = _detected(directory)
+    found = _detected(directory, changed)
     return CheckPlan(found, "" if found else "the project declares no checks that are known here")
 
 
@@ -61,7 +63,9 @@ def run_checks(
 
     One that takes half an hour is ended and has failed; its exit code is null.
     """
-    return [_run(name, words, directory, environ, on_text, stop) for name, words in plan.commands]
+    return [
+        _run(name, words, directory / folder, environ, on_text, stop) for name, words, folder in plan.commands
+    ]
 
 
 def _run(
@@ -98,10 +102,15 @@ def _run(
     }
 
 
-def _detected(directory: Path) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _detected(directory: Path, changed: Iterable[str]) -> tuple[tuple[str, tuple[str, ...], str], ...]:
     from sage_actors.servers.corpus.sources import Sources
-    from sage_actors.servers.implementation.checks import best_check, detect_checks
+    from sage_actors.servers.implementation.checks import best_of_each_part, detect_checks
 
-    checks = detect_checks(Sources(directory))
-    best = [best_check(checks, cast(Any, kind)) for kind in _KINDS]
-    return tuple((each.name, tuple(each.command)) for each in best if each is not None)
+    paths = list(changed)
+    checks = [
+        check
+        for check in detect_checks(Sources(directory))
+        if not check.folder or any(path.startswith(f"{check.folder}/") for path in paths)
+    ]
+    best = [each for kind in _KINDS for each in best_of_each_part(checks, cast(Any, kind))]
+    return tuple((each.name, tuple(each.command), each.folder) for each in best)

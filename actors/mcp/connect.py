@@ -35,7 +35,7 @@ from sage_actors.actors.mcp.stdio import MAX_MESSAGE_BYTES, StdioServer
 from sage_actors.actors.trust.consents import TrustStore, checks_item
 from sage_actors.messages.backend import Backend
 from sage_actors.messages.errors import DefinitionError, OperationError, UsageError
-from sage_actors.servers.catalog import SAGE_SERVERS, create_server
+from sage_actors.servers.catalog import IMPLEMENTATION, SAGE_SERVERS, create_server
 from sage_actors.servers.settings import ServerSettings
 
 __all__ = ["Hear", "OpenServer", "ServerFinder"]
@@ -121,7 +121,10 @@ class ServerFinder:
         return "" if self._trust.trusts(self._project, entry.trust_item()) else _no_consent(entry)
 
     def _built_in(self, name: str, hear: Hear) -> OpenServer:
-        trusts_checks = self._trust.trusts(self._project, checks_item(self._project))
+        runs_checks = (
+            name == IMPLEMENTATION
+        )  # to look at what configures them takes as long as to list the project
+        trusts_checks = runs_checks and self._trust.trusts(self._project, checks_item(self._project))
         settings = ServerSettings(self._project, _load_backend(self._project), trusts_checks)
         client = _client(create_server(name, settings), hear)
         to_thread.current_default_thread_limiter().total_tokens = _TOOL_THREADS

@@ -127,7 +127,8 @@ class AgentRunner:
         """{status, checks, notes}: what was changed, and what the checks say of it."""
         if changes.patch is None:
             return {"status": "unchanged", "checks": [], "notes": []}
-        plan = plan_checks(wanted, worktree.directory, self._project)
+        paths = (str(each["path"]) for each in changes.files)
+        plan = plan_checks(wanted, worktree.directory, self._project, paths)
         environ = agent_environment(os.environ)
         checks = run_checks(
             plan, worktree.directory, environ, on_text=_log_of(task), stop=lambda: task.cancelled

@@ -120,9 +120,14 @@ def digest_of(data: Any) -> str:
 
 
 def checks_item(project: Path) -> Item:
-    """Consent to run the project's own tests and linters, until the files that configure them change."""
-    found = {name: digest for name in _CHECK_FILES if (digest := _file_digest(project / name))}
-    said = f" (as {', '.join(found)} say)" if found else ""
+    """Consent to run the project's own tests and linters, also of its parts, until what configures them changes."""
+    from sage_actors.servers.corpus.parts import parts
+    from sage_actors.servers.corpus.repository import Repository
+
+    folders = ["", *parts(file.path for file in Repository(project).files)]
+    names = (folder + name for folder in folders for name in _CHECK_FILES)
+    found = {name: digest for name in names if (digest := _file_digest(project / name))}
+    said = cut_description(f" (as {', '.join(found)} say)") if found else ""
     return Item("checks", "checks", digest_of(found), f"runs the project's own tests and linters{said}")
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-__all__ = ["MAX_FILE_BYTES", "FileClass", "classify", "decoded"]
+__all__ = ["MAX_FILE_BYTES", "FileClass", "classify", "decoded", "is_product_folder"]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -84,6 +85,11 @@ def classify(path: str, size_bytes: int) -> FileClass | None:
     if not ending and size_bytes < 64_000:  # a script, if its first line says so
         return FileClass("code", 0.8, 3, "shell")
     return None
+
+
+def is_product_folder(names: Iterable[str]) -> bool:
+    """Whether a folder, by the lower-case names on its path, is of the product: no tests, no examples, not vendored."""
+    return (_SKIPPED | _TEST_FOLDERS | _SIDE_FOLDERS).isdisjoint(names)
 
 
 def decoded(data: bytes) -> str | None:

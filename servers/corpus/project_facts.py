@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sage_actors.servers.corpus.parts import MANIFESTS
 from sage_actors.servers.corpus.sources import Sources
 
-__all__ = ["Dependency", "Fact", "ProjectFacts", "collect_facts"]
-
-
-_MANIFESTS = ("pyproject.toml", "setup.cfg", "setup.py", "package.json", "Cargo.toml", "go.mod")
+__all__ = ["Dependency", "Fact", "ProjectFacts", "collect_facts", "of_part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +38,13 @@ class Dependency:
 
 @dataclass(slots=True)
 class ProjectFacts:
-    """None, or an empty list: the project does not say. `languages`: language -> (files, lines), code only."""
+    """None, or an empty list: the project does not say. `languages`: language -> (files, lines), code only.
+
+    part: the name of the part of the project whose manifest this is, where it is no manifest of the whole.
+    """
 
     name: Fact | None = None
+    part: Fact | None = None
     version: Fact | None = None
     purpose: Fact | None = None
     licence: Fact | None = None
@@ -74,6 +76,24 @@ def collect_facts(sources: Sources) -> ProjectFacts:
     return facts
 
 
+def of_part(sources: Sources, whole: ProjectFacts, folder: str) -> ProjectFacts:
+    """`whole` with what the manifest of its part in `folder` says instead; the same where that says nothing."""
+    own = ProjectFacts()
+    _read_manifests(sources, own, folder)
+    if own.manifest is None or own.manifest == whole.manifest:
+        return whole
+    return replace(
+        whole,
+        part=own.name,
+        manifest=own.manifest,
+        dependencies=own.dependencies,
+        version=own.version or whole.version,
+        purpose=own.purpose or whole.purpose,
+        licence=own.licence or whole.licence,
+        runtime=own.runtime or whole.runtime,
+    )
+
+
 def _read_manifests(sources: Sources, facts: ProjectFacts, folder: str) -> None:
     """folder: "", or a folder with `/` behind it."""
     for read in (_pyproject, _setup_cfg, _setup_py, _package_json, _cargo, _go_mod):
@@ -88,7 +108,7 @@ def _main_folder(sources: Sources) -> str:
 
 
 def _is_project(sources: Sources, folder: str) -> bool:
-    return any(sources.has(folder + name) for name in _MANIFESTS)
+    return any(sources.has(folder + name) for name in MANIFESTS)
 
 
 def _share(paths: list[str], folder: str) -> float:

@@ -8,6 +8,7 @@ what they are; who asks while it is being made waits for it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -161,8 +162,18 @@ class Sources:
     def symbols(self) -> list[Symbol]:
         """What the project's own code defines, examples and tests aside."""
         return [
-            symbol for path in self.files("code") if self.is_product(path) for symbol in self.symbols_of(path)
+            symbol
+            for path in self.files("code")
+            if self.is_product(path)
+            for symbol in self.symbols_of(path)
+            if symbol.line < self.tests_begin(path)
         ]
+
+    def tests_begin(self, path: str) -> float:
+        """The line from which on a source file of Rust has its own tests; infinity where it has none."""
+        if not path.endswith(".rs") or "#[cfg(test)]" not in self.text(path):
+            return math.inf
+        return next((n for n, line in enumerate(self.lines(path), 1) if line == "#[cfg(test)]"), math.inf)
 
     def is_product(self, path: str) -> bool:
         """Whether a file is code that the project ships: no test, example, script, tool or documentation."""

@@ -85,12 +85,13 @@ def not_run(check: Check) -> CheckResult:
 
 
 async def run_check(project: Path, check: Check, *, limit_s: float = DEFAULT_LIMIT_S) -> CheckResult:
-    """Runs one check in `project` in a process group of its own, which is killed at the limit and when cancelled.
+    """Runs one check, in a process group of its own, which is killed at the limit and when cancelled.
 
     It sees the variables that tools need and no other, so no key of the user's environment.
     """
     result = not_run(check)
-    program = _program(project, check.command[0])
+    folder = project / check.folder
+    program = _program(project, folder, check.command[0])
     if program is None:
         return result.model_copy(update={"status": "missing", "tail": f"{check.command[0]} is not installed"})
     began = time.monotonic()
@@ -99,7 +100,7 @@ async def run_check(project: Path, check: Check, *, limit_s: float = DEFAULT_LIM
         process = await asyncio.create_subprocess_exec(
             program,
             *check.command[1:],
-            cwd=project,
+            cwd=folder,
             env={key: value for key, value in os.environ.items() if key in _PASSED_ON},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=writer,
@@ -145,13 +146,13 @@ def _kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def _program(project: Path, name: str) -> str | None:
-    """A script of the project, else one of its virtual environment, else what the path has."""
+def _program(project: Path, folder: Path, name: str) -> str | None:
+    """A script of the folder, else one of its or the project's virtual environment, else what the path has."""
     if name.startswith("./"):
-        path = project / name
+        path = folder / name
         return str(path) if os.access(path, os.X_OK) and path.is_file() else None
-    for folder in (".venv/bin", "venv/bin", "node_modules/.bin"):
-        candidate = project / folder / name
+    places = (".venv/bin", "venv/bin", "node_modules/.bin")
+    for candidate in (root / place / name for root in dict.fromkeys((folder, project)) for place in places):
         if candidate.is_file() and os.access(candidate, os.X_OK):
             return str(candidate)
     return shutil.which(name) or (shutil.which("python3") if name == "python" else None)

@@ -104,7 +104,7 @@ def _on_type(reading: Reading, node: Node) -> None:
         return
     by_thiserror = any(re.search(r"derive\(.*\bError\b", each) for each in _attributes(reading, node))
     reading.see("errors.classes", name, node)
-    reading.see("errors.bases", "thiserror" if by_thiserror else "implemented by hand", node)
+    reading.see("errors.bases", "thiserror" if by_thiserror else "an impl by hand", node)
 
 
 def _see_public(reading: Reading, node: Node) -> None:

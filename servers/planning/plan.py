@@ -57,11 +57,9 @@ def test_file_of(study: Study, spot: Spot) -> str:
 
 
 def run_of(study: Study, test: str, name: str = "") -> str:
-    return (
-        narrowed(study.test_check, test, name)
-        if test
-        else (study.test_check.text if study.test_check else "")
-    )
+    if test:
+        return narrowed(study.test_check_of(test), test, name)
+    return study.test_check.text if study.test_check else ""
 
 
 def _skill_for(title: str, skills: list[SkillHint]) -> str | None:

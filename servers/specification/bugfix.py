@@ -133,14 +133,10 @@ def _tests(looked: Investigation, found: list[Spot], document: Document) -> None
 def _reproduction(study: Study, looked: Investigation, found: list[Spot], document: Document) -> list[str]:
     """The commands that show the error, narrowest first."""
     document.heading("How to reproduce")
-    check, commands = study.test_check, []
-    if check is not None:
-        for place in looked.failing_tests[:2]:
-            commands.append(narrowed(check, place.path, place.text))
-        commands += [
-            narrowed(check, place.path) for place in looked.frames if not study.sources.is_product(place.path)
-        ]
-        commands += [narrowed(check, test.path) for spot in found[:1] for test in spot.tests[:1]]
+    tests = [(place.path, place.text) for place in looked.failing_tests[:2]]
+    tests += [(place.path, "") for place in looked.frames if not study.sources.is_product(place.path)]
+    tests += [(test.path, "") for spot in found[:1] for test in spot.tests[:1]]
+    commands = [narrowed(study.test_check_of(path), path, name) for path, name in tests]
     commands = list(dict.fromkeys(command for command in commands if command))[:3]
     if not commands:
         document.undetermined(

@@ -164,10 +164,14 @@ def _require(study: Study, figures: list[FileFigures], into: Requirements) -> No
     tested = [f for f in figures[:3] if f.tests]
     if tested and study.test_check:
         names = ", ".join(code(f.path) for f in tested)
-        commands = dict.fromkeys(narrowed(study.test_check, f.tests[0]) for f in tested)
+        commands = dict.fromkeys(narrowed(study.test_check_of(f.tests[0]), f.tests[0]) for f in tested)
         text = f"Callers of {names} see no change but what was asked for."
         into.add(
-            "FR", text, "proposed", [f"{f.path}:1" for f in tested], [f"{code(c)} passes" for c in commands]
+            "FR",
+            text,
+            "proposed",
+            [f"{f.path}:1" for f in tested],
+            [f"{code(c)} passes" for c in commands if c],
         )
     for f in figures[:3]:
         if not f.tests:

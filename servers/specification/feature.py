@@ -51,14 +51,15 @@ def _begin(study: Study, document: Document, found: list[Spot]) -> None:
 
 def questions(study: Study, document: Document, found: list[Spot]) -> list[str]:
     """What the evidence leaves open, each with the reason why."""
+    has_code = bool(study.sources.files("code"))
     asked = [
         *_offered(study, document),
         *_meaning(study),
         *_placing(document, found),
         *_running(study, document),
-        *_configuring(study, document),
+        *(_configuring(study, document) if has_code else ()),
     ]
-    if study.test_check is None:
+    if study.test_check is None and has_code:
         asked.append("How is it tested? No test command was found in the project's files.")
     untested = [spot for spot in found[:4] if not spot.tests and len(spot.symbol.short_name) > 3]
     if untested and study.test_check is not None:
@@ -93,7 +94,7 @@ def _meaning(study: Study) -> list[str]:
     clear = SURFACE_WORDS if study.survey.surface else frozenset[str]()  # those definitions are what it means
     unknown = [
         part
-        for part in topic.place_stems
+        for part in (topic.place_stems if study.sources.files("code") else ())
         if part not in clear and not any(part in hit.stems for hit in study.survey.hits if hit.kind == "code")
     ]
     if topic.place and unknown:

@@ -16,6 +16,7 @@ __all__ = ["Spot", "doc_files", "near", "spots"]
 _NEAR = 8
 _HOOKS = 4
 _SURFACE = 5
+_FLOOR = 0.45  # of the best score
 
 
 @dataclass(slots=True)
@@ -33,11 +34,12 @@ def near(study: Study) -> list[Candidate]:
     candidates = study.survey.candidates
     if not candidates:
         return []
-    floor = 0.45 * candidates[0].score
+    floor = _FLOOR * candidates[0].score
     kept: list[Candidate] = []
     for candidate in candidates:
-        same_file = sum(1 for other in kept if other.symbol.path == candidate.symbol.path)
-        if candidate.score >= floor and same_file < 4:
+        same_file = sum(other.symbol.path == candidate.symbol.path for other in kept)
+        same_name = sum(other.symbol.short_name == candidate.symbol.short_name for other in kept)
+        if candidate.score >= floor and same_file < 4 and same_name < 2:
             kept.append(candidate)
     return _told_once(study, kept[:_NEAR] + _of_the_place(study, kept))
 
@@ -57,7 +59,8 @@ def _of_the_place(study: Study, kept: list[Candidate]) -> list[Candidate]:
     """The best definitions of the place that the topic names, where the thing's words pushed them all out."""
     if not study.topic.place_stems or any(candidate.in_place for candidate in kept):
         return []
-    return [candidate for candidate in study.survey.candidates if candidate.in_place][:3]
+    there = [candidate for candidate in study.survey.candidates if candidate.in_place][:3]
+    return [candidate for candidate in there if candidate.score >= _FLOOR * there[0].score]
 
 
 def spots(study: Study) -> list[Spot]:

@@ -94,8 +94,12 @@ def feature_requirements(study: Study, found: list[Spot], into: Requirements) ->
 
 def _existing(study: Study, into: Requirements) -> None:
     """Where the code has the thing already, the new one must not stand beside it."""
-    hits = [hit for hit in study.survey.whole("code") if study.sources.is_product(hit.path)]
-    if not hits:
+    hits = [
+        hit
+        for hit in study.survey.whole("code")
+        if study.sources.is_product(hit.path) and study.sources.symbol_at(hit.path, hit.line) is not None
+    ]
+    if not hits:  # or they stand in no definition: names of headers, lists of constants
         return
     shown = ", ".join(into.document.at(hit.path, hit.line) for hit in _spread(hits, 3))
     into.add(
@@ -136,8 +140,9 @@ def _new_test(study: Study, found: list[Spot]) -> str:
         path = by_name[0] if by_name else new_test_path(spot.symbol.path, study.sources)
         if path:
             state = "in" if study.sources.has(path) else "in a new"
-            run = code(narrowed(study.test_check, path))
-            return f"a test, for instance {state} {code(path)}, fails without it and passes with it: {run}"
+            command = narrowed(study.test_check_of(path), path)
+            run = f": {code(command)}" if command else ""
+            return f"a test, for instance {state} {code(path)}, fails without it and passes with it{run}"
     return f"a new test fails without it and passes with it: {code(study.test_check.text)}"
 
 
@@ -208,9 +213,10 @@ def _roots(errors: list[tuple[str, str, Place]]) -> Counter[str]:
 
 
 def _habits(study: Study, found: list[Spot], into: Requirements) -> None:
-    if study.habits:
-        said = "; ".join(habit_with_place(habit, into.document) for habit in study.habits[:5])
-        rests = [f"{habit.path}:{habit.line}" for habit in study.habits[:5] if habit.path]
+    habits = [habit for habit in study.habits if habit.category != "architecture"][:5]
+    if habits:
+        said = "; ".join(habit_with_place(habit, into.document) for habit in habits)
+        rests = [f"{habit.path}:{habit.line}" for habit in habits if habit.path]
         into.add("NFR", f"It is written as the code around it: {said}.", "from evidence", rests, [])
 
 

@@ -60,15 +60,26 @@ def project_line(study: Study, document: Document) -> None:
     facts = study.facts
     said = [f"**Project:** {plain(study.name)}"]
     said[0] += f" ({document.at_place(facts.name, 'name')})" if facts.name else ""
+    if facts.part:
+        said.append(f"in it {plain(facts.part.text)} ({document.at_place(facts.part, 'name')})")
     if facts.version:
-        said[0] += f" {plain(facts.version.text)} ({document.at_place(facts.version, 'version')})"
+        said[-1] += f" {plain(facts.version.text)} ({document.at_place(facts.version, 'version')})"
     if facts.purpose:
         said.append(f"“{plain(facts.purpose.text)}” ({document.at_place(facts.purpose, 'purpose')})")
-    if facts.main_language:
-        files, lines = facts.languages[facts.main_language]
-        language = _LANGUAGE.get(facts.main_language, facts.main_language)
-        said.append(f"{amount(lines, 'line')} of {language} in {amount(files, 'file')}")
+    if facts.languages:
+        said.append(", ".join(_counted(facts.languages)))
     document.bullet("; ".join(said) + ".")
+
+
+def _counted(languages: dict[str, tuple[int, int]]) -> list[str]:
+    """The languages that are a fifth of its code, most lines first."""
+    total = sum(lines for _, lines in languages.values())
+    ranked = sorted(languages.items(), key=lambda item: -item[1][1])
+    return [
+        f"{amount(lines, 'line')} of {_LANGUAGE.get(name, name)} in {amount(files, 'file')}"
+        for name, (files, lines) in ranked
+        if lines * 5 >= total
+    ] or [f"{amount(total, 'line')} of code"]
 
 
 _LANGUAGE = {
@@ -209,10 +220,17 @@ def _quotes(study: Study) -> list[Hit]:
 def where(study: Study, document: Document, found: list[Spot]) -> None:
     """Places to begin, settings, errors and the public face."""
     document.heading("Where it would go")
-    if not found:
+    if not study.sources.files("code"):
+        document.undetermined("the project has no code; what is written about the topic stands above.")
+    elif not found:
+        above = (
+            "the definitions above have some of its words only"
+            if near(study)
+            else "none is named after the topic"
+        )
         document.undetermined(
-            "no definition is named after the topic, and none is named as a way to extend the project"
-            " (middleware, hook, plugin, adapter and the like)."
+            f"{above}, and none is named as a way to extend the project (middleware, hook, plugin, adapter"
+            " and the like)."
         )
     close = [spot for spot in found if spot.role == "near the topic"]
     if close:

@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from sage_actors.servers.corpus.project_facts import ProjectFacts, collect_facts
+from sage_actors.servers.corpus.parts import part_of, parts
+from sage_actors.servers.corpus.project_facts import ProjectFacts, collect_facts, of_part
 from sage_actors.servers.corpus.sources import Sources, sources_of
 from sage_actors.servers.documents.slugs import headline
 from sage_actors.servers.implementation.checks import Check, best_check, detect_checks
@@ -24,8 +25,22 @@ Kind = Literal["feature", "bugfix", "enhancement"]
 
 _MAX_HABITS = 8
 _MAX_SKILLS = 5
+_MAX_TOUCHED = 8
+_CLOSE = 0.45  # of the best score
 _EMPTY = re.compile(r"\b0 of \d+\b|\(0 %\)|most often handled otherwise")
 """Habits that say only what is not done, or not how: nothing to keep to."""
+_NO_HABITS = frozenset(
+    (
+        *(
+            "architecture.file_size",
+            "architecture.function_size",
+            "architecture.entry",
+            "architecture.entry_points",
+        ),
+        "tooling.checks",  # they have rows of their own
+    )
+)
+_LEAST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +86,37 @@ class Study:
 
     @cached_property
     def facts(self) -> ProjectFacts:
-        """What the project says about itself."""
-        return self.sources.once(collect_facts)
+        """What the project says about itself; in a monorepo of the part that the topic touches first."""
+        whole = self.sources.once(collect_facts)
+        folders = parts(file.path for file in self.sources.repository.files)
+        part = part_of(next(self._touched(), ""), folders)
+        return of_part(self.sources, whole, part) if part else whole
 
     @cached_property
     def checks(self) -> list[Check]:
-        """Its checks."""
-        return self.sources.once(detect_checks)
+        """Its checks: the main folder's, and of its parts those that the topic touches, if it touches one."""
+        found = self.sources.once(detect_checks)
+        folders = {f"{check.folder}/" for check in found if check.folder}
+        touched = {part_of(path, folders).rstrip("/") for path in self._touched()} if folders else set[str]()
+        kept = [check for check in found if not check.folder or check.folder in touched]
+        return kept if touched else found
+
+    def _touched(self) -> Iterator[str]:
+        """The files of the best definitions near the topic, and those that its text names."""
+        best = self.survey.candidates[:_MAX_TOUCHED]
+        yield from (each.symbol.path for each in best if each.score >= _CLOSE * best[0].score)
+        yield from (item.source for item in self.evidence.of("code", "test")[:_MAX_TOUCHED])
+
+    def test_check_of(self, path: str) -> Check | None:
+        """The check that runs the tests of a file; None where its part of the project declares none."""
+        return best_check(self.checks, "test", path)
 
     @property
     def test_check(self) -> Check | None:
-        """The check that runs its tests."""
-        return best_check(self.checks, "test")
+        """The check that runs the project's tests; in a monorepo those of the best definition near the topic."""
+        near = self.survey.candidates[:1] if any(check.folder for check in self.checks) else []
+        own = self.test_check_of(near[0].symbol.path) if near else None
+        return own or best_check(self.checks, "test")
 
     @property
     def name(self) -> str:
@@ -122,8 +156,18 @@ def _habits(patterns: Any, sources: Sources) -> Iterator[Habit]:
         path, line = next(filter(None, shown), ("", 0))
         if _EMPTY.search(statement):
             continue
-        if path or isinstance(pattern.get("total"), int):
+        total = pattern.get("total")
+        if pattern.get("name") in _NO_HABITS or _rests_on_little(pattern, category):
+            continue
+        if path or isinstance(total, int):
             yield Habit(statement, category, path, line)
+
+
+def _rests_on_little(pattern: Mapping[str, Any], category: str) -> bool:
+    """Of one or two things nobody knows whether they are a habit; one test shows what tests are written with."""
+    total = pattern.get("total")
+    tells = category in ("architecture", "tooling") or pattern.get("name") == "testing.framework"
+    return isinstance(total, int) and total < _LEAST and not tells
 
 
 def _shown(example: Any, sources: Sources) -> tuple[str, int] | None:

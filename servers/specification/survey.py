@@ -41,6 +41,9 @@ _ERROR = re.compile(
 )
 _ADVICE = "best_practices"
 _AKIN = 0.7  # of what the word itself would count
+_WHOLE = 0.5  # of its score has a name that says other things, too; a name that the topic says entirely has all of it
+_ASIDE = 0.5  # of an error type's score counts, where the topic is about no errors
+_FAULTS = frozenset(map(stem, ("error", "exception", "warning")))
 _BASES = re.compile(r"^class\s+\w+\s*\(([^)]*)\)")
 _IMPORT = re.compile(r"(?:from|import|use|export)\s|.*\brequire\(")
 _DOC_START = re.compile(r'\s*[rRuUbB]*("""|\'\'\'|")')
@@ -137,7 +140,13 @@ class Survey:
                 candidate.by_research = item.operation != _ADVICE
                 candidate.score += top * item.score
                 candidate.reasons.append(f"found by {item.operation}")
-        return sorted(found.values(), key=lambda c: (-c.score, c.symbol.path, c.symbol.line))
+        return sorted(found.values(), key=self._rank)
+
+    def _rank(self, candidate: Candidate) -> tuple[float, int, int, str, int]:
+        """The best first; of equal ones what belongs to nothing else, then what is spoken of most."""
+        symbol = candidate.symbol
+        mentions = self.words.mentions(symbol.short_name, "code", "test", "documentation")
+        return (-round(candidate.score, 6), symbol.name.count("."), -mentions, symbol.path, symbol.line)
 
     def _rarity(self) -> dict[str, float]:
         """How much a stem says: the fewer definitions have it in their names, the more."""
@@ -158,7 +167,10 @@ class Survey:
             return None
         score = sum(rarity[part] for part in named) + 0.4 * sum(rarity[part] for part in near)
         score += _AKIN * sum(rarity[part] for part in akin)
+        score *= _WHOLE + (1 - _WHOLE) * (len(named) + len(akin)) / max(1, len(own))
         score *= 1.0 if self.is_public(symbol) else 0.6
+        if _is_error(symbol) and _FAULTS.isdisjoint(self.topic.stems):
+            score *= _ASIDE
         reason = _reason(named or near, akin, self.topic, is_named=bool(named))
         matched = {*named, *near, *akin}
         return Candidate(
@@ -185,12 +197,16 @@ class Survey:
         since the mentions of others cannot be told apart."""
         defined = Counter(symbol.short_name for symbol in self.sources.symbols)
         ranked = [
-            (self.words.mentions(symbol.name, "test", "documentation"), symbol)
+            (self._spoken_of(symbol.name), symbol)
             for symbol in self.sources.symbols
             if len(symbol.name) > 2 and defined[symbol.name] == 1 and self.is_public(symbol)
         ]
         ranked.sort(key=lambda pair: -pair[0])
         return [symbol for mentions, symbol in ranked[:40] if mentions]
+
+    def _spoken_of(self, name: str) -> float:
+        """Both tests and documentation have to: what tests alone use in every line is a fixture."""
+        return sum(math.log1p(self.words.mentions(name, kind)) for kind in ("test", "documentation"))
 
     @cached_property
     def extension_points(self) -> list[Symbol]:
@@ -345,6 +361,13 @@ class Survey:
             for number, line in enumerate(self.sources.lines(path), 1)
             if _ENVIRONMENT.search(line)
         ]
+
+
+def _is_error(symbol: Symbol) -> bool:
+    """Whether it is of a type of what can go wrong, by its name or its base."""
+    bases = _BASES.search(symbol.signature)
+    names = [*symbol.name.split("."), *(re.findall(r"\w+", bases[1]) if bases else ())]
+    return any(name.endswith(_ERROR_ENDINGS) for name in names)
 
 
 def _is_all(part: str, symbol: Symbol) -> bool:

@@ -173,9 +173,14 @@ def narrowed(check: Check | None, test: str, name: str = "") -> str:
 
     name: of the one test in it that is to run, qualified by its class; where the tool takes one.
     """
-    command = _of_file(check, test)
-    if check is None or not name or command == check.text:
-        return command
+    if check is None:
+        return ""
+    whole = " ".join(check.command)
+    command = _of_file(check, whole, test.removeprefix(f"{check.folder}/") if check.folder else test)
+    return check.said(command if command == whole or not name else _of_one(check, command, name))
+
+
+def _of_one(check: Check, command: str, name: str) -> str:
     if "pytest" in check.command:
         return command + quote(f"::{name.replace('.', '::')}")
     if check.command[:2] == ["go", "test"]:
@@ -184,11 +189,9 @@ def narrowed(check: Check | None, test: str, name: str = "") -> str:
     return command
 
 
-def _of_file(check: Check | None, test: str) -> str:
-    if check is None:
-        return ""
+def _of_file(check: Check, whole: str, test: str) -> str:
     if "pytest" in check.command and test.endswith(".py"):
-        return f"{check.text} {quote(test)}"
+        return f"{whole} {quote(test)}"
     if "unittest" in check.command and test.endswith(".py"):
         return f"python -m unittest {quote(test.removesuffix('.py').replace('/', '.'))}"
     if check.command[:2] == ["go", "test"]:
@@ -197,5 +200,5 @@ def _of_file(check: Check | None, test: str) -> str:
     if check.command[:2] == ["cargo", "test"] and test.startswith("tests/"):
         return f"cargo test --test {quote(PurePosixPath(test).stem)}"
     if check.command[0] in ("npm", "pnpm", "yarn"):
-        return f"{check.text} {'-- ' if check.command[0] == 'npm' else ''}{quote(test)}"
-    return check.text
+        return f"{whole} {'-- ' if check.command[0] == 'npm' else ''}{quote(test)}"
+    return whole
