@@ -117,6 +117,7 @@ def test_a_command_that_is_not_there_is_not_tried_again(mcp: McpProject) -> None
     mcp.configure({"raw": {"command": "no-such-program-here"}})
     error = with_sessions(mcp.project, lambda: mcp.error("raw", "echo", text="x"))
     assert not error.retryable
+    assert "its program cannot be started" in str(error)
     assert "no-such-program-here" in str(error)
 
 

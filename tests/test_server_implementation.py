@@ -125,6 +125,19 @@ def test_a_backend_that_fails_leaves_the_order(tmp_path: Path) -> None:
     assert any("quota" in note for note in result["notes"])
 
 
+def test_validation_says_when_nobody_has_done_the_work(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    waiting = {"status": "needs_agent", "agent": None, "work_order": "docs/specs/a/work-order.md"}
+    result, _ = call(ServerSettings(project), "validation_run", work=waiting)
+    assert (result["status"], result["work_order"]) == ("needs_agent", "docs/specs/a/work-order.md")
+    assert any("nobody has carried the work order out" in note for note in result["notes"])
+    result, _ = call(
+        ServerSettings(project), "validation_run", work={"status": "changed", "branch": "sage/a/b"}
+    )
+    assert (result["status"], result["work_order"]) == (None, None)
+    assert any("sage/a/b" in note for note in result["notes"])
+
+
 def test_validation_runs_nothing_without_consent(tmp_path: Path) -> None:
     project = trusted_project(tmp_path)
     write(project, {"check": "#!/bin/sh\ntouch ran\n"})

@@ -275,7 +275,10 @@ def test_the_shape_with_parallel_lists_becomes_operations() -> None:
     }
     nodes = {node.id: node for node in spec.nodes}
     assert nodes["Code-analysis/errorTracking"].arguments == {"error": "${inputs.topic}"}
-    assert nodes["validation/tests"].arguments == {"slug": "${implementation/specification | slug}"}
+    assert nodes["validation/tests"].arguments == {
+        "slug": "${implementation/specification | slug}",
+        "work": "${implementation/implementation}",
+    }
     assert nodes["implementation/planning"].arguments["kind"] == "bugfix"
     assert nodes["implementation/planning"].arguments["research"] == [
         "${Code-analysis/codeAnalysis}",

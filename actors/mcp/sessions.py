@@ -284,9 +284,11 @@ class _Connection:
         if isinstance(cause, BaseException):
             error = unwrap(cause)
             retryable = not isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError)
-            told = explain(error, "the handshake")
-            said = str(told) if told is not None else f"{type(error).__name__}: {error}"
-            said += "" if not retryable else f"; {self._opened.epitaph()}"
+            if retryable:
+                told = explain(error, "the handshake") or f"{type(error).__name__}: {error}"
+                said = f"{told}; {self._opened.epitaph()}"
+            else:
+                said = f"its program cannot be started: {error}"
         else:
             said = cause
         note = f"; {self._opened.note}" if self._opened.note else ""

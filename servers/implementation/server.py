@@ -19,7 +19,7 @@ from sage_actors.servers.documents.documents import read_document, write_documen
 from sage_actors.servers.documents.slugs import check_slug, slug_of
 from sage_actors.servers.documents.tools import answer, tool_errors, valid_items
 from sage_actors.servers.implementation.check_runner import DEFAULT_LIMIT_S, CheckResult, not_run, run_checks
-from sage_actors.servers.implementation.checks import Check, best_check, detect_checks
+from sage_actors.servers.implementation.checks import Check, best_of_each_part, detect_checks
 from sage_actors.servers.implementation.work_order import WorkOrder, write_work_order
 from sage_actors.servers.sage_server import SageServer
 from sage_actors.servers.settings import ServerSettings
@@ -70,11 +70,16 @@ class ImplementationResult(BaseModel):
 
 
 class ValidationResult(BaseModel):
-    """passed: every check that ran did, and one did run. None: nothing was run."""
+    """passed: every check that ran did, and one did run. None: nothing was run.
+
+    needs_agent: what was checked is the project as it was; the work order waits for somebody.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     slug: str | None
+    status: Literal["needs_agent"] | None = None
+    work_order: str | None = Field(default=None, description="its path, where nobody has carried it out")
     passed: bool | None
     checks: list[CheckResult]
     summary: str
@@ -112,21 +117,23 @@ def create_server(settings: ServerSettings) -> MCPServer:
     @server.tool(annotations=_RUNS)
     async def validation_run(
         slug: str | None = None,
+        work: Any = None,
         limit_seconds: Annotated[float, Field(gt=0, le=3600)] = DEFAULT_LIMIT_S,
     ) -> ValidationResult:
         """Runs the checks that the project declares: tests, linters, type checkers; each with its own time limit.
 
-        slug: of the specification that is validated; it is handed back. Nothing runs unless the user consented to run
-        the project's own code; then every check is listed as not_run.
+        slug: of the specification that is validated; it is handed back. work: the result of the
+        implementation: what an agent changed is on a branch, and not looked at here. Nothing runs unless
+        the user consented to run the project's own code; then every check is listed as not_run.
         """
         with tool_errors():
-            return await run_validation(settings, slug=slug, limit_s=limit_seconds)
+            return await run_validation(settings, slug=slug, work=work, limit_s=limit_seconds)
 
     return server
 
 
 async def run_validation(
-    settings: ServerSettings, *, slug: str | None = None, limit_s: float = DEFAULT_LIMIT_S
+    settings: ServerSettings, *, slug: str | None = None, work: Any = None, limit_s: float = DEFAULT_LIMIT_S
 ) -> ValidationResult:
     """What the tool does. Raises ValueError for a slug that is none."""
     if slug is not None:
@@ -143,8 +150,16 @@ async def run_validation(
         status: sum(r.status == status for r in results)
         for status in dict.fromkeys(r.status for r in results)
     }
+    done = work if isinstance(work, Mapping) else {}
+    waits = done.get("status") == "needs_agent"
+    if waits:
+        notes.append("nobody has carried the work order out: what was looked at is the project as it was")
+    elif isinstance(done.get("branch"), str):
+        notes.append(f"the change is on the branch {done['branch']}, not in what was looked at here")
     return ValidationResult(
         slug=slug,
+        status="needs_agent" if waits else None,
+        work_order=(_path(done, "", "work_order") or _path(done, "") or None) if waits else None,
         passed=all(result.status == "passed" for result in ran) if ran else None,
         checks=results,
         summary=", ".join(f"{count} {status}" for status, count in counts.items()) or "no checks",
@@ -223,10 +238,10 @@ async def execute_implementation(
 
 async def _baseline(settings: ServerSettings, checks: list[Check]) -> list[CheckResult]:
     """The tests before the change: what fails now is not the change's fault."""
-    test = best_check(checks, "test")
-    if not settings.trusts_checks or test is None:
+    tests = best_of_each_part(checks, "test")
+    if not settings.trusts_checks or not tests:
         return [not_run(check) for check in checks]
-    return await run_checks(settings.project, [test, *(c for c in checks if c.kind != "test")])
+    return await run_checks(settings.project, [*tests, *(c for c in checks if c.kind != "test")])
 
 
 async def _ask(settings: ServerSettings, order: str) -> tuple[str, TokenUsage | None, str]:
@@ -241,8 +256,8 @@ async def _ask(settings: ServerSettings, order: str) -> tuple[str, TokenUsage | 
     return text.replace("<", "&lt;")[:200_000], completion.usage, note
 
 
-def _path(given: Mapping[str, Any], default: str) -> str:
-    path = given.get("path")
+def _path(given: Mapping[str, Any], default: str, name: str = "path") -> str:
+    path = given.get(name)
     safe = isinstance(path, str) and re.fullmatch(r"(?!/)(?!.*\.\.)[^\0\\]+\.md", path)
     return str(path) if safe else default
 

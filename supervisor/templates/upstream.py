@@ -246,7 +246,7 @@ class _Normaliser:
         role = _role(operation)
         found = {
             wanted: [reference for reference, each in earlier if _role(each) == wanted]
-            for wanted in ("research", "patterns", "skills", "specification", "planning")
+            for wanted in ("research", "patterns", "skills", "specification", "planning", "implementation")
         }
         given: dict[str, Any] = {}
         if role in ("specification", "planning", "implementation"):
@@ -260,6 +260,8 @@ class _Normaliser:
             given["plan"] = found["planning"][-1]
         if role == "validation" and found["specification"]:
             given["slug"] = found["specification"][-1][:-1] + " | slug}"
+        if role == "validation" and found["implementation"]:
+            given["work"] = found["implementation"][-1]
         own = operation.get("arguments", {})
         if given and isinstance(own, dict):
             operation["arguments"] = given | own
