@@ -29,7 +29,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final
 
-from sage_actors.messages.errors import ProtocolError
 from sage_actors.messages.limits import describe_limit
 
 __all__ = [
@@ -38,8 +37,6 @@ __all__ = [
     "Evidence",
     "Kind",
     "TaskRow",
-    "check_result_rows",
-    "check_rows",
 ]
 
 
@@ -139,41 +136,3 @@ def error_map(
     if details:
         out["details"] = details
     return out
-
-
-def check_result_rows(payload: Any) -> list[list[Any]]:
-    """The rows of a RESULTS frame, or ProtocolError: the other side may be anything."""
-    if type(payload) is not list:
-        raise ProtocolError("RESULTS must be a list")
-    for row in payload:
-        if type(row) is not list or len(row) != 7:
-            raise ProtocolError("a result row has seven elements")
-        run, node, attempt, status, micros, value, usage = row
-        if not (type(run) is type(node) is type(attempt) is type(micros) is int):
-            raise ProtocolError("a result row starts with integers")
-        if run < 0 or node < 0 or attempt < 0 or micros < 0:
-            raise ProtocolError("a result row holds a negative number")
-        if status == OK:
-            if type(value) is not bytes:
-                raise ProtocolError("a result is packed bytes")
-        elif status == FAILED:
-            if type(value) is not dict or type(value.get("type")) is not str:
-                raise ProtocolError("a failure is an error map")
-        else:
-            raise ProtocolError(f"unknown status {status!r}")
-        if usage is not None and type(usage) is not dict:
-            raise ProtocolError("usage is a map or nil")
-    return payload
-
-
-def check_rows(payload: Any, *types: type) -> list[list[Any]]:
-    """The rows of any other frame: a list of lists whose elements have these types."""
-    if type(payload) is not list:
-        raise ProtocolError("expected a list of rows")
-    for row in payload:
-        if type(row) is not list or len(row) != len(types):
-            raise ProtocolError(f"expected rows of {len(types)} elements")
-        for value, wanted in zip(row, types, strict=True):
-            if wanted is not object and type(value) is not wanted:
-                raise ProtocolError(f"expected {wanted.__name__}, got {type(value).__name__}")
-    return payload

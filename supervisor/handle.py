@@ -359,7 +359,7 @@ def _measured(core: RunCore) -> dict[str, Any]:
 
 
 def _value(core: RunCore, node_id: str) -> Any:
-    from sage_actors.messages.codec import unpack
+    from sage_actors.messages.codec import reveal
 
     node = core.find(node_id)
     if node is None:
@@ -367,4 +367,4 @@ def _value(core: RunCore, node_id: str) -> Any:
     packed = core.value(node)
     if packed is None:
         raise KeyError(f"{node_id!r} of {core.run_id} has no result")
-    return unpack(packed)
+    return reveal(packed)

@@ -12,12 +12,12 @@ from sage_actors.actors.workers.output import safe_text
 from sage_actors.messages.codec import pack
 from sage_actors.messages.errors import BreakerOpenError, UsageError
 from sage_actors.messages.secret_values import MARK, take_over
+from sage_actors.messages.wire_check import MOST_USED
 
 __all__ = ["Context", "Guard", "OperationLog", "OperationTerminated", "Services", "Task"]
 
 Key = tuple[int, int, int]
 _NOTHING_USED = {"input_tokens": 0, "output_tokens": 0, "cost": 0.0}
-_MOST_USED = 10**15  # a run adds them up, and its numbers have 64 bits
 _ROUNDING = 1e-6  # of a fraction that was added up
 
 
@@ -154,9 +154,9 @@ class Context:
         before = self._task.used or _NOTHING_USED
         added = {"input_tokens": int(input_tokens), "output_tokens": int(output_tokens), "cost": float(cost)}
         for name, number in added.items():
-            if not (number >= 0 and before[name] + number <= _MOST_USED):
+            if not (number >= 0 and before[name] + number <= MOST_USED):
                 raise UsageError(
-                    f"context.usage: {name} must be from 0 to {_MOST_USED:,} in all, not {number!r}"
+                    f"context.usage: {name} must be from 0 to {MOST_USED:,} in all, not {number!r}"
                 )
         self._task.used = {**before, **{name: before[name] + number for name, number in added.items()}}
 

@@ -18,10 +18,14 @@ from sage_actors.actors.pool.protocol import (
     Progress,
     Results,
 )
+from sage_actors.messages.codec import ValueCheck
 from sage_actors.messages.errors import ProtocolError
-from sage_actors.messages.wire import Kind, check_result_rows, check_rows
+from sage_actors.messages.wire import OK, Kind
+from sage_actors.messages.wire_check import check_result_rows, check_rows
 
 __all__ = ["FrameHandlers"]
+
+_MOST_CHARS = 1000  # of the name of an endpoint
 
 
 class FrameHandlers:
@@ -39,6 +43,7 @@ class FrameHandlers:
         self._on_ready = on_ready
         self._on_executing = on_executing
         self._on_inspected = on_inspected
+        self._check_value = ValueCheck()
         self._handlers: dict[int, Callable[[WorkerHandle, Any], None]] = {
             Kind.READY: self._ready,
             Kind.RESULTS: self._results,
@@ -65,31 +70,43 @@ class FrameHandlers:
 
     def _results(self, worker: WorkerHandle, payload: Any) -> None:
         rows = check_result_rows(payload)
+        for row in rows:
+            if row[3] == OK:
+                self._check_value(row[5])
+            if row[6] is not None and "whole" in row[6]:
+                self._check_value(row[6]["whole"])
         worker.settle(rows)
         self._deliver(Results(worker.number, rows))
 
     def _given_back(self, worker: WorkerHandle, payload: Any) -> None:
-        keys = _keys(payload)
+        keys = _keys(worker, payload)
         worker.settle(keys)
         self._deliver(GivenBack(worker.number, keys))
 
     def _logs(self, worker: WorkerHandle, payload: Any) -> None:
         rows = check_rows(payload, int, int, int, str, str)
         for run, node, attempt, _, text in rows:
+            _check_own(worker, (run, node, attempt))
             worker.remember_lines((run, node, attempt), text)
             if worker.watches and (watch := worker.watches.get((run, node, attempt))):
                 watch.printed(len(text.encode("utf-8", "replace")))
         self._deliver(Logs(worker.number, rows))
 
     def _progress(self, worker: WorkerHandle, payload: Any) -> None:
-        self._deliver(Progress(worker.number, check_rows(payload, int, int, int, dict)))
+        rows = check_rows(payload, int, int, int, dict)
+        for run, node, attempt, _ in rows:
+            _check_own(worker, (run, node, attempt))
+        self._deliver(Progress(worker.number, rows))
 
     def _guard(self, worker: WorkerHandle, payload: Any) -> None:
         check_rows([payload], int, int, int, int, str)
+        _check_own(worker, (payload[1], payload[2], payload[3]))
+        _check_endpoint(payload[4])
         self._deliver(GuardRequest(worker.number, *payload))
 
     def _guarded(self, worker: WorkerHandle, payload: Any) -> None:
         check_rows([payload], str, int, bool)
+        _check_endpoint(payload[0])
         self._deliver(GuardEnded(worker.number, *payload))
 
     def _inspected(self, worker: WorkerHandle, payload: Any) -> None:
@@ -102,17 +119,31 @@ class FrameHandlers:
     def _heartbeat(self, worker: WorkerHandle, payload: Any) -> None:
         worker.heartbeat_at = time.monotonic()
         worker.blockers = ()
-        keys = _keys(payload)
+        keys = _keys(worker, payload)
         if worker.limits:
             self._on_executing(worker, keys)
 
     def _begun(self, worker: WorkerHandle, payload: Any) -> None:
-        (key,) = _keys([payload])
+        (key,) = _keys(worker, [payload])
         self._deliver(Begun(worker.number, key))
 
     def _blocked(self, worker: WorkerHandle, payload: Any) -> None:
-        worker.blockers = tuple(_keys(payload))
+        worker.blockers = tuple(_keys(worker, payload))
 
 
-def _keys(payload: Any) -> list[Key]:
-    return [(run, node, attempt) for run, node, attempt in check_rows(payload, int, int, int)]
+def _keys(worker: WorkerHandle, payload: Any) -> list[Key]:
+    keys = [(run, node, attempt) for run, node, attempt in check_rows(payload, int, int, int)]
+    for key in keys:
+        _check_own(worker, key)
+    return keys
+
+
+def _check_own(worker: WorkerHandle, key: Key) -> None:
+    """A worker of one task has nothing to say of others. Run -1: of nobody in particular."""
+    if worker.alone is not None and key != worker.alone and key[0] >= 0:
+        raise ProtocolError("a worker of one task spoke of another")
+
+
+def _check_endpoint(name: str) -> None:
+    if len(name) > _MOST_CHARS:
+        raise ProtocolError(f"the name of an endpoint has at most {_MOST_CHARS} characters")

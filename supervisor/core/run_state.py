@@ -15,12 +15,12 @@ import msgpack
 from sage_actors.actors.clock import Clock
 from sage_actors.actors.operations.types import LANES
 from sage_actors.actors.workers.redaction import add_note
-from sage_actors.messages.codec import MAX_RESULT_BYTES, WITHHELD, embed, pack, unpack
+from sage_actors.messages.codec import MAX_RESULT_BYTES, WITHHELD, embed, pack, reveal, unpack
 from sage_actors.messages.definition import OperationSpec
-from sage_actors.messages.errors import ExpressionError, ResultError, SageError, StorageError
+from sage_actors.messages.errors import ExpressionError, ProtocolError, ResultError, SageError, StorageError
 from sage_actors.messages.events import Event
 from sage_actors.messages.records import LogLines, Record
-from sage_actors.messages.secret_scan import redact_packed, without_known
+from sage_actors.messages.secret_scan import Finding, redact_packed, without_known
 from sage_actors.messages.secret_values import KnownValues, hand_over
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.permits import PermitLine
@@ -232,7 +232,7 @@ class RunState:
         out: dict[str, Any] = {}
         for node in self.plan.leaves():
             packed = self.value(node)
-            out[self.plan.ids[node]] = None if packed is None else unpack(packed)
+            out[self.plan.ids[node]] = None if packed is None else reveal(packed)
         return out
 
     # ------------------------------------------------------------------ values
@@ -385,7 +385,7 @@ class RunState:
     def _texts_of(self, node: int) -> list[tuple[str, str]]:
         """(id, text) for each text in a secret result."""
         packed = self._handed(node)
-        return [] if packed is None else [(self.id_of(node), text) for text in _texts(unpack(packed))]
+        return [] if packed is None else [(self.id_of(node), text) for text in _texts(reveal(packed))]
 
     def payload(self, node: int) -> bytes:
         """What the worker gets: the arguments, packed, and which secrets are in them."""
@@ -409,15 +409,21 @@ class RunState:
 
     def cleaned(self, packed: bytes) -> bytes:
         """The same for a packed value."""
-        return redact_packed(packed, known=self.secrets, only_known=True)[0] if self.secrets else packed
+        return self._without_known(packed)[0] if self.secrets else packed
 
     def _clean(self, rows: list[list[Any]]) -> None:
         """Take known secrets out of result rows: not every worker was told of them, nor is each to be believed."""
         for row in rows:
             if self.withholds and self.operation(row[1]).secret_outputs:
                 continue
-            row[5], findings = redact_packed(row[5], known=self.secrets, only_known=True)
+            row[5], findings = self._without_known(row[5])
             row[6] = add_note(self._clean_usage(row[6]), findings)
+
+    def _without_known(self, packed: bytes) -> tuple[bytes, list[Finding]]:
+        try:
+            return redact_packed(packed, known=self.secrets, only_known=True)
+        except ProtocolError as cause:  # nobody could read it: not even whether it holds a secret
+            return pack(f"[cannot be read: {cause}]"), []
 
     def _clean_usage(self, usage: dict[str, Any] | None) -> dict[str, Any] | None:
         whole = usage.pop("whole", None) if usage else None
@@ -458,8 +464,8 @@ class RunState:
             )
 
     def log_lines(self, rows: list[list[Any]]) -> None:
-        """Output of operations, rows of [node, attempt, stream, text]."""
-        rows = self.without_secrets(rows)
+        """Output of operations, rows of [node, attempt, stream, text]; those of no node are dropped."""
+        rows = self.without_secrets([row for row in rows if 0 <= row[0] < len(self.state)])
         self._persist([LogLines(self.clock.now(), rows)])
         for node, attempt, stream, text in rows:
             self.emit("node_log", node, attempt=attempt, stream=stream, text=text)

@@ -17,7 +17,7 @@ from sage_actors.actors.state.directory import StateDirectory
 from sage_actors.actors.state.journal import Image
 from sage_actors.actors.state.journal_format import Location
 from sage_actors.actors.state.locks import holder
-from sage_actors.messages.codec import unpack
+from sage_actors.messages.codec import reveal
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import UsageError
 from sage_actors.messages.records import (
@@ -184,7 +184,7 @@ class History:
         packed = self._run.value(node)
         if packed is None:
             raise UsageError(f"{node_id} of run {self.run_id} has no result: it is {self._state(node)}")
-        return unpack(packed)
+        return reveal(packed)
 
     def results(self) -> dict[str, Any]:
         """The results of the nodes that nothing depends on, by id; null for those that have none."""
