@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+from sage_actors.actors.keys.keychain import KEYCHAIN_SERVICE, KEYCHAIN_USER
 from sage_actors.actors.state.journal_reader import FrameStore
 from sage_actors.messages.errors import ActorDeadError, UsageError
 from sage_actors.messages.records import Record, RunAdmitted, decode_records
@@ -62,12 +63,15 @@ def read_secret(kind: str, name: str, environ: Mapping[str, str] = os.environ) -
         if value is None or name == "SAGE_STATE_KEY":
             raise UsageError(f"${{env.{name}}}: the environment has no variable {name}; set it and resume")
         return value
+    service, _, user = name.rpartition("/")
+    service = service or KEYCHAIN_SERVICE
+    if (service, user) == (KEYCHAIN_SERVICE, KEYCHAIN_USER):
+        raise UsageError(f"${{keyring.{name}}} is the key of saved state, which no operation gets")
     try:
         import keyring
     except ImportError as cause:
         raise UsageError(f"${{keyring.{name}}} needs `pip install 'sage-actors[keychain]'`") from cause
-    service, _, user = name.rpartition("/")
-    found = keyring.get_password(service or "sage-actors", user)
+    found = keyring.get_password(service, user)
     if found is None:
         raise UsageError(f"${{keyring.{name}}}: the keychain has no such entry")
     return str(found)

@@ -15,8 +15,9 @@ from engine_harness import history, journal_bytes, lines, make_supervisor, wait_
 from secret_samples import Draw, sample
 
 from sage_actors import Workflow
-from sage_actors.messages.errors import DefinitionError, SecretInStateError
+from sage_actors.messages.errors import DefinitionError, SecretInStateError, UsageError
 from sage_actors.supervisor.definitions.loading import load_dict
+from sage_actors.supervisor.stored_values import read_secret
 
 pytestmark = pytest.mark.requirement("ORCH-016")
 TOKEN = Draw(41).word(32)
@@ -243,6 +244,12 @@ def test_secrets_are_refused_in_what_the_engine_writes_down(reference: str) -> N
     with pytest.raises(DefinitionError) as refused:
         load_dict({"name": "w", "nodes": nodes})
     assert [problem.place for problem in refused.value.problems] == ["nodes[0].message", "nodes[1].inputs.x"]
+
+
+@pytest.mark.parametrize("name", ["state-key", "sage-actors/state-key"])
+def test_the_key_in_the_keychain_is_no_secret_that_an_operation_may_ask_for(name: str) -> None:
+    with pytest.raises(UsageError, match="which no operation gets"):
+        read_secret("keyring", name)
 
 
 def test_a_sub_workflow_keeps_its_secret_output_to_itself(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sage_actors.messages.errors import KeyUnusableError
 
-__all__ = ["KeychainClosedError", "ask_keychain", "tell_keychain"]
+__all__ = ["KEYCHAIN_SERVICE", "KEYCHAIN_USER", "KeychainClosedError", "ask_keychain", "tell_keychain"]
 
 KEYCHAIN_SERVICE = "sage-actors"
 KEYCHAIN_USER = "state-key"
