@@ -475,6 +475,40 @@ def test_results_that_are_too_large_together_are_refused(monkeypatch: pytest.Mon
     assert "together exceed 100 bytes" in run.errors[1]["message"]
 
 
+EACH = node("each", foreach=[1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "last",
+    [EACH, node("sub", type="workflow", definition={"name": "inner", "nodes": [EACH]})],
+    ids=["foreach", "inside a sub-workflow"],
+)
+@pytest.mark.parametrize("frames", [None, -2], ids=["at once", "after a kill"])
+def test_what_is_too_large_to_be_the_result_of_a_run_is_no_success(
+    last: dict[str, Any], frames: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core, run = ended({"nodes": [last]}, "x" * 50)
+    assert run.status == "succeeded"
+    monkeypatch.setattr(run_expansions, "MAX_RESULT_BYTES", 100)
+    if frames is None:
+        core, run = ended({"nodes": [last]}, "x" * 50)
+    else:  # it was killed before the whole was written down
+        run = core.resume(run, keep=frames if last is EACH else frames - 1)
+        assert core.carry_out() == []
+    assert run.status == "failed"
+    error = run.errors[0]
+    assert error["type"] == "ResultError"
+    assert "together exceed" in error["message"]
+
+
+def test_a_result_is_found_whatever_number_its_record_has() -> None:
+    _, run = ended({"nodes": [node("a"), node("b")]})
+    at = 1 << 16, 1 << 20  # of the records of a frame that holds 64 MiB
+    for number, record in enumerate(at):
+        run.note_location([[number, 1, 0, b"", None]], f"frame {number}", record)
+        assert run._location(number) == (f"frame {number}", record, 0)
+
+
 def test_a_sub_workflow_gets_no_unknown_inputs() -> None:
     inner = {"name": "inner", "inputs": {"x": {"type": "integer"}}, "nodes": [node("i")]}
     _, run = ended({"nodes": [node("a", type="workflow", definition=inner, inputs={"x": "seven"})]})

@@ -124,13 +124,13 @@ class Plan:
 
     def leaves(self) -> list[int]:
         """Nodes that nothing depends on (a gate is nothing)."""
-        visible, offsets = self.visible, self.offsets
-        return [
-            node
-            for node in range(visible)
-            if offsets[node] == offsets[node + 1]
-            or (self.gates and self._leads_to_gates_only(node) and not self._gate_leads_on(node))
-        ]
+        return [node for node in range(self.visible) if self.is_leaf(node)]
+
+    def is_leaf(self, node: int) -> bool:
+        """Whether nothing depends on `node`."""
+        if self.offsets[node] == self.offsets[node + 1]:
+            return node < self.visible
+        return bool(self.gates) and self._leads_to_gates_only(node) and not self._gate_leads_on(node)
 
     def _leads_to_gates_only(self, node: int) -> bool:
         return all(target >= self.visible for target in self.children(node))

@@ -79,9 +79,10 @@ class RunAnswers(RunInstances):
         references, rank = plan.references, plan.rank
         push = [queue.fresh.append for queue in self.ready]
         self.running -= len(rows)
-        for node, _attempt, _micros, _payload, _usage in rows:
+        for node, _attempt, _micros, payload, _usage in rows:
             state[node] = st.SUCCEEDED
             if node >= size:
+                self.weigh(node, payload)
                 self._end(node, st.SUCCEEDED, counted=True)
                 continue
             self.open -= 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from sage_actors.messages.codec import pack, unpack
+from sage_actors.messages.codec import MAX_RESULT_BYTES, pack, unpack
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import ResultError
 from sage_actors.messages.records import NodeExpanded, NodeFailed
@@ -132,6 +132,9 @@ class RunExpansions(RunAnswers):
             text = f"{len(failed)} of {count} children failed; the first: {self.id_of(failed[0])}: {cause}"
             self._expansion_failed(node, error_map("OperationError", text, retryable=False))
             return
+        if node < self.plan.visible and self.plan.is_leaf(node) and self._size_of(node) > MAX_RESULT_BYTES:
+            self._expansion_failed(node, error_map("ResultError", self._too_large(node), retryable=False))
+            return  # else the run had no result that anybody could be told
         self.state[node] = st.COMMITTING
         if self.volatile or self.uses.get(node) or node >= self.plan.size:
             self.values[node] = GATHER

@@ -34,6 +34,9 @@ __all__ = ["CHILD", "GATHER", "RunState"]
 GATHER = b""  # the packed result of an expanded node: made of its children's when it is read
 CHILD = 1 << 32  # in an urgency: it belongs to a child of an expansion
 _NIL = pack(None)
+# Of the 64 that say where a result is: its record in the frame (which holds at most 64 MiB), and its row in the
+# record (of one worker's answers). The rest counts frames.
+_RECORD_BITS, _ROW_BITS = 24, 16
 
 
 class RunState:
@@ -83,6 +86,7 @@ class RunState:
         self.skip_reasons: dict[int, str] = {}
         self.children: dict[int, tuple[int, int]] = {}
         self.left: dict[int, int] = {}  # children of a foreach that have not ended
+        self.sizes: dict[int, int] = {}  # bytes of the results of an expanded node's own children
         self.inner: dict[int, Scope] = {}
         self.rooms: dict[int, Any] = {}  # by the node of a sub-workflow that limits its concurrency
         self.roomy: set[int] = set()  # of those, where a place became free and somebody waits
@@ -261,14 +265,15 @@ class RunState:
 
     def _location(self, node: int) -> tuple[Any, int, int]:
         stored = self.where_stored[node]
-        return self.frames[(stored >> 32) - 1], (stored >> 16) & 0xFFFF, stored & 0xFFFF
+        record = (stored >> _ROW_BITS) & ((1 << _RECORD_BITS) - 1)
+        return self.frames[(stored >> _ROW_BITS + _RECORD_BITS) - 1], record, stored & ((1 << _ROW_BITS) - 1)
 
     def note_location(self, rows: list[Any], location: Any, first_record: int) -> None:
         if location is None:
             return
         if not self.frames or self.frames[-1] != location:
             self.frames.append(location)
-        place = (len(self.frames) << 32) | (first_record << 16)
+        place = (len(self.frames) << _ROW_BITS + _RECORD_BITS) | (first_record << _ROW_BITS)
         stored = self.where_stored
         for i, row in enumerate(rows):
             stored[row[0]] = place | i
@@ -291,8 +296,29 @@ class RunState:
             parts = [_array_header(count)]
             parts += [self.value(first + i) or _NIL for i in range(count)]
         if sum(map(len, parts)) > MAX_RESULT_BYTES:
-            raise ResultError(f"the results of {self.id_of(node)} together exceed {MAX_RESULT_BYTES} bytes")
+            raise ResultError(self._too_large(node))
         return b"".join(parts)
+
+    def _too_large(self, node: int) -> str:
+        return (
+            f"the results of {self.id_of(node)} together exceed {MAX_RESULT_BYTES:,} bytes: have its operations write "
+            "files, and return their paths"
+        )
+
+    def weigh(self, node: int, packed: bytes) -> None:
+        """`node` has this result, which may be a part of another one's."""
+        scope, local = self.where(node)
+        if scope.owner >= 0 and (scope.only >= 0 or scope.plan.is_leaf(local)):
+            self.sizes[scope.owner] = self.sizes.get(scope.owner, 0) + len(packed)
+
+    def _size_of(self, node: int) -> int:
+        """Bytes of an expanded node's result, about: what `_gather` would make of it."""
+        first, count = self.children[node]
+        inner = self.inner.get(node)
+        nested = [each for each in range(first, first + count) if each in self.children]
+        if inner is not None:
+            nested = [each for each in nested if inner.plan.is_leaf(each - inner.base)]
+        return self.sizes.get(node, 0) + sum(map(self._size_of, nested))
 
     def _handed(self, node: int) -> bytes | None:
         """The packed result of a node for a worker that needs it, secret or not."""

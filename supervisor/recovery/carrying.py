@@ -77,6 +77,7 @@ def _expand_again(old: RunCore, new: RunCore, kept: dict[int, int]) -> None:
     for node, (first, count) in old.children.items():
         if node in kept:
             begins = new.expand(kept[node], items_of(old, node), count)
+            new.sizes[kept[node]] = old.sizes.get(node, 0)
             kept.update((first + i, begins + i) for i in range(count))
 
 

@@ -204,6 +204,9 @@ def _succeeded(restored: Restored, run: RunCore, record: Any, location: Location
     run.busy_us += busy_us
     run.note_location(record.rows, location, index)
     run.counts["succeeded"] += len(record.rows)
+    if run.children:
+        for row in record.rows:
+            run.weigh(row[0], row[3])
     if restored.waits or restored.retries or run.doubts or run.errors:
         for row in record.rows:
             restored.waits.pop(row[0], None)
