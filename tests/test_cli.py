@@ -396,6 +396,44 @@ def test_a_reader_that_goes_away_leaves_a_run_that_can_be_continued(sage: Comman
     assert sage.count("ran-a") == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "full", "code", "said"),
+    [
+        (("run", "FLOW"), "stdout", 130, "Standard output cannot be written"),
+        (("list",), "stdout", 5, "Error: standard output cannot be written: No space left"),
+        (("run", "FLOW", "--fresh", "--json"), "stderr", 0, '"status":"succeeded"'),
+        (("run", "nope.json"), "stderr", 2, ""),
+    ],
+)
+def test_a_full_disk_behind_a_stream_is_told_by_the_other_and_by_the_exit_code(
+    command: tuple[str, ...], full: str, code: int, said: str, sage: CommandLine, inside: Inside
+) -> None:
+    flow = sage.flow(noted("a"), shell("b", "sleep 1", needs=["a"]))
+    if command != ("run", "FLOW"):
+        inside("run", flow)
+    words = [flow if each == "FLOW" else each for each in command]
+    with open("/dev/full", "w") as device:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, full: device}
+        done = subprocess.run(
+            [sys.executable, "-m", "sage_actors", *words],
+            **streams,
+            cwd=sage.project,
+            env=sage.environ,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == code
+    told = done.stdout or done.stderr or ""
+    assert said in told
+    assert "Traceback" not in told
+
+
+def test_a_text_is_shown_to_a_program_as_it_is(sage: CommandLine) -> None:
+    (sage.project / "odd.py").write_text("def make():\n    return '\\x1b[1mbold\\x1b[0m'\n")
+    sage("run", sage.flow({"id": "a", "type": "python", "call": "odd:make"}))
+    assert sage("show", "flow", "a").stdout == "\x1b[1mbold\x1b[0m\n"
+
+
 def test_a_budget_of_tokens_pauses_the_run_with_5_and_holds_over_a_resume(
     sage: CommandLine, inside: Inside
 ) -> None:

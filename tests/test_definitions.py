@@ -151,6 +151,47 @@ def test_a_phase_may_refer_to_what_it_depends_on_through_another() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"name": "x", "nodes": []},
+        {"name": "x", "nodes": None},
+        {**flat({"id": "a", **PY}), "phases": [{"id": "p", "operations": [{"id": "a", **PY}]}]},
+    ],
+    ids=["none", "null", "both"],
+)
+def test_what_is_wrong_with_a_shape_is_said_once(data: Any) -> None:
+    assert len(problems_of(data)) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "place", "said"),
+    [
+        ({"arguments": {"x": [1 << 64]}}, "nodes[0].arguments.x[0]", "more than 64 bits"),
+        ({"fallback": -(1 << 63) - 1}, "nodes[0].fallback", "more than 64 bits"),
+        ({"version": "\ud800"}, "nodes[0].version", "no Unicode"),
+    ],
+)
+def test_what_no_run_could_write_down_is_no_definition(value: Any, place: str, said: str) -> None:
+    assert [(each.place, said in each.message) for each in problems_of(flat({"id": "a", **PY, **value}))] == [
+        (place, True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        ("json", '{"name": "x", "timeout": 1e400, "nodes": []}'),
+        ("json", '{"name": "x", "timeout": ' + "9" * 5000 + ', "nodes": []}'),
+        ("yaml", "name: x\ntimeout: 1e400\nnodes: []"),
+    ],
+)
+def test_a_number_that_is_too_large_is_not_taken_for_infinity(suffix: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / f"f.{suffix}").write_text(text)
+    with pytest.raises(DefinitionError, match=r"too large for a (whole )?number"):
+        load_file(tmp_path / f"f.{suffix}")
+
+
 def test_separate_parts_of_a_flat_graph_are_a_warning() -> None:
     warnings: list[Problem] = []
     load_dict(flat({"id": "a"}, {"id": "b"}), warn=warnings.append)
@@ -325,7 +366,7 @@ def test_separate_parts_of_a_flat_graph_are_a_warning() -> None:
         (
             {"name": "x", "nodes": [{"id": "a", "type": "shell", "command": []}]},
             "nodes[0].command",
-            "at least 1",
+            "must not be empty",
             "",
         ),
         ({"name": "x", "nodes": [{"id": "a", "call": "m:f"}]}, "nodes[0].type", "is missing", "one of"),

@@ -11,6 +11,7 @@ from typing import Any
 import operations_engine as ops
 import pytest
 from engine_harness import (
+    KEYS,
     Script,
     history,
     lines,
@@ -24,6 +25,7 @@ from sage_actors.messages.errors import ChangedDefinitionError, NoCheckpointErro
 from sage_actors.supervisor.api import Supervisor, load
 from sage_actors.supervisor.definitions.workflow import Workflow
 from sage_actors.supervisor.handle import Outcome
+from sage_actors.supervisor.recovery.acting import act_on_run
 
 pytestmark = pytest.mark.requirement("ORCH-017")
 
@@ -446,6 +448,48 @@ def test_a_fork_never_repeats_what_may_happen_once_only(tmp_path: Path) -> None:
             supervisor.resume("r", from_node="pay")
     assert outcome["last"] == "paid"
     assert (lines(tmp_path / "first"), lines(tmp_path / "pay"), lines(tmp_path / "last")) == (2, 1, 2)
+
+
+@pytest.mark.requirement("G-07")
+@pytest.mark.parametrize("how", ["in doubt", "resolved as failed"])
+def test_a_fork_repeats_no_child_of_which_nobody_knows(how: str, tmp_path: Path) -> None:
+    flow = Workflow("payments")
+    flow.add(ops.pay_and_die, id="each", foreach=[1], path=str(tmp_path / "paid"))
+    flow.add(ops.mark, id="last", path=str(tmp_path / "last"), value=1)
+    assert run(tmp_path, flow).status == "paused"
+    if how != "in doubt":
+        action = {"action": "resolve", "node": "each[0]", "how": "fail"}
+        act_on_run(tmp_path, KEYS, "r", action, by="me")
+    with make_supervisor(tmp_path) as supervisor:
+        with pytest.raises(UsageError, match=rf"each\[0\] has effect `once` and (is|was) {how}"):
+            supervisor.resume("r", from_node="each")
+        forked = supervisor.resume("r", from_node="last").result(30)
+    assert lines(tmp_path / "paid") == 1
+    assert forked.status == ("paused" if how == "in doubt" else "failed")
+
+
+@pytest.mark.requirement("G-07")
+def test_what_was_resolved_as_failed_runs_again_only_when_somebody_says_so(tmp_path: Path) -> None:
+    def flow(version: str) -> Workflow:
+        made = Workflow("payments")
+        paid = made.add(ops.pay_and_die, id="pay", path=str(tmp_path / "paid"), version=version)
+        made.add(ops.mark, id="last", path=str(tmp_path / "last"), value=1, after=[paid])
+        return made
+
+    def resolve(how: str) -> None:
+        act_on_run(tmp_path, KEYS, "r", {"action": "resolve", "node": "pay", "how": how}, by="me")
+
+    assert run(tmp_path, flow("1")).status == "paused"
+    resolve("fail")
+    with pytest.raises(UsageError, match="pay is not in doubt: it is failed"):
+        resolve("fail")
+    for version in ("1", "1", "2"):  # an edit is no word about what happened
+        outcome = run(tmp_path, flow(version), accept_changes=True)
+        assert (outcome.status, lines(tmp_path / "paid")) == ("failed", 1)
+        assert "sage-actors resolve r pay --retry" in outcome.errors["pay"]["message"]
+    resolve("retry")
+    assert run(tmp_path, flow("2")).reason.startswith("in doubt: pay")
+    assert lines(tmp_path / "paid") == 2
 
 
 def test_forked_runs_have_idempotency_keys_of_their_own(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from sage_actors.supervisor.cli.display import (
     one_line,
     results_text,
 )
-from sage_actors.supervisor.cli.options import command_line, drop_unread
+from sage_actors.supervisor.cli.options import command_line, drop_unread, drop_unwritable
 from sage_actors.supervisor.json_text import to_line
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Follower:
 
     First SIGINT, SIGTERM or SIGHUP: `stop(GRACE_S)`; second: `abort()`; third: the process ends (the run can
     be resumed all the same). One that comes before `follow` is remembered until then: a supervisor or a run that is
-    half made cannot be stopped. Nobody reading the output any more is a first signal, too.
+    half made cannot be stopped. Nobody reading the output any more is a first signal, too, and so is a full disk there.
     """
 
     def __init__(self) -> None:
@@ -174,6 +174,11 @@ class Follower:
                     screen.tick()
             except BrokenPipeError:
                 drop_unread()
+                self._signals = max(1, self._signals)
+            except OSError as error:
+                if not drop_unwritable(error):
+                    raise
+                click.echo(f"Standard output cannot be written: {error.strerror}", err=True)
                 self._signals = max(1, self._signals)
             if item is not None and not isinstance(item, Event):
                 return self._ended(*item)

@@ -276,7 +276,7 @@ def _show_node(past: History, node_id: str, *, as_json: bool, whole: bytes | Non
         click.echo(f"{node_id} was not confined: {'; '.join(view.sandbox['gaps'])}", err=True)
     value = past.value(node_id) if whole is None else unpack(whole)
     if isinstance(value, str) and not as_json:
-        click.echo(printable(value) if sys.stdout.isatty() else value)
+        click.echo(printable(value) if sys.stdout.isatty() else value, color=True)
     else:
         click.echo(to_json(value))
     return 0
@@ -378,7 +378,7 @@ def _print_log(
         return
     shown = printable(text) if sys.stdout.isatty() else text
     for line_text in shown.removesuffix("\n").split("\n"):
-        click.echo(line_text if alone else f"{node} | {line_text}")
+        click.echo(line_text if alone else f"{node} | {line_text}", color=True)  # as it was written
 
 
 def _unix(moment: Any) -> float:

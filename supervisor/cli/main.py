@@ -6,10 +6,11 @@ key, 5 paused, 70 internal error, 130 interrupted.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -117,6 +118,7 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """The entry point: runs one command and ends the process with its exit code."""
     _open_closed()
+    _forgive_stderr()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a C locale must not break a run's output  # pyright: ignore[reportAttributeAccessIssue]
@@ -126,6 +128,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         _drop_unread()
+    except OSError as error:
+        code = code or _explain_unwritten(error)
     sys.exit(code)
 
 
@@ -140,6 +144,36 @@ def _open_closed() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest that is free
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - for the life of the process
+
+
+class _LastWords(io.FileIO):
+    """Standard error on a full disk: what cannot be said there keeps nothing from being done."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            from sage_actors.supervisor.cli.options import NO_ROOM
+
+            if error.errno not in NO_ROOM:
+                raise
+            return len(data)
+
+
+def _forgive_stderr() -> None:
+    if type(sys.stderr) is io.TextIOWrapper and sys.stderr is sys.__stderr__:
+        words = io.BufferedWriter(_LastWords(sys.stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(words, encoding=sys.stderr.encoding, line_buffering=True)
+
+
+def _explain_unwritten(error: OSError) -> int:
+    """The exit code where standard output cannot be written; 0 if that is not what `error` says."""
+    from sage_actors.supervisor.cli.options import drop_unwritable
+
+    if not drop_unwritable(error):
+        return 0
+    click.echo(f"Error: standard output cannot be written: {error.strerror}", err=True)
+    return 5
 
 
 def _drop_unread() -> None:
@@ -180,7 +214,8 @@ def _run(args: Sequence[str] | None) -> int:
         _drop_unread()
         return 141
     except Exception as error:  # noqa: BLE001 - the border to the user
-        return _explain(error)
+        unwritten = _explain_unwritten(error) if isinstance(error, OSError) else 0
+        return unwritten or _explain(error)
 
 
 def _explain(error: Exception) -> int:

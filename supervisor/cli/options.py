@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shlex
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from sage_actors.supervisor.recovery.history import History
 
 __all__ = [
+    "NO_ROOM",
     "at_terminal",
     "command_line",
     "confirmed",
     "drop_unread",
+    "drop_unwritable",
     "find_workflow",
     "json_option",
     "open_run",
@@ -32,6 +35,7 @@ __all__ = [
     "user_name",
 ]
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 project_option: Callable[[_Function], _Function] = click.option(  # pyright: ignore[reportGeneralTypeIssues]
@@ -148,6 +152,17 @@ def drop_unread() -> None:
         looked.register(fd, 0)
         if looked.poll(0):  # POLLERR, which is never asked for
             os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+
+
+def drop_unwritable(error: OSError) -> bool:
+    """Whether `error` is that standard output cannot be written: all further output goes nowhere then.
+
+    Errors of files have their names, and those of standard error are heard by nobody (main.py).
+    """
+    if error.errno not in NO_ROOM or error.filename is not None:
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return True
 
 
 def user_name() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -17,8 +18,9 @@ from sage_actors.messages.wire import error_map
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.ports import Scope
 from sage_actors.supervisor.core.run_expansions import RunExpansions
+from sage_actors.supervisor.core.run_state import RunState
 
-__all__ = ["TOO_LONG", "RunWaits", "said_of"]
+__all__ = ["TOO_LONG", "RunWaits", "resolved_as_failed", "said_of"]
 
 TOO_LONG = "timeout"  # why a `wait` is held that ends with its timeout, before it is over
 
@@ -26,6 +28,16 @@ TOO_LONG = "timeout"  # why a `wait` is held that ends with its timeout, before 
 def said_of(why: str) -> str:
     """Why a node is held, for people."""
     return "wait" if why == TOO_LONG else why
+
+
+def resolved_as_failed(run: RunState, node: int, by: str) -> dict[str, Any]:
+    """The error of a node in doubt of which a person said that it failed: no resume runs it on its own."""
+    node_id = run.id_of(node)
+    text = (
+        f"{node_id} was in doubt, and was resolved as failed by {by}; it runs again after "
+        f"`{shlex.join(['sage-actors', 'resolve', run.run_id, node_id, '--retry'])}` only"
+    )
+    return error_map("RejectedError", text, retryable=False)
 
 
 class RunWaits(RunExpansions):
@@ -92,8 +104,7 @@ class RunWaits(RunExpansions):
         elif how == "fail":
             self._persist([record], sync=True, token=token)
             self.running += 1
-            text = f"{self.id_of(node)} was in doubt, and was resolved as failed by {by}"
-            self._fail(node, error_map("RejectedError", text, retryable=False))
+            self._fail(node, resolved_as_failed(self, node, by))
         else:
             self._persist([record], sync=True, token=token)
             self.state[node] = st.PENDING

@@ -17,7 +17,7 @@ from sage_actors.messages.errors import DefinitionError, Problem
 from sage_actors.supervisor.definitions.edges import edges_of
 from sage_actors.supervisor.definitions.in_project import project_problems
 from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
-from sage_actors.supervisor.definitions.shape import check_shape, repair_shape
+from sage_actors.supervisor.definitions.shape import check_shape, repair_shape, unstorable
 from sage_actors.supervisor.definitions.source import MAX_FILE_BYTES, MAX_LEVELS, parse_json, parse_yaml
 from sage_actors.supervisor.definitions.specs import spec_from_dict
 from sage_actors.supervisor.definitions.validation import (
@@ -152,16 +152,17 @@ class _Loader:
         if problem := _first_excess(data):
             return [problem], [], None
         problems, faults = check_shape(data)
+        problems += unstorable(data)
         usable: Any = data
         places = None
-        if faults:
+        if faults or problems:
             usable, places = repair_shape(data, faults)
         usable, found = self._embed(usable, base, places)
         problems += found
         spec = spec_from_dict(usable)
         errors, warnings = validate_spec(spec, known_types=self._known_types, places=places)
         said = {(each.place, each.message) for each in problems}
-        lost = places is not None and not spec.nodes and not spec.phases  # the shape says it already
+        lost = bool(problems) and not spec.nodes and not spec.phases  # the shape says it already
         problems += [
             each
             for each in errors

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from sage_actors.messages.errors import Problem
+from sage_actors.messages.codec import pack
+from sage_actors.messages.errors import Problem, ResultError
 from sage_actors.supervisor.core.graph import nearest
 from sage_actors.supervisor.definitions.validation import TYPES, Places, type_hint
 
-__all__ = ["Path", "check_shape", "place_of", "repair_shape"]
+__all__ = ["Path", "check_shape", "place_of", "repair_shape", "unstorable"]
 
 Path: TypeAlias = tuple[str | int, ...]
 Loc: TypeAlias = tuple[str | int, ...]  # a path of pydantic's, with names of types in it
@@ -61,6 +62,37 @@ def check_shape(data: Mapping[str, Any]) -> tuple[list[Problem], list[Path]]:
 
     check(WorkflowDefinition, data, ())
     return list(problems), faults
+
+
+def unstorable(data: Mapping[str, Any]) -> list[Problem]:
+    """What a run could not write down: whole numbers beyond 64 bits, texts that are no Unicode."""
+    try:
+        pack(data)
+        return []
+    except ResultError:
+        return list(_unstorable(data, ()))
+
+
+def _unstorable(value: Any, path: Path) -> Iterator[Problem]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _unstorable(key, path)
+            yield from _unstorable(inner, (*path, key))
+    elif isinstance(value, list):
+        for at, inner in enumerate(value):
+            yield from _unstorable(inner, (*path, at))
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        yield Problem(place_of(path), "a whole number of more than 64 bits cannot be stored", "write a text")
+    elif isinstance(value, str) and not _is_unicode(value):
+        yield Problem(place_of(path), "a text that is no Unicode cannot be stored", "write whole characters")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+        return True
+    except UnicodeEncodeError:
+        return False
 
 
 def place_of(path: Path) -> str:
@@ -149,6 +181,12 @@ def _in_words(error: Any, path: Path, loc: tuple[str | int, ...]) -> Problem:
     if kind == "string_pattern_mismatch" and path[-1] == "call":
         hint = "lambdas and closures have no import path: move the function to a module"
         return Problem(place, f"must be package.module:function, but is {_shown(value)}", hint)
+    if kind in ("too_short", "string_too_short"):
+        return Problem(place, "must not be empty")
+    if kind == "string_unicode":
+        return Problem(place, "must be a text")  # what is wrong with it is said beside
+    if kind == "string_pattern_mismatch" and path[-1] == "method":
+        return Problem(place, f"must be a method in capitals, such as GET, but is {_shown(value)}")
     message = str(error["msg"])
     message = message.removeprefix("Value error, ").removeprefix("Input ")
     if kind == "value_error":

@@ -8,6 +8,7 @@ without bound. Both formats refuse a key that stands twice in one map.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from json.decoder import scanstring  # type: ignore[attr-defined]
@@ -21,6 +22,7 @@ __all__ = ["MAX_FILE_BYTES", "Lines", "parse_json", "parse_yaml"]
 
 MAX_FILE_BYTES = 128 * 1024 * 1024
 MAX_LEVELS = 150
+_MOST_DIGITS = 100  # of a whole number; what can be stored has 20
 _MAX_ALIASED = 100_000  # values that aliases may repeat
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"[-+]?[0-9]+\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
@@ -67,7 +69,9 @@ def parse_json(text: str) -> tuple[Any, Lines]:
         return made
 
     try:
-        data = json.loads(text, object_pairs_hook=pairs, parse_constant=_no_constant)
+        data = json.loads(
+            text, object_pairs_hook=pairs, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole
+        )
     except json.JSONDecodeError as cause:
         message = f"bad JSON at column {cause.colno}: {cause.msg}"
         raise DefinitionError([Problem("", message, "see the text just before", cause.lineno)]) from cause
@@ -84,6 +88,20 @@ def parse_json(text: str) -> tuple[Any, Lines]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON value")
+
+
+def _finite(text: str) -> float:
+    """What a float cannot hold is not taken for infinity."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"{text[:20]}... is too large for a whole number")
+    return int(text)
 
 
 class _JsonPlaces:
@@ -235,10 +253,12 @@ class _YamlReader:
         if self._expects_key():
             self._key(event.value, event, plain)
             return
-        value = _resolve_plain(event.value) if plain else event.value
-        if plain and _NO_JSON.match(event.value):
-            message = f"{event.value} is no JSON value"
-            self.problems.append(Problem(self._here(), message, "quote it, for a text", _line_of(event)))
+        value: Any = event.value
+        try:
+            if plain:
+                value = _resolve_plain(value)
+        except ValueError as cause:
+            self.problems.append(Problem(self._here(), str(cause), "quote it, for a text", _line_of(event)))
         if event.anchor:
             self._anchors[event.anchor] = (value, 1)
         self._put(value, event, 1)
@@ -328,13 +348,15 @@ def _line_of(event: Any) -> int:
 
 
 def _resolve_plain(text: str) -> Any:
-    """A plain scalar as YAML 1.2's core schema reads it."""
+    """A plain scalar as YAML 1.2's core schema reads it. ValueError for a number that JSON does not have."""
     if text in _WORDS:
         return _WORDS[text]
+    if _NO_JSON.match(text):
+        _no_constant(text)
     if _INT.match(text):
         base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-        return int(text, base) if len(text) < 100 else text
-    return float(text) if _FLOAT.match(text) else text
+        return int(text, base) if len(text) < _MOST_DIGITS else text
+    return _finite(text) if _FLOAT.match(text) else text
 
 
 def _twice(place: str, line: int) -> Problem:

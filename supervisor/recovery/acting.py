@@ -36,6 +36,7 @@ from sage_actors.messages.secret_scan import refuse_secrets
 from sage_actors.messages.wire import Evidence, error_map
 from sage_actors.supervisor.audit_events import record_offline
 from sage_actors.supervisor.core import states as st
+from sage_actors.supervisor.core.run_waits import resolved_as_failed
 from sage_actors.supervisor.recovery.reading import read_run
 from sage_actors.supervisor.recovery.restore import DECIDED_OFFLINE, Restored, doubtful
 
@@ -126,7 +127,8 @@ class _Decision:
             decided = self._approve if kind == "approve" else self._reject
             return [*doubts, *decided(node, action.get("data")), *self._pause(node)]
         if kind == "resolve":
-            node = self._node(action, doubtful(self._restored), "is not in doubt")
+            settled = self._restored.refused if action.get("how") != "fail" else {}
+            node = self._node(action, {**doubtful(self._restored), **settled}, "is not in doubt")
             return [*doubts, *self._resolve(node, action), *self._pause(node)]
         raise UsageError(f"an action is approve, reject, resolve or cancel, not {kind!r}")
 
@@ -167,7 +169,8 @@ class _Decision:
         text = f"{self._run.id_of(node)} was rejected by {self._by}"
         text += f": {data}" if data is not None else ""
         decision = DecisionTaken(self._now, node, "reject", data, self._by)
-        return [decision, self._failure(node, text, falls_back=True)]
+        error = error_map("RejectedError", text, retryable=False)
+        return [decision, self._failure(node, error, falls_back=True)]
 
     def _resolve(self, node: int, action: Mapping[str, Any]) -> list[Record]:
         how, result = action.get("how"), action.get("result")
@@ -175,8 +178,7 @@ class _Decision:
         if how == "result":
             return [self._success(node, pack(result, what="the given result")), decision]
         if how == "fail":
-            text = f"{self._run.id_of(node)} was in doubt, and was resolved as failed by {self._by}"
-            return [decision, self._failure(node, text)]
+            return [decision, self._failure(node, resolved_as_failed(self._run, node, self._by))]
         if how == "retry":
             return [decision]
         raise UsageError(f"resolve needs retry, result or fail, not {how!r}")
@@ -191,8 +193,8 @@ class _Decision:
     def _success(self, node: int, packed: bytes) -> NodesSucceeded:
         return NodesSucceeded(self._now, [[node, max(self._run.attempts[node], 1), 0, packed, None]])
 
-    def _failure(self, node: int, text: str, *, falls_back: bool = False) -> NodeFailed:
-        error, operation = error_map("RejectedError", text, retryable=False), self._run.operation(node)
+    def _failure(self, node: int, error: dict[str, Any], *, falls_back: bool = False) -> NodeFailed:
+        operation = self._run.operation(node)
         attempt = max(self._run.attempts[node], 1)
         final = "" if falls_back and operation.has_fallback else operation.on_failure
         return NodeFailed(self._now, node, attempt, error, None, final, 0, None)

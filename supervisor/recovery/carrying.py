@@ -44,10 +44,13 @@ def carry_nodes(
     *,
     doubts: Mapping[int, int],
     open_nodes: Iterable[Transient],
-) -> None:
+) -> dict[int, int]:
     """Give `new` what `old` knows of the nodes that are not in `changed` (ids, downstream ones included).
 
     Their expansions go over with all children. A node in doubt stays in doubt, changed or not.
+
+    Returns:
+        The new number of each node that is there still, changed or not.
     """
     dropped = set(changed)
     ids = old.plan.ids[: old.plan.visible]
@@ -64,12 +67,14 @@ def carry_nodes(
             new.tries[here] = old.tries[node]
     for before, after in open_nodes:
         after.update((kept[node], said) for node, said in before.items() if node in kept)
+    same = same_id | kept
     for node, attempt in doubts.items():
-        place = kept.get(node, same_id.get(node))
+        place = same.get(node)
         if place is not None:
             new.state[place], new.attempts[place] = st.IN_DOUBT, attempt
             new.doubts.add(place)
     new.busy_us, new.usage = old.busy_us, old.usage
+    return same
 
 
 def _expand_again(old: RunCore, new: RunCore, kept: dict[int, int]) -> None:

@@ -34,7 +34,7 @@ class Edit:
         assert restored.run is not None
         assert restored.spec is not None
         self.spec, self.inputs = spec, inputs
-        self._run, self._before = restored.run, restored.spec
+        self._run, self._before, self._refused = restored.run, restored.spec, restored.refused
         self._other_inputs = _differences(restored.header["inputs"], inputs)
         self.changed = self._changed()
 
@@ -75,7 +75,7 @@ class Edit:
         old = self._run
         ids = set(self.changed) & new.plan.by_id.keys()
         for node in range(old.plan.size, len(old.state)):
-            if old.state[node] not in (st.SUCCEEDED, st.IN_DOUBT, st.RUNNING):
+            if old.state[node] not in (st.SUCCEEDED, st.IN_DOUBT, st.RUNNING) and node not in self._refused:
                 continue
             top = old.id_of(top_of(old, node))
             if top in ids and old.operation(node).effect == "once":
@@ -109,14 +109,25 @@ class Edit:
     def _costs(self) -> list[str]:
         """What would run: what is lost first."""
         lost = [f"{each} will run again" for each in self.changed if self._is_done(each)]
-        return lost + [f"{each} is new or was not done" for each in self.changed if not self._is_done(each)]
+        kept = self._stays_failed()
+        return lost + [
+            f"{each} is new or was not done"
+            for each in self.changed
+            if not self._is_done(each) and each not in kept
+        ]
+
+    def _stays_failed(self) -> list[str]:
+        """What is edited, and was resolved as failed: an edit is no word about what happened."""
+        refused = {self._run.id_of(node) for node in self._refused}
+        return [each for each in self.changed if each in refused]
 
     def _harmless(self) -> list[str]:
         now = {node.id: node for node in self.spec.nodes}
         done = [node for node in self._before.nodes if self._is_done(node.id)]
         gone = [f"{node.id} is no more, and its result is not kept" for node in done if node.id not in now]
         changed = set(self.changed)
-        return gone + [
+        stays = [f"{each} stays failed, as it was resolved" for each in self._stays_failed()]
+        return [*gone, *stays] + [
             f"{node.id} keeps the result of its old definition: it has `effect: once`"
             for node in done
             if node.id in now and node.id not in changed and _is_other(node, now[node.id])

@@ -158,7 +158,7 @@ class _Copy:
     """What goes over into the new run, as the records of its journal."""
 
     def __init__(self, source: _Source, start: int, now: float) -> None:
-        self._source, self._run, self._now = source, source.run, now
+        self._source, self._run, self._start, self._now = source, source.run, start, now
         self._numbers: dict[int, int] = {}  # of children: in the parent -> in the new run
         self._dropped = self._what_runs_again(start)
 
@@ -177,7 +177,7 @@ class _Copy:
         for record in self._expansions():
             yield [record]
         yield from self._results()
-        yield [*self._doubts(restored), *self._phases(restored)]
+        yield [*self._doubts(restored), *self._refused(restored), *self._phases(restored)]
 
     def _what_runs_again(self, start: int) -> bytearray:
         """A mark for each node of the definition that `start` leads to; succeeded `once` nodes have none."""
@@ -188,11 +188,16 @@ class _Copy:
                 continue
             if plan.ops[plan.op_of[node]].effect == "once":
                 marks[node] = 0
+        restored = self._source.restored
+        doubts = doubtful(restored)
         for child in range(plan.size, len(run.state)):
-            once = run.state[child] == st.SUCCEEDED and run.operation(child).effect == "once"
-            if once and marks[top_of(run, child)]:
+            if not marks[top_of(run, child)] or run.operation(child).effect != "once":
+                continue
+            if run.state[child] == st.SUCCEEDED or child in doubts or child in restored.refused:
+                states = {child: "has succeeded"} | dict.fromkeys(restored.refused, "was resolved as failed")
+                states |= dict.fromkeys(doubts, "is in doubt")
                 raise UsageError(
-                    f"{run.id_of(child)} has effect `once` and has succeeded; it would be repeated, since "
+                    f"{run.id_of(child)} has effect `once` and {states[child]}; it would be repeated, since "
                     f"{run.id_of(top_of(run, child))} would run again as a whole"
                 )
         return marks
@@ -234,6 +239,14 @@ class _Copy:
             NodeLost(self._now, self._number(node), attempt, died, False, True)
             for node, attempt in doubtful(restored).items()
             if node < self._run.plan.size or node in self._numbers
+        ]
+
+    def _refused(self, restored: Restored) -> list[Record]:
+        """What was resolved as failed stays so; where the new run begins with it, that is a person's word."""
+        return [
+            DecisionTaken(self._now, self._number(node), "resolve-fail", None, by)
+            for node, by in restored.refused.items()
+            if node != self._start and (node < self._run.plan.size or node in self._numbers)
         ]
 
     def _phases(self, restored: Restored) -> list[Record]:

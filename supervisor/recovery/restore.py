@@ -39,6 +39,7 @@ from sage_actors.messages.records import (
 )
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.run_core import RunCore
+from sage_actors.supervisor.core.run_waits import resolved_as_failed
 from sage_actors.supervisor.recovery.admission import Assembly
 from sage_actors.supervisor.recovery.carrying import Transient, carry_nodes
 
@@ -60,6 +61,7 @@ class Restored:
     last_at: of the last record. idle_s: nobody carried the run out so long. begun: node -> when a sub-workflow began
     (anew), less idle_s then.
     verdicts: node -> error, failed by a decision while nobody carried the run out: not tried again at once.
+    refused: node -> who said so, in doubt and resolved as failed: no resume tries it again.
     """
 
     header: dict[str, Any] = field(default_factory=dict)
@@ -77,6 +79,7 @@ class Restored:
     waits: dict[int, tuple[str, float | None, float]] = field(default_factory=dict)
     retries: dict[int, tuple[float, float]] = field(default_factory=dict)
     verdicts: dict[int, dict[str, Any]] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
     fallbacks: set[int] = field(
         default_factory=set
     )  # all attempts failed, and the fallback was not taken yet
@@ -87,8 +90,9 @@ class Restored:
 
     def forget_what_was_open(self) -> None:
         """Another definition takes over: node numbers mean other nodes."""
-        for each in (self.inflight, self.waits, self.retries, self.verdicts, self.phases, self.begun):
+        for each in (self.inflight, self.waits, self.retries, self.verdicts, self.refused, self.begun):
             each.clear()
+        self.phases.clear()
         self.fallbacks.clear()
 
 
@@ -137,7 +141,7 @@ def carry_over(restored: Restored, new: RunCore, changed: Iterable[str]) -> None
     assert old is not None
     waits, retries = dict(restored.waits), dict(restored.retries)
     inflight, verdicts, begun = dict(restored.inflight), dict(restored.verdicts), dict(restored.begun)
-    doubts = doubtful(restored)
+    doubts, refused = doubtful(restored), dict(restored.refused)
     restored.forget_what_was_open()
     open_nodes: list[Transient] = [
         (waits, restored.waits),
@@ -146,7 +150,10 @@ def carry_over(restored: Restored, new: RunCore, changed: Iterable[str]) -> None
         (verdicts, restored.verdicts),
         (begun, restored.begun),
     ]
-    carry_nodes(old, new, changed, doubts=doubts, open_nodes=open_nodes)
+    same = carry_nodes(old, new, changed, doubts=doubts, open_nodes=open_nodes)
+    for node, by in refused.items():
+        if (here := same.get(node)) is not None:
+            restored.refused[here], new.attempts[here] = by, old.attempts[node]
 
 
 def _apply(restored: Restored, record: Record, location: Location, index: int) -> None:
@@ -276,9 +283,7 @@ def _apply_run(restored: Restored, run: RunCore, record: Record) -> None:
     if isinstance(record, DecisionTaken):
         restored.decisions.append(record)
         if record.kind.startswith("resolve-"):
-            run.doubts.discard(record.node)
-            if run.state[record.node] != st.SUCCEEDED:
-                run.state[record.node] = st.PENDING
+            _resolved(restored, run, record)
         elif record.kind == "reject":
             restored.waits.pop(record.node, None)
     elif isinstance(record, PhaseCompleted):
@@ -290,6 +295,22 @@ def _apply_run(restored: Restored, run: RunCore, record: Record) -> None:
     elif isinstance(record, RunFinished):
         restored.status, restored.reason, restored.ended_at = record.status, record.reason, record.at
         restored.seconds += record.seconds
+
+
+def _resolved(restored: Restored, run: RunCore, record: DecisionTaken) -> None:
+    """A doubt was settled. That it failed stands until somebody says otherwise: no resume repeats it."""
+    node = record.node
+    run.doubts.discard(node)
+    run.errors.pop(node, None)
+    restored.refused.pop(node, None)
+    restored.verdicts.pop(node, None)
+    if run.state[node] == st.SUCCEEDED:
+        return
+    run.state[node] = st.PENDING
+    if record.kind == "resolve-fail":
+        restored.refused[node] = record.by
+        run.errors[node] = resolved_as_failed(run, node, record.by)
+        run.state[node] = st.FAILED
 
 
 def doubtful(restored: Restored) -> dict[int, int]:
@@ -328,9 +349,11 @@ def prepare(restored: Restored, *, now: float) -> None:
         run.state[node] = st.HELD
         run.held[node] = reason
         run.resumed_waits.append((reason, node, delay))
-    for node, error in restored.verdicts.items():
-        run.state[node] = st.COMMITTING
-        run.resumed_failures.append((node, error))
+    refused = {node: resolved_as_failed(run, node, by) for node, by in restored.refused.items()}
+    for node, error in (restored.verdicts | refused).items():
+        if run.state[node] == st.PENDING:  # else it is a part of what succeeded without it
+            run.state[node] = st.COMMITTING
+            run.resumed_failures.append((node, error))
     for node in restored.fallbacks:
         if run.state[node] == st.PENDING and run.operation(node).has_fallback:
             run.state[node] = st.COMMITTING
