@@ -48,12 +48,16 @@ _DENIED = (
     *("settimeofday", "clock_settime", "open_by_handle_at", "fanotify_init", "syslog", "vhangup"),
     *("iopl", "ioperm", "modify_ldt"),
 )
-# By path these change a file that Landlock does not let one open.
+# By path these change a file that Landlock does not let one open; by a descriptor, one that may only be read.
 _METADATA = (
-    *("chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat"),
-    *("setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr", "removexattrat"),
+    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
+    *("setxattr", "lsetxattr", "fsetxattr", "setxattrat"),
+    *("removexattr", "lremovexattr", "fremovexattr", "removexattrat"),
     *("utime", "utimes", "futimesat", "file_setattr"),
 )
+# Requests of ioctl that do so: FS_IOC_SETFLAGS (two forms), FSSETXATTR, SETVERSION, ENABLE_VERITY and
+# SET_ENCRYPTION_POLICY, of linux/fs.h, fsverity.h and fscrypt.h.
+_FILE_REQUESTS = (0x40086602, 0x40046602, 0x401C5820, 0x40087602, 0x40806685, 0x800C6613)
 # Shared with everyone on the machine where there is no IPC namespace of our own.
 _SHARED = (
     *("shmget", "shmat", "shmctl", "shmdt", "semget", "semop", "semctl", "semtimedop"),
@@ -79,10 +83,11 @@ def _program(machine: str, sockets: bool, namespaces: bool, own_pid: int | None)
     code = _check_architecture(machine)
     code += _deny(_DENIED)
     if not namespaces:
-        code += _deny(_METADATA) + _deny(_SHARED) + _only_on_open_file()
+        code += _deny(_METADATA) + _deny(_SHARED) + _only_now_on_open_file()
     if own_pid is not None:
         code += _only_on_itself(own_pid)
-    code += _no_new_namespaces() + _no_typing_for_others()
+    code += _no_new_namespaces()
+    code += _no_requests((_TIOCSTI, _TIOCLINUX, *(() if namespaces else _FILE_REQUESTS)))
     code += _socket_pairs() + _no_fast_open() + _sockets(allowed=sockets)
     code.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("HBBI", *each) for each in code)
@@ -126,10 +131,11 @@ def _deny(names: Iterable[str]) -> list[_Instruction]:
     return [each for name in names for each in _on(name, [_refuse()])]
 
 
-def _only_on_open_file() -> list[_Instruction]:
-    """utimensat without a path sets the times of a file that was opened under Landlock: allowed."""
-    number = [_argument(1), (_IF_EQUAL, 0, 2, 0), (_LOAD, 0, 0, 16 + 8 + 4), (_IF_EQUAL, 1, 0, 0), _refuse()]
-    return _on("utimensat", [*number, (_RETURN, 0, 0, _ALLOW)])
+def _only_now_on_open_file() -> list[_Instruction]:
+    """utimensat without a path and without times is what `touch` does with a file that it opened: allowed."""
+    halves = [(_LOAD, 0, 0, 16 + 8 * index + half) for index in (1, 2) for half in (0, 4)]
+    absent = [each for half in halves for each in (half, (_IF_EQUAL, 1, 0, 0), _refuse())]
+    return _on("utimensat", [*absent, (_RETURN, 0, 0, _ALLOW)])
 
 
 def _only_on_itself(pid: int) -> list[_Instruction]:
@@ -149,9 +155,10 @@ def _no_new_namespaces() -> list[_Instruction]:
     return code + _on("clone", flags)
 
 
-def _no_typing_for_others() -> list[_Instruction]:
-    pushes = [(_IF_EQUAL, 1, 0, _TIOCSTI), (_IF_EQUAL, 0, 1, _TIOCLINUX), _refuse(), (_RETURN, 0, 0, _ALLOW)]
-    return _on("ioctl", [_argument(1), *pushes])
+def _no_requests(refused: Iterable[int]) -> list[_Instruction]:
+    """ioctl without these: typing for others among them."""
+    each_refused = [one for each in refused for one in ((_IF_EQUAL, 0, 1, each), _refuse())]
+    return _on("ioctl", [_argument(1), *each_refused, (_RETURN, 0, 0, _ALLOW)])
 
 
 def _socket_pairs() -> list[_Instruction]:

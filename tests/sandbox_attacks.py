@@ -464,6 +464,32 @@ def chmod_by_a_descriptor_without_rights(s: Scene) -> None:
 
 
 @_in(FILES)
+def chmod_what_may_only_be_read(s: Scene) -> None:
+    with open(s.project + "/.git/config") as opened:
+        os.fchmod(opened.fileno(), 0o777)
+
+
+@_in(FILES)
+def chown_what_may_only_be_read(s: Scene) -> None:
+    with open(s.project + "/.git/config") as opened:
+        os.fchown(opened.fileno(), os.geteuid(), os.getegid())
+
+
+@_in(FILES)
+def turn_back_the_time_of_what_may_only_be_read(s: Scene) -> None:
+    with open(s.project + "/.git/config") as opened:
+        os.utime(opened.fileno(), (1, 1))
+
+
+@_in(FILES)
+def set_flags_of_what_may_only_be_read(s: Scene) -> None:
+    with open(s.project + "/.git/config") as opened:
+        flags = bytearray(8)
+        fcntl.ioctl(opened, 0x80086601, flags)  # FS_IOC_GETFLAGS
+        fcntl.ioctl(opened, 0x40086602, bytes(flags))
+
+
+@_in(FILES)
 def stat_outside(s: Scene) -> None:
     need(os.stat(s.outside + "/secret").st_size)
 

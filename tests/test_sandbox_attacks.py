@@ -31,7 +31,7 @@ NOT_EVERYWHERE = {
     *("steal_a_descriptor", "io_uring", "call_with_32_bit_numbers", "call_with_x32_numbers", "sctp", "vsock"),
     *("packet", "raw_ip", "kernel_crypto", "write_a_kernel_setting", "multipath_tcp", "setxattr_outside"),
     *("new_user_namespace", "new_user_namespace_by_clone", "new_user_namespace_by_a_program"),
-    *("raise_the_core_limit", "tcp_v6", "netlink"),
+    *("raise_the_core_limit", "tcp_v6", "netlink", "set_flags_of_what_may_only_be_read"),
     *("create_a_protected_path", "use_an_inherited_file"),
     *("fast_open_by_sendto", "fast_open_by_sendmsg", "fast_open_by_option", "process_vm_readv", "ptrace"),
 }
