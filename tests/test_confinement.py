@@ -149,6 +149,14 @@ def test_what_others_execute_is_never_written(project: Path, path: str) -> None:
     assert path == ".git/config" or not (project / path).exists()
 
 
+@needs_namespaces
+def test_an_operation_sees_no_state_and_so_can_hold_no_lock_of_it(project: Path) -> None:
+    script = "flock -n .sage/state/locks/.audit.lock true || find .sage/state"
+    outcome = carry_out(project, shell("look", script))
+    assert outcome["look"]["stdout"].split() == [".sage/state"]
+    assert (project / ".sage/state/locks/.audit.lock").exists()
+
+
 def test_moving_the_parent_away_does_not_help(project: Path) -> None:
     subprocess.run(["git", "init", "-q", str(project)], check=True)
     outcome = carry_out(

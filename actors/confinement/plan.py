@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Confinement", "Words", "resolve_tier"]
 
 _PRIVATE_TMP = "/tmp"  # inside a new root
+_STATE = ".sage/state"
 _SPECS = "docs/specs"  # what the shipped templates write
 _WAYS_OUT = (
     "run on a kernel with user namespaces or Landlock (5.13), or accept operations that are not confined: "
@@ -91,7 +92,11 @@ class Confinement:
                 self._tmp = tempfile.mkdtemp(prefix="sage-tmp-")
             return None
         self._make(REOPENED)
-        return {"layout": self.policy.layout().to_dict(), "proxy_port": PROXY_PORT}
+        self._make((_STATE,), mode=0o700)
+        layout = self.policy.layout()
+        # Who can open a file can hold a lock on it, on that of another run or of the audit log too.
+        layout = replace(layout, hidden=(*layout.hidden, str(self._project / _STATE)))
+        return {"layout": layout.to_dict(), "proxy_port": PROXY_PORT}
 
     @property
     def temporary(self) -> str | None:
@@ -146,13 +151,13 @@ class Confinement:
         if self._tmp != _PRIVATE_TMP:
             shutil.rmtree(self._tmp, ignore_errors=True)
         if self.active:
-            for name in (*REOPENED, _SPECS):
+            for name in (*REOPENED, _STATE, _SPECS):
                 _remove_empty(self._project / name, self._project)
 
-    def _make(self, folders: Iterable[str]) -> None:
+    def _make(self, folders: Iterable[str], *, mode: int = 0o755) -> None:
         for name in folders:
             with contextlib.suppress(OSError):
-                (self._project / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+                (self._project / name).mkdir(mode=mode, parents=True, exist_ok=True)
 
     def _words(self, grant: Grant, *, alone: bool, with_servers: bool = False) -> Words:
         token, environ = self._admit(grant)
