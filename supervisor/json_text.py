@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from typing import Any
 
 __all__ = ["abbreviate", "from_json", "to_json", "to_line"]
 
 BYTES_MARK = "$base64"
+_DRIVING = re.compile(
+    r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)  # what JSON leaves, and terminals obey
 
 
 def to_line(value: Any) -> str:
@@ -31,7 +35,8 @@ def to_json(value: Any) -> str:
       "2": null
     }
     """
-    return json.dumps(_plain(value), allow_nan=False, ensure_ascii=False, indent=2)
+    text = json.dumps(_plain(value), allow_nan=False, ensure_ascii=False, indent=2)
+    return _DRIVING.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def from_json(text: str) -> Any:

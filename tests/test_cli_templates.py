@@ -48,6 +48,17 @@ def test_list_says_where_each_template_comes_from(sage: CommandLine, inside: Ins
     assert "see `templates check`" in text
 
 
+def test_what_a_template_says_of_itself_drives_no_terminal(sage: CommandLine, inside: Inside) -> None:
+    driving = "said \x1b]0;title\x07 \x9b31m"
+    shell = {"id": "b", "type": "shell", "command": f"echo {driving}"}
+    definition = {"name": "mine", "description": driving, "nodes": [noted("a"), shell]}
+    template(sage, definition={**definition, "inputs": {"topic": {"type": "string", "description": driving}}})
+    for words in (["list"], ["list", "--json"], ["show", "mine"], ["show", "mine", "--json"]):
+        said = inside("templates", *words).stdout
+        assert "said" in said
+        assert not {"\x1b", "\x07", "\x9b"} & set(said)
+
+
 def test_show_gives_the_steps_and_with_json_the_definition(sage: CommandLine, inside: Inside) -> None:
     assert "market: sage-research market_research" in inside("templates", "show", "feature").stdout
     shown = inside("templates", "show", "feature", "--json").stdout

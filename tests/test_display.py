@@ -69,8 +69,8 @@ def test_an_event_becomes_one_line(told: Event, line: str | None) -> None:
 
 @given(st.text(), st.text())
 def test_no_control_character_reaches_a_terminal(message: str, node: str) -> None:
-    line = line_of(event("node_failed", "a", error={"type": "E", "message": message}, will_retry=False))
-    for text in (line, one_line(node)):
+    line = line_of(event("node_failed", "a", error={"type": node, "message": message}, will_retry=False))
+    for text in (line, one_line(node), to_json(message)):
         assert text is not None
         assert text.isprintable() or not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text)
     assert not {"\x1b", "\x9b"} & set(printable(message))

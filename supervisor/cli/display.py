@@ -74,7 +74,7 @@ def error_text(error: object) -> str:
     """An error map on one line: its type and its message."""
     if not isinstance(error, Mapping):
         return one_line(error)
-    kind, message = str(error.get("type", "")), one_line(error.get("message", ""))
+    kind, message = (one_line(error.get(name, "")) for name in ("type", "message"))
     return f"{kind}: {message}" if kind and message else kind or message or "an error without a text"
 
 

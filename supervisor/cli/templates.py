@@ -50,10 +50,12 @@ def list_command(project: Path, as_json: bool) -> None:
     if as_json:
         _print_json([_entry(template, checked) for template, checked in found])
         return
+    from sage_actors.supervisor.cli.display import one_line
+
     width = max(len(template.name) for template, _ in found)
     for template, checked in found:
         said = (
-            checked.spec.description
+            one_line(checked.spec.description)
             if checked.spec
             else f"{len(checked.problems)} problems; see `templates check`"
         )
@@ -79,12 +81,14 @@ def show_command(name: str, project: Path, as_json: bool) -> None:
     if as_json:
         _print_json(spec.to_dict())
         return
+    from sage_actors.supervisor.cli.display import printable
+
     template = find_template(name, project)
     click.echo(f"{spec.name} ({_origin(template) if template else 'file'}: {path})")
     if spec.description:
-        click.echo(spec.description)
+        click.echo(printable(spec.description))
     for text in _shown(spec):
-        click.echo(text)
+        click.echo(printable(text))
 
 
 @templates_command.command("add")
