@@ -55,7 +55,14 @@ class Figure:
         if self.met:
             return "met"
         over = self.value / self.budget if self.better == "lower" else self.budget / self.value
-        return f"MISSED by {over:.2f}x"
+        return f"MISSED by {over:.2f}x" if over >= 1.005 else f"MISSED by {over - 1:.2%}"
+
+    def value_text(self) -> str:
+        """The value, in as many digits as it takes to see it beyond a budget that it misses."""
+        digits = 3
+        while self.met is False and digits < 12 and number(self.value, digits) == number(self.budget, digits):
+            digits += 1
+        return f"{number(self.value, digits)} {self.unit}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -67,7 +74,7 @@ class Figure:
 
     def line(self) -> str:
         """For a terminal: name, value, spread, budget, verdict."""
-        text = f"{self.name:<22}{quantity(self.value, self.unit):>12}  {self.spread_text():<22}"
+        text = f"{self.name:<22}{self.value_text():>12}  {self.spread_text():<22}"
         if self.budget is not None:
             text += f"  budget {self.bound_text():<12}  {self.verdict}"
         return text.rstrip()
@@ -81,11 +88,11 @@ class Figure:
         return f"{'<=' if self.better == 'lower' else '>='} {quantity(self.budget, self.unit)}"
 
 
-def number(value: float) -> str:
-    """Three digits, or all of them before the point."""
+def number(value: float, digits: int = 3) -> str:
+    """Three digits (or more), or all of them before the point."""
     if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+        return f"{value:,.{digits - 3}f}"
+    return f"{value:.{digits}g}"
 
 
 def quantity(value: float, unit: str) -> str:

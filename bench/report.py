@@ -96,7 +96,7 @@ def _row(name: str, what: str, figure: Figure | None) -> tuple[str, ...]:
     if figure is None:
         return (f"{what} (`{name}`)", "not measured", "", "", "")
     verdict = figure.verdict if figure.met else f"**{figure.verdict}**"
-    value = quantity(figure.value, figure.unit)
+    value = figure.value_text()
     return (f"{what} (`{name}`)", value, figure.spread_text(), figure.bound_text(), verdict)
 
 

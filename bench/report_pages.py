@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
-from bench.measure import Figure, quantity
+from bench.measure import Figure
 from bench.report_measure import Section
 from bench.report_svg import svg
 
@@ -57,7 +57,7 @@ def _cell(text: str) -> str:
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:
-    value = quantity(figure.value, figure.unit)
+    value = figure.value_text()
     return (f"`{figure.name}`", value, figure.spread_text(), figure.bound_text(), figure.verdict, figure.note)
 
 

@@ -1,14 +1,23 @@
-"""Durations and sizes as people write them: "30s", "5m", "2h", "30d", "512MiB"."""
+"""Durations, sizes and counts as people write them: "30s", "5m", "2h", "30d", "512MiB", "1 node"."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["parse_duration", "parse_size"]
+__all__ = ["counted", "parse_duration", "parse_size"]
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*\Z", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B\s*\Z", re.ASCII)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number and what it counts; `many` by default with an s.
+
+    >>> counted(1, "node"), counted(2_000, "node"), counted(0, "entry", "entries")
+    ('1 node', '2,000 nodes', '0 entries')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def parse_duration(text: str) -> float:

@@ -29,8 +29,9 @@ from sage_actors.messages.events import Event
 if TYPE_CHECKING:
     from sage_actors.supervisor.core.run_core import RunCore
 
-__all__ = ["Outcome", "Run", "RunStatus"]
+__all__ = ["Outcome", "Run", "RunStatus", "check_given"]
 
+_MOST_GIVEN_BYTES = 16 * 1024 * 1024
 _KEPT_EVENTS = 100_000
 _ERRORS: dict[str, type[SageError]] = {
     each.__name__: each
@@ -216,7 +217,7 @@ class Run:
         if not isinstance(approved, bool):
             raise UsageError(f"`approved` must be True or False, not {approved!r}")
         _check_words(node_id=node_id, by=by)
-        _check_given(data, "the given data")
+        check_given(data, "the given data")
         self._request("approve", node_id, approved, data, by)
 
     def resolve(self, node_id: str, how: str, *, result: Any = None, by: str = "") -> None:
@@ -230,7 +231,7 @@ class Run:
         if how not in ("retry", "result", "fail"):
             raise UsageError(f"resolve needs retry, result or fail, not {how!r}")
         _check_words(node_id=node_id, by=by)
-        _check_given(result, "the given result")
+        check_given(result, "the given result")
         self._request("resolve", node_id, how, result, by)
 
     def result(self, timeout: float | None = None) -> Outcome:
@@ -315,14 +316,19 @@ def _check_words(**said: object) -> None:
             raise UsageError(f"`{name}` must be a text, not {text!r}")
 
 
-def _check_given(value: object, what: str) -> None:
-    """In the caller's thread: looking for secrets in what is large takes seconds, and every run would wait."""
-    from sage_actors.messages.codec import MAX_RESULT_BYTES, pack
+def check_given(value: object, what: str) -> None:
+    """In the caller's thread: looking for secrets in what is large takes seconds, and every run would wait.
+
+    Raises:
+        ResultError: it cannot be carried, or is too large: it is written twice, as a decision and as a result.
+        SecretInStateError: it holds a secret.
+    """
+    from sage_actors.messages.codec import pack
     from sage_actors.messages.secret_scan import refuse_secrets
 
-    if (size := len(pack(value, what=what))) > MAX_RESULT_BYTES:
+    if (size := len(pack(value, what=what))) > _MOST_GIVEN_BYTES:
         raise ResultError(
-            f"{what} takes {size:,} bytes; the most is {MAX_RESULT_BYTES:,}: put it in a file and give the path"
+            f"{what} takes {size:,} bytes; the most is {_MOST_GIVEN_BYTES:,}: put it in a file and give the path"
         )
     refuse_secrets(value, what)
 

@@ -214,6 +214,10 @@ def wander(to: str) -> list[str]:
     return [before, os.getcwd()]
 
 
+async def wander_async(to: str) -> list[str]:
+    return wander(to)
+
+
 def use_and_fail(context: Context) -> None:
     context.usage(input_tokens=5)
     raise ValueError("after using")

@@ -117,6 +117,15 @@ def test_a_missed_budget_says_so_and_by_how_much() -> None:
     assert figure("engine-cpu", [30.0], "us").line().endswith("MISSED by 2.00x")
 
 
+def test_a_budget_that_is_missed_by_little_is_seen_to_be_missed() -> None:
+    missed = figure("engine-cpu", [15.0004], "us")
+    assert missed.value_text() == "15.0004 us"
+    assert missed.verdict == "MISSED by 0.00%"
+    assert figure("engine-cpu", [15.04], "us").line().endswith("MISSED by 0.27%")
+    assert figure("futures-wall", [14.96], "x").value_text() == "14.96 x"
+    assert figure("engine-cpu", [14.9996], "us").value_text() == "15 us"
+
+
 def test_a_budget_that_is_a_floor_is_missed_from_below() -> None:
     assert figure("futures-wall", [7.5], "x").verdict == "MISSED by 2.00x"
     assert figure("futures-wall", [15.0], "x").met

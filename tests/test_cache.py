@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sage_actors.actors.cache.store import CacheCounts, CacheEntry, ResultCache
 from sage_actors.actors.keys.provider import KeyRing, MasterKey
+from sage_actors.messages.errors import StateError
 
 KEYS = KeyRing((MasterKey(bytes(range(32))),), "environment")
 OTHER = KeyRing((MasterKey(bytes(range(1, 33))),), "environment")
@@ -37,6 +38,15 @@ def test_what_was_kept_is_found_by_what_was_asked(tmp_path: Path) -> None:
     cache.put(name, entry(b"answer"))
     assert make(tmp_path).get(name) == entry(b"answer")
     assert cache.get(cache.name_of(b"another")) is None
+
+
+@pytest.mark.parametrize("link", ["p/.sage", "p/.sage/cache", "p/.sage/cache/results"])
+def test_a_cache_that_a_link_leads_elsewhere_is_refused(link: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / link).parent.mkdir(parents=True)
+    (tmp_path / link).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StateError, match="is a link"):
+        ResultCache(tmp_path / "p/.sage/cache", KEYS)
 
 
 def test_an_entry_expires_and_may_still_be_had_as_a_stale_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 
 from sage_actors.actors.state.directory import StateDirectory
 from sage_actors.actors.state.locks import RunLock, holder, process_start_time
-from sage_actors.messages.errors import RunLockedError, StateError, UsageError
+from sage_actors.messages.errors import RunLockedError, StateError, StorageError, UsageError
 
 pytestmark = pytest.mark.requirement("ORCH-015")
 
@@ -110,6 +111,21 @@ def test_release_leaves_no_file(state: StateDirectory) -> None:
     lock.release()
     assert list(state.locks.iterdir()) == []
     assert holder(state, "run") is None
+
+
+def test_a_run_can_be_removed_where_there_is_no_room_for_an_owners_name(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StorageError, match="No space left"):
+        RunLock.acquire(state, "run")
+    lock = RunLock.acquire(state, "run", to_remove=True)
+    with pytest.raises(RunLockedError):
+        RunLock.acquire(state, "run", to_remove=True)
+    lock.release()
 
 
 def test_release_never_removes_the_lock_of_a_later_owner(state: StateDirectory) -> None:

@@ -21,7 +21,7 @@ from engine_harness import (
 )
 
 from sage_actors.actors.state.directory import StateDirectory
-from sage_actors.messages.errors import ChangedDefinitionError, NoCheckpointError, UsageError
+from sage_actors.messages.errors import ChangedDefinitionError, NoCheckpointError, ResultError, UsageError
 from sage_actors.supervisor.api import Supervisor, load
 from sage_actors.supervisor.definitions.workflow import Workflow
 from sage_actors.supervisor.handle import Outcome
@@ -448,6 +448,22 @@ def test_a_fork_never_repeats_what_may_happen_once_only(tmp_path: Path) -> None:
             supervisor.resume("r", from_node="pay")
     assert outcome["last"] == "paid"
     assert (lines(tmp_path / "first"), lines(tmp_path / "pay"), lines(tmp_path / "last")) == (2, 1, 2)
+
+
+def test_an_answer_is_no_larger_than_a_journal_can_hold_twice(tmp_path: Path) -> None:
+    flow = Workflow("asks")
+    flow.add("approval", id="ok")
+    large = "x" * (1 << 25)
+    with make_supervisor(tmp_path) as supervisor:
+        live = supervisor.start(flow, run_id="r")
+        with pytest.raises(
+            ResultError, match="the given data takes 33,554,437 bytes; the most is 16,777,216"
+        ):
+            live.approve("ok", data=large)
+    action = {"action": "approve", "node": "ok", "data": large}
+    with pytest.raises(ResultError, match="the most is 16,777,216"):
+        act_on_run(tmp_path, KEYS, "r", action, by="me")
+    assert states(tmp_path, "r") == {"ok": "waiting"}
 
 
 @pytest.mark.requirement("G-07")

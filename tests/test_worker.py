@@ -127,6 +127,14 @@ def test_each_operation_starts_in_the_project_wherever_the_one_before_it_went(
     assert pool.value(pool.submit(worker, "wander", to="."))[0] == project
 
 
+def test_each_coroutine_starts_in_the_project_and_those_beside_it_come_back_with_its_end(
+    pool: PoolHarness, async_worker: int, tmp_path: Path
+) -> None:
+    project = pool.value(pool.submit(async_worker, "wander_async", to="."))[0]
+    assert pool.value(pool.submit(async_worker, "wander_async", to=str(tmp_path))) == [project, str(tmp_path)]
+    assert pool.value(pool.submit(async_worker, "wander_async", to="."))[0] == project
+
+
 def test_the_projects_own_modules_are_found(tmp_path: Path) -> None:
     (tmp_path / "steps_of_mine.py").write_text("def step(x): return x + 1\n")
     with PoolHarness(tmp_path) as pool:

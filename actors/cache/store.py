@@ -28,6 +28,7 @@ import msgpack
 from sage_actors.actors.keys.provider import KeyRing
 from sage_actors.actors.keys.sealed import key_id_of, open_sealed, seal
 from sage_actors.actors.state.disk import exclusive_directory, make_private_directory, replace_file
+from sage_actors.messages.errors import StateError
 
 __all__ = ["DEFAULT_TTL_S", "MAX_BYTES", "CacheCounts", "CacheEntry", "ResultCache"]
 
@@ -76,11 +77,21 @@ class CacheCounts:
 
 
 class ResultCache:
-    """The files. Safe under threads and processes; every method may raise OSError only where it says so."""
+    """The files. Safe under threads and processes; every method may raise OSError only where it says so.
+
+    Raises:
+        StateError: a part of the path is a link, which a repository can bring along: files would be written, and
+            removed, where it leads.
+    """
 
     def __init__(self, root: Path, keys: KeyRing, *, now: Callable[[], float] = time.time) -> None:
         self.root, self._keys, self._now = root, keys, now
         self._files = root / "results"
+        for each in (root.parent, root, self._files):
+            if each.is_symlink():
+                raise StateError(
+                    f"{each} is a link; the cache must lie in the project itself: remove the link"
+                )
 
     def name_of(self, asked: bytes) -> str:
         """The name under which the answer to `asked` is kept; after a rotation the one that it had before."""

@@ -11,6 +11,7 @@ lock waits until that keeper is gone, so that an old attempt and a new one never
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -40,8 +41,17 @@ class RunLock:
         self._pid = os.getpid()
 
     @classmethod
-    def acquire(cls, state: StateDirectory, run_id: str, *, keeper_wait_s: float = KEEPER_WAIT_S) -> RunLock:
+    def acquire(
+        cls,
+        state: StateDirectory,
+        run_id: str,
+        *,
+        keeper_wait_s: float = KEEPER_WAIT_S,
+        to_remove: bool = False,
+    ) -> RunLock:
         """Take the lock of `run_id`; does not wait for another owner.
+
+        to_remove: the run is about to be removed. A disk that has no room for the owner's name must not prevent that.
 
         Raises:
             RunLockedError: another process owns the run, or the keeper of its last owner is still at work.
@@ -56,7 +66,8 @@ class RunLock:
             try:
                 _wait_for_keeper(_read(fd), run_id, keeper_wait_s)
                 lock = cls(path, fd, _own_content())
-                lock._write()
+                with contextlib.suppress(*((OSError,) if to_remove else ())):
+                    lock._write()
             except BaseException:
                 os.close(fd)
                 raise

@@ -33,6 +33,7 @@ from sage_actors.actors.workers.redaction import Redactor
 from sage_actors.actors.workers.worker import (
     TERMINATED,
     OperationTable,
+    ProjectFolder,
     Settings,
     enter_project,
     find_user_modules,
@@ -73,6 +74,7 @@ class AsyncWorker:
         self._link = Link(sock, self._pipes, self._book, Path(settings.project), tick_s=_HEARTBEAT_S)
         self._table = OperationTable(settings, redactor)
         self._settings = settings
+        self._project = ProjectFolder()
         self._inbox: deque[list[Any]] = deque()
         self._running: dict[Key, tuple[asyncio.Task[None], Task]] = {}
         self._cancelled: set[Key] = set()
@@ -127,6 +129,8 @@ class AsyncWorker:
 
     async def _execute(self, task: Task, op: int) -> None:
         payload: Any
+        if self._project.was_left:
+            self._project.enter()
         try:
             if task.cancelled:
                 raise asyncio.CancelledError
@@ -147,6 +151,8 @@ class AsyncWorker:
             self._pipes.drain(
                 lambda: task.key
             )  # what C code and child processes printed is its own beyond doubt
+        if self._project.was_left:  # those that run beside it were moved along: no longer than it lives
+            self._project.enter()
         self._running.pop(task.key, None)
         self._book.end(task.key)
         now = time.monotonic()

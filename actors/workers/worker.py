@@ -36,7 +36,15 @@ from sage_actors.messages.secret_scan import SecretsPolicy
 from sage_actors.messages.secret_values import LEAST_CHARS
 from sage_actors.messages.wire import FAILED, OK, Kind
 
-__all__ = ["BlockingWorker", "OperationTable", "Settings", "find_user_modules", "main", "pack_result"]
+__all__ = [
+    "BlockingWorker",
+    "OperationTable",
+    "ProjectFolder",
+    "Settings",
+    "find_user_modules",
+    "main",
+    "pack_result",
+]
 
 Key = tuple[int, int, int]
 TERMINATED = 128 + signal.SIGTERM
@@ -208,7 +216,7 @@ class OperationTable:
         return found
 
 
-class _ProjectFolder:
+class ProjectFolder:
     """The way back, where an operation called os.chdir: the next one is not to start somewhere else.
 
     To ask the kernel before each task would cost a small node a tenth of its time, so the calls are noticed.
@@ -250,7 +258,7 @@ class BlockingWorker:
         self._executing = False
         self._terminated = False
         self._cancelled: set[Key] = set()
-        self._project = _ProjectFolder()
+        self._project = ProjectFolder()
 
     def run(self) -> int:
         self._pipes.install()

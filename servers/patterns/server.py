@@ -14,6 +14,7 @@ from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from sage_actors.messages.findings import TokenCount
+from sage_actors.messages.units import counted
 from sage_actors.servers.patterns.extract import extract
 from sage_actors.servers.patterns.model import (
     ExtractResult,
@@ -317,7 +318,7 @@ def _what_is_missing(found: PatternSet) -> list[str]:
         )
     if found.skipped:
         named = "; ".join(f"{each.path}: {each.reason}" for each in found.skipped[:3])
-        notes.append(f"{len(found.skipped)} sources were not counted ({named})")
+        notes.append(f"{counted(len(found.skipped), 'source was', 'sources were')} not counted ({named})")
     if not found.files_analyzed:
         notes.append("patterns: not determined, because no source of a known language could be read")
     return notes

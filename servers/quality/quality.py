@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage_actors.messages.findings import EvidenceLevel, Provenance, TokenCount
 from sage_actors.messages.passages import Passage
 from sage_actors.messages.ranking import PassageIndex
+from sage_actors.messages.units import counted
 from sage_actors.servers.corpus.repository import Repository
 from sage_actors.servers.patterns.facts import FileFacts, FunctionFacts
 from sage_actors.servers.patterns.scan import Scan, Sources
@@ -241,11 +242,12 @@ def _summary(
     if not measured:
         return "No source in Python, TypeScript, JavaScript, Go or Rust was found here."
     above = sum(each.complexity > 10 for each in functions)
-    said = f"{len(functions)} functions in {len(measured)} files; {above} are more complex than 10."
+    said = f"{counted(len(functions), 'function')} in {counted(len(measured), 'file')}; "
+    said += f"{above} {'is' if above == 1 else 'are'} more complex than 10."
     if not hot:
         return said
     first = hot[0]
-    changes = f", {first.commits} commits" if first.commits is not None else ""
+    changes = f", {counted(first.commits, 'commit')}" if first.commits is not None else ""
     return f"{said} The hottest spot is {first.file} (complexity {first.complexity}{changes})."
 
 
@@ -288,7 +290,8 @@ def _notes(scan: Scan, churn: Churn) -> list[str]:
             f"{scan.sampled} of {scan.found} sources were measured: what changed first, then by the hash of the path"
         )
     if scan.skipped:
-        notes.append(f"{len(scan.skipped)} sources were not measured; `skipped` says which and why")
+        skipped = counted(len(scan.skipped), "source was", "sources were")
+        notes.append(f"{skipped} not measured; `skipped` says which and why")
     if not churn.is_known:
         notes.append(f"churn: not determined, because {churn.described}; the score is the complexity alone")
     return notes

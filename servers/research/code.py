@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sage_actors.messages.findings import ResearchResult
+from sage_actors.messages.units import counted
 from sage_actors.servers.corpus.corpus import Corpus, corpus_of
 from sage_actors.servers.corpus.relevance import Found, stems
 from sage_actors.servers.corpus.repository import shown_name
@@ -36,7 +37,11 @@ def code_search(project: Path, topic: str, limits: Limits) -> ResearchResult:
     evidence = found_evidence(found, topic)
     calls = list(_calls(corpus, found))
     files = len({hit.piece.passage.source for hit in found})
-    summary = f"{len(found)} pieces of source in {files} files are on the topic; {len(calls)} call sites were found."
+    on_topic = counted(len(found), "piece"), counted(files, "file"), "is" if len(found) == 1 else "are"
+    summary = (
+        f"{on_topic[0]} of source in {on_topic[1]} {on_topic[2]} on the topic; "
+        f"{counted(len(calls), 'call site was', 'call sites were')} found."
+    )
     notes = [] if evidence else [looked_at(corpus, topic, ("code", "test"))]
     return result_of(
         "code_search", topic, evidence + calls, limits, summary=summary, notes=[*notes, *corpus.notes]
@@ -56,7 +61,8 @@ def similar_changes(project: Path, topic: str, limits: Limits) -> ResearchResult
         for number, each in enumerate(found_evidence(found, topic))
     ]
     entries = len(found) - len(commits)
-    summary = f"{len(commits)} of {len(corpus.commits)} commits and {entries} changelog entries are similar."
+    said = f"{len(commits)} of {counted(len(corpus.commits), 'commit')}"
+    summary = f"{said} and {counted(entries, 'changelog entry', 'changelog entries')} are similar."
     notes = [] if evidence else [looked_at(corpus, topic, ("history",))]
     if not corpus.commits:
         notes.append("there is no git history to look at")

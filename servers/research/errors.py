@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from sage_actors.messages.findings import ResearchResult
+from sage_actors.messages.units import counted
 from sage_actors.servers.corpus.corpus import Corpus, corpus_of
 from sage_actors.servers.corpus.relevance import Query
 from sage_actors.servers.corpus.repository import shown_name
@@ -50,8 +51,9 @@ def error_analysis(project: Path, error: str, limits: Limits) -> ResearchResult:
     if not evidence:
         notes.insert(0, looked_at(corpus, _words(error, report), ("code", "test", "history")))
     summary = (
-        f"The text names {len(report.frames)} places, {len(report.messages)} messages and {len(report.tests)} tests;"
-        f" {certain} places in the project belong to them, the rest is related by its words."
+        f"The text names {counted(len(report.frames), 'place')}, {counted(len(report.messages), 'message')} and "
+        f"{counted(len(report.tests), 'test')}; {counted(certain, 'place')} in the project "
+        f"{'belongs' if certain == 1 else 'belong'} to them, the rest is related by its words."
     )
     return result_of("error_analysis", error.strip(), evidence, limits, summary=summary, notes=notes)
 

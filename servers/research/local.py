@@ -14,6 +14,7 @@ from pathlib import Path
 from sage_actors.messages.findings import ResearchResult
 from sage_actors.messages.passages import Passage, split_passages
 from sage_actors.messages.ranking import PassageIndex
+from sage_actors.messages.units import counted
 from sage_actors.servers.corpus.code import Piece
 from sage_actors.servers.corpus.corpus import Corpus, corpus_of
 from sage_actors.servers.corpus.relevance import Found, Query, first_scores, weigh
@@ -88,8 +89,9 @@ def competitive_analysis(project: Path, topic: str, limits: Limits) -> ResearchR
         f"looked at: {declared} declared and {len(corpus.packages) - declared} other installed packages;"
         " no registry was asked, so that packages that are not installed are not known"
     ]
-    what = f"{len(packages)} of {len(corpus.packages)} known packages are on the topic"
-    summary = f"{what}, {len(compared)} passages compare something."
+    known = counted(len(corpus.packages), "known package")
+    what = f"{len(packages)} of {known} {'is' if len(packages) == 1 else 'are'} on the topic"
+    summary = f"{what}, {counted(len(compared), 'passage compares', 'passages compare')} something."
     return _result(
         "competitive_analysis", topic, corpus, found, ("dependency", "documentation"), limits, summary, notes
     )
@@ -110,7 +112,7 @@ def best_practices(project: Path, topic: str, limits: Limits) -> ResearchResult:
     if not any(file.path.lower().rpartition("/")[2].startswith("contributing") for file, _ in corpus.files):
         notes.append("the project has no CONTRIBUTING file")
     what = _counted(found, {"documentation": "passages of documents", "code": "definitions and comments"})
-    summary = f"{len(skills)} skills fit; {what} on the topic."
+    summary = f"{counted(len(skills), 'skill fits', 'skills fit')}; {what} on the topic."
     return _result("best_practices", topic, corpus, skills + found, kinds, limits, summary, notes)
 
 

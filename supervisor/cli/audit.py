@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from sage_actors.messages.units import counted
 from sage_actors.supervisor.cli.options import json_option, project_option, reading_keys, state_of
 
 __all__ = ["audit_command"]
@@ -55,8 +56,8 @@ def _verify(run_id: str | None, heads: tuple[str, ...], project: Path, as_json: 
         click.echo(to_json({**said, "runs": found.runs, "notices": found.notices}))
         return 0
     click.echo(
-        f"{len(chain.macs):,} records in {_counted(chain.files, 'file')}, each genuine and in its place; "
-        f"{_counted(found.runs, 'run')} agree with their journals"
+        f"{counted(len(chain.macs), 'record')} in {counted(chain.files, 'file')}, each genuine and in its place; "
+        f"{counted(found.runs, 'run agrees with its journal', 'runs agree with their journals')}"
     )
     click.echo(f"head {chain.head}")
     if chain.torn_bytes:
@@ -168,7 +169,3 @@ def _seconds(age: str) -> float:
     from sage_actors.supervisor.cli.keep import seconds_of
 
     return seconds_of(age, "--since")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

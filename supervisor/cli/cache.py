@@ -58,7 +58,7 @@ def show_entry(name: str, project: Path) -> None:
 
     found = [entry for each, _, entry in _cache_of(project).entries() if each.startswith(name) and entry]
     if len(found) != 1:
-        said = "no entry begins" if not found else f"{len(found)} entries begin"
+        said = "no entry begins" if not found else f"{len(found):,} entries begin"
         raise click.UsageError(f"{said} with {name!r}; `sage-actors cache list` shows them.")
     _print_json(unpack(found[0].value))
 

@@ -61,6 +61,8 @@ def validate_command(workflow: str, project: Path, as_json: bool) -> int:
       sage-actors validate my-flow.yaml --json
     """
     from sage_actors.messages.errors import DefinitionError
+    from sage_actors.messages.units import counted
+    from sage_actors.supervisor.cli.display import printable
 
     path = find_workflow(workflow, project)
     warnings: list[Problem] = []
@@ -76,8 +78,9 @@ def validate_command(workflow: str, project: Path, as_json: bool) -> int:
         return 0
     for warning in warnings:
         click.echo(f"Warning: {warning}", err=True)
-    parts = [f"{len(spec.nodes):,} nodes"] + ([f"{len(spec.phases):,} phases"] if spec.phases else [])
-    click.echo(f"{path} is valid: {spec.name}, {', '.join(parts)}")
+    parts = [spec.name, counted(len(spec.nodes), "node")]
+    parts += [counted(len(spec.phases), "phase")] if spec.phases else []
+    click.echo(printable(f"{path} is valid: {', '.join(parts)}"))
     return 0
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.events import Event
+from sage_actors.messages.units import counted
 from sage_actors.supervisor.json_text import abbreviate, to_json
 
 __all__ = [
@@ -92,8 +93,8 @@ def results_text(results: Mapping[str, Any]) -> str:
 def _started(event: Event) -> str:
     nodes, done = event.data.get("nodes", 0), event.data.get("completed", 0)
     if event.data.get("resumed"):
-        return f"run {event.run_id}: continues, {done:,} of {_count(nodes, 'node')} done"
-    return f"run {event.run_id}: {_count(nodes, 'node')}"
+        return f"run {event.run_id}: continues, {done:,} of {counted(nodes, 'node')} done"
+    return f"run {event.run_id}: {counted(nodes, 'node')}"
 
 
 def _status(event: Event) -> str:
@@ -101,7 +102,7 @@ def _status(event: Event) -> str:
     counts = ", ".join(
         f"{number:,} {state}" for state, number in (data.get("counts") or {}).items() if number
     )
-    return f"run {event.run_id}: {data.get('status')}, {_count(data.get('total', 0), 'node')}: {counts}"
+    return f"run {event.run_id}: {data.get('status')}, {counted(data.get('total', 0), 'node')}: {counts}"
 
 
 def _node_started(event: Event) -> str:
@@ -118,7 +119,7 @@ def _node_succeeded(event: Event) -> str:
         text += ", by its fallback"
     tokens = data.get("tokens") or 0
     if tokens:
-        text += f", {_count(tokens, 'token')}"
+        text += f", {counted(tokens, 'token')}"
     digest = digest_text(data)
     return f"{text}, {digest}" if digest else text
 
@@ -149,11 +150,11 @@ def measured_lines(data: Mapping[str, Any]) -> list[str]:
         lines.append(f"digests {digest_text(data)} ({share:.0%} fewer, by {data.get('tokenizer')}; {sizes})")
     if counts.get("cached"):
         saved = f", {data['saved_tokens']:,} tokens saved" if data.get("saved_tokens") else ""
-        lines.append(f"cache {_count(counts['cached'], 'hit')}{saved}")
+        lines.append(f"cache {counted(counts['cached'], 'hit')}{saved}")
     if data.get("server_starts"):
         starts = sum(data["server_starts"].values())
         lines.append(
-            f"servers {_count(starts, 'start')}, {_count(data.get('context_reloads', 0), 'context reload')}"
+            f"servers {counted(starts, 'start')}, {counted(data.get('context_reloads', 0), 'context reload')}"
         )
     for each in map(one_line, data.get("artifacts") or ()):
         kept = _BACKUP.search(each)
@@ -237,7 +238,7 @@ def _finished(event: Event) -> str:
 def tokens_text(tokens: object) -> str:
     """Tokens and cost, "" if none were used. A number, or {"input_tokens", "output_tokens", "cost"}."""
     if isinstance(tokens, (int, float)):
-        return _count(int(tokens), "token") if tokens else ""
+        return counted(int(tokens), "token") if tokens else ""
     if not isinstance(tokens, Mapping):
         return ""
     read, written = int(tokens.get("input_tokens") or 0), int(tokens.get("output_tokens") or 0)
@@ -253,10 +254,6 @@ def _progress(event: Event) -> str | None:
     else:
         text = one_line(data)
     return f"{event.node}: {text}" if text else None
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 _LINES: dict[str, Callable[[Event], str | None]] = {

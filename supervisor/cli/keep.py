@@ -119,7 +119,7 @@ def _delete(state: StateDirectory, run_id: str) -> Leftovers:
     from sage_actors.actors.state.directory import Registry
     from sage_actors.actors.state.locks import RunLock
 
-    lock = RunLock.acquire(state, run_id)
+    lock = RunLock.acquire(state, run_id, to_remove=True)
     try:
         _audited(state, "run_deleted", run_id)
         leftovers = _leftovers(state, run_id)

@@ -44,6 +44,8 @@ def list_command(project: Path, as_json: bool) -> None:
       sage-actors templates list
       sage-actors templates list --json
     """
+    from sage_actors.messages.units import counted
+    from sage_actors.supervisor.cli.display import one_line
     from sage_actors.supervisor.templates.library import check_template, list_templates
 
     found = [(template, check_template(template.path)) for template in list_templates(project)]
@@ -57,7 +59,7 @@ def list_command(project: Path, as_json: bool) -> None:
         said = (
             one_line(checked.spec.description)
             if checked.spec
-            else f"{len(checked.problems)} problems; see `templates check`"
+            else f"{counted(len(checked.problems), 'problem')}; see `templates check`"
         )
         click.echo(f"{template.name:<{width}}  {_origin(template):<24}  {said}".rstrip())
 
@@ -74,6 +76,7 @@ def show_command(name: str, project: Path, as_json: bool) -> None:
       sage-actors templates show feature
       sage-actors templates show bugfix --json > .sage/templates/bugfix.json
     """
+    from sage_actors.supervisor.cli.display import printable
     from sage_actors.supervisor.templates.library import find_template, load_workflow
 
     path = find_workflow(name, project)
@@ -81,8 +84,6 @@ def show_command(name: str, project: Path, as_json: bool) -> None:
     if as_json:
         _print_json(spec.to_dict())
         return
-    from sage_actors.supervisor.cli.display import printable
-
     template = find_template(name, project)
     click.echo(f"{spec.name} ({_origin(template) if template else 'file'}: {path})")
     if spec.description:
@@ -154,8 +155,10 @@ def check_command(name: str | None, project: Path, as_json: bool) -> int:
 
 
 def _print_verdict(name: str, path: Path, checked: Checked) -> None:
+    from sage_actors.messages.units import counted
+
     count = len(checked.problems)
-    click.echo(f"{name}: " + (f"{count} problem{'s' if count != 1 else ''} in {path}" if count else "valid"))
+    click.echo(f"{name}: " + (f"{counted(count, 'problem')} in {path}" if count else "valid"))
     for problem in checked.problems:
         click.echo(f"  - {problem}")
     for warning in checked.warnings:

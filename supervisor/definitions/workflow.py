@@ -15,6 +15,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from sage_actors.messages.definition import InputSpec, NodeSpec, OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import DefinitionError, Problem
+from sage_actors.messages.units import counted
 
 __all__ = ["Node", "Operation", "Workflow", "build_operation", "operation"]
 
@@ -126,7 +127,7 @@ class Workflow:
         return len(self._nodes)
 
     def __repr__(self) -> str:
-        return f"<Workflow {self.name}, {len(self._nodes)} nodes>"
+        return f"<Workflow {self.name}, {counted(len(self._nodes), 'node')}>"
 
     def add(
         self,

@@ -32,11 +32,11 @@ from sage_actors.messages.records import (
     SegmentOpened,
     encode_records,
 )
-from sage_actors.messages.secret_scan import refuse_secrets
 from sage_actors.messages.wire import Evidence, error_map
 from sage_actors.supervisor.audit_events import record_offline
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.run_waits import resolved_as_failed
+from sage_actors.supervisor.handle import check_given
 from sage_actors.supervisor.recovery.reading import read_run
 from sage_actors.supervisor.recovery.restore import DECIDED_OFFLINE, Restored, doubtful
 
@@ -65,14 +65,14 @@ def act_on_run(
         RunLockedError: a live process owns the run: ask that one.
         NoCheckpointError: there is no such run.
         UsageError: the node does not wait for this, or the run has ended.
-        SecretInStateError: what is given holds a secret.
+        ResultError, SecretInStateError: what is given cannot be carried, is too large, or holds a secret.
         StorageError: it could not be written: nothing was decided. Or, as the text says then, it is decided and not
             in the audit log yet: whoever opens the run records it first.
         AuditError: the audit log was tampered with; nothing was decided.
     """
     state = project if isinstance(project, StateDirectory) else StateDirectory(project)
     for name in ("data", "result"):
-        refuse_secrets(action.get(name), f"the given {name}")
+        check_given(action.get(name), f"the given {name}")
     lock = RunLock.acquire(state, run_id)
     try:
         image, restored, _ = read_run(state, keys, run_id)

@@ -36,6 +36,7 @@ from sage_actors.messages.codec import pack
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import NoCheckpointError, StateCorruptedError
 from sage_actors.messages.records import DecisionTaken, Record, SegmentOpened
+from sage_actors.messages.units import counted
 from sage_actors.supervisor.audit_events import Transcript, catch_up
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.plan import compile_plan
@@ -239,7 +240,9 @@ class Opening:
         assert restored.run is not None
         prepare(restored, now=self._clock.now())
         done = restored.run.counts["succeeded"]
-        notices.append(f"run {run_id} continues: {done} of {restored.run.total} nodes are done")
+        notices.append(
+            f"run {run_id} continues: {done} of {counted(restored.run.total, 'node is', 'nodes are')} done"
+        )
         writer = JournalWriter.create(directory, self._keys(), run_uuid=image.run_uuid, previous=image.tail)
         fault_point("run.segment_open")
         first.insert(0, self._segment("resume"))

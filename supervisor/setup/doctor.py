@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from sage_actors.messages.errors import SageError
+from sage_actors.messages.units import counted
 
 __all__ = ["Check", "examine", "table"]
 
@@ -76,7 +77,9 @@ def table(checks: list[Check]) -> str:
             lines.append(f"{'':<4}  {'':<{width}}  -> {check.hint}")
     failed = sum(check.status == "failed" for check in checks)
     lines.append(
-        "All that a run needs is there." if not failed else f"{failed} of {len(checks)} checks failed."
+        "All that a run needs is there."
+        if not failed
+        else f"{failed} of {counted(len(checks), 'check')} failed."
     )
     return "\n".join(lines)
 
