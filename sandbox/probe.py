@@ -3,6 +3,9 @@
 namespaces   a root, a network and process numbers of our own, then Landlock (where there is it), then seccomp
 landlock     Landlock and seccomp alone: no sockets, and the gaps that are listed
 none         neither
+
+It is a fork of this process, which costs least. Where a library of the program has a hook that starts a thread in every
+fork (then the kernel refuses namespaces), or that hangs there, it is a clean process.
 """
 
 from __future__ import annotations
@@ -11,10 +14,14 @@ import contextlib
 import functools
 import json
 import os
+import select
+import signal
+import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, NoReturn
 
 from sage_actors.messages.errors import SandboxSetupError
@@ -27,6 +34,12 @@ __all__ = ["Check", "Report", "Tier", "probe"]
 
 Tier = Literal["namespaces", "landlock", "none"]
 
+_NOT_HERE = b"not here"
+_HANGS_S = 5.0  # a child that has not answered by then does not get to it
+_CLEAN = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from sage_actors.sandbox.probe import tell_checks; tell_checks()"
+)
 _PROFILE = Profile("probe", read=("/usr",), write=(), protected=())
 _HINTS = {
     "unshare": "a container's seccomp profile (Docker's default one)? user namespaces switched off?",
@@ -70,6 +83,10 @@ class Report:
         return "; ".join(f"{each.name}: {each.detail}" for each in self.checks if not each.ok)
 
 
+class _NotHereError(Exception):
+    """A fork of this process is no place to try anything."""
+
+
 @functools.cache
 def probe() -> Report:
     """What this machine can do. Takes milliseconds; the answer is kept for as long as this process lives."""
@@ -77,9 +94,10 @@ def probe() -> Report:
         kernel.machine()
     except OSError as cause:
         return Report("none", (Check("platform", False, cause.strerror or str(cause)),), _gaps("none"))
-    tried = {"namespaces": _enter_namespaces, "landlock": _use_landlock, "seccomp": _use_seccomp}
-    started = [(name, _start(act)) for name, act in tried.items()]  # at once: most of it is waiting
-    checks = tuple(_finish(name, *child) for name, child in started)
+    try:
+        checks = _checks()
+    except _NotHereError:
+        checks = _checks_of_a_clean_process()
     passed = {each.name for each in checks if each.ok}
     tier: Tier = "none"
     if {"namespaces", "seccomp"} <= passed:
@@ -87,6 +105,36 @@ def probe() -> Report:
     elif {"landlock", "seccomp"} <= passed:
         tier = "landlock"
     return Report(tier, checks, _gaps(tier))
+
+
+def _checks() -> tuple[Check, ...]:
+    tried = {"namespaces": _enter_namespaces, "landlock": _use_landlock, "seccomp": _use_seccomp}
+    started = [(name, *_start(act)) for name, act in tried.items()]  # at once: most of it is waiting
+    until = time.monotonic() + _HANGS_S
+    found = [_finish(*each, until) for each in started]
+    if None in found:
+        raise _NotHereError
+    return tuple(each for each in found if each is not None)
+
+
+def _checks_of_a_clean_process() -> tuple[Check, ...]:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _CLEAN, json.dumps(sys.path)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        return (
+            Check("namespaces", False, f"the process that was to try it ended with {done.returncode}: {why}"),
+        )
+    return tuple(Check(**each) for each in json.loads(done.stdout))
+
+
+def tell_checks() -> None:
+    """What a clean process does for another: the checks, on its standard output."""
+    sys.stdout.write(json.dumps([asdict(each) for each in _checks()]))
 
 
 def _enter_namespaces() -> None:
@@ -127,10 +175,17 @@ def _start(act: Callable[[], None]) -> tuple[int, int]:
     return child, read
 
 
-def _finish(name: str, child: int, read: int) -> Check:
+def _finish(name: str, child: int, read: int, until: float) -> Check | None:
+    """None: it could not even be tried in that child."""
     with open(read, "rb") as answers:
-        text = answers.read()
+        poll = select.poll()  # select takes no descriptor beyond 1,023
+        poll.register(read)
+        text = answers.read() if poll.poll(max(0.0, until - time.monotonic()) * 1e3) else _NOT_HERE
+    if text == _NOT_HERE:
+        os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if text == _NOT_HERE:
+        return None
     if not text and code == 0:
         return Check(name, True)
     step, detail = json.loads(text) if text else ("", f"the process that tried it ended with {code}")
@@ -141,10 +196,14 @@ def _finish(name: str, child: int, read: int) -> Check:
 def _report(act: Callable[[], None], write: int) -> NoReturn:
     code = 1
     try:
+        if len(os.listdir("/proc/self/task")) > 1:
+            raise _NotHereError
         # A supervisor that keeps others from reading its memory could not map its ids. No worker runs yet.
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
         act()
         code = 0
+    except _NotHereError:
+        os.write(write, _NOT_HERE)
     except SandboxSetupError as error:
         os.write(write, json.dumps([error.step, str(error.__cause__ or error)]).encode())
     except BaseException as error:  # noqa: BLE001 - the border of the child

@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable
 
@@ -172,3 +173,31 @@ def test_the_tier_none_confines_nothing_and_says_so() -> None:
 
 def test_a_report_without_failed_checks_has_no_reason() -> None:
     assert Report("none", (), ()).reason == ""
+
+
+_HOOKS = {
+    "starts a thread": "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+    "hangs": "time.sleep(60)",
+}
+
+
+@linux
+@pytest.mark.parametrize("hook", _HOOKS)
+def test_a_library_with_a_hook_in_every_fork_changes_nothing(hook: str) -> None:
+    program = f"""
+        import json, os, sys, threading, time
+        from sage_actors.sandbox import probe
+        probe._HANGS_S = 0.2
+        os.register_at_fork(after_in_child=lambda: {_HOOKS[hook]})
+        report = probe.probe()
+        print(json.dumps([report.tier, report.reason]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert json.loads(done.stdout) == [probe().tier, probe().reason]
