@@ -468,7 +468,8 @@ class Supervisor:
         outcome = outcome_of(core, seconds=0.0, status="succeeded", reason="")
         if core.options.listening:
             total = core.total
-            data: dict[str, Any] = {"nodes": total, "resumed": True, "completed": total}
+            name = core.plan.spec.name
+            data: dict[str, Any] = {"workflow": name, "nodes": total, "resumed": True, "completed": total}
             handle.publish(Event("run_started", core.run_id, now, None, data))
             data = {
                 "status": "succeeded",

@@ -154,10 +154,16 @@ class Follower:
             self._asking = False
 
     def follow(
-        self, run: Run, screen: Screen, *, stop: Callable[[float], object], abort: Callable[[], object]
+        self,
+        run: Run,
+        screen: Screen,
+        *,
+        stop: Callable[[float], object],
+        abort: Callable[[], object],
+        tell: Callable[[Event], object] | None = None,
     ) -> Outcome:
-        """Show the run until it ends. Raises what made it end, if that is an error."""
-        threading.Thread(target=self._listen, args=(run,), name="run-events", daemon=True).start()
+        """Show the run until it ends, and `tell` it elsewhere. Raises what made it end, if that is an error."""
+        threading.Thread(target=self._listen, args=(run, tell), name="run-events", daemon=True).start()
         acted = 0
         while True:
             try:
@@ -183,9 +189,12 @@ class Follower:
             if item is not None and not isinstance(item, Event):
                 return self._ended(*item)
 
-    def _listen(self, run: Run) -> None:
+    def _listen(self, run: Run, tell: Callable[[Event], object] | None) -> None:
         try:
             for event in run.events():
+                if tell is not None:
+                    with contextlib.suppress(Exception):  # a trace must not cost the run
+                        tell(event)
                 self._items.put(event)
             self._items.put((run.result(), None))
         except BaseException as error:  # noqa: BLE001 - handed to the thread that follows

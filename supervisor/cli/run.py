@@ -361,6 +361,7 @@ def _show(
     spec: WorkflowSpec | None,
 ) -> int:
     from sage_actors.supervisor.cli.follow import make_screen, report
+    from sage_actors.supervisor.cli.traces import traces
 
     follower.check()
     run = start(supervisor, follower)
@@ -370,7 +371,10 @@ def _show(
         try:
             for notice in (*run.notices, *problem):
                 screen.note(notice)
-            outcome = follower.follow(run, screen, stop=supervisor.stop, abort=supervisor.abort)
+            with traces(os.environ, screen.note) as spans:
+                outcome = follower.follow(
+                    run, screen, stop=supervisor.stop, abort=supervisor.abort, tell=spans
+                )
         finally:
             screen.close()
     return report(outcome, mode=mode, project=chosen.project)

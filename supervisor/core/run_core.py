@@ -66,7 +66,16 @@ class RunCore(RunEnding):
         completed = self.counts["succeeded"]
         if self.options.listening:
             said = {} if self.options.sandbox is None else {"sandbox": dict(self.options.sandbox)}
-            self.emit("run_started", None, nodes=self.total, resumed=resumed, completed=completed, **said)
+            name = self.plan.spec.name
+            self.emit(
+                "run_started",
+                None,
+                workflow=name,
+                nodes=self.total,
+                resumed=resumed,
+                completed=completed,
+                **said,
+            )
         if self.options.timeout is not None:
             self.ports.timer(self, self.clock.monotonic() + self.options.timeout, ("run_timeout", -1, 0))
         self._take_up_waits()
