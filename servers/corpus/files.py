@@ -40,7 +40,9 @@ _SKIPPED_NAMES = _words(
     " pipfile.lock composer.lock gemfile.lock license license.txt license.md copying notice"
 )
 _TEST_FOLDERS = _words("test tests __tests__ spec testing testdata e2e fixtures mocks __mocks__")
-_TEST_NAME = re.compile(r"(test_.*|conftest\.py|.*_test\.\w+|.*[.-](test|spec)\.\w+|.*Tests?\.(java|kt|cs))")
+_TEST_NAME = re.compile(
+    r"(test_.*|conftest\.py|.*_tests?\.\w+|tests?\.(py|rs)|.*[.-](test|spec)\.\w+|.*Tests?\.(java|kt|cs))"
+)
 _SIDE_FOLDERS = _words("example examples sample samples demo demos bench benches benchmark benchmarks")
 _CHANGES = re.compile(r"(changelog|changes|history|news|releases?)(\b|[._-])", re.IGNORECASE)
 _UNQUOTABLE = re.compile(r"[\x00-\x1f\x7f]|\s{2}|^\s|\s$|[^\S ]")

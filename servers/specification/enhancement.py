@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 
@@ -18,6 +19,7 @@ __all__ = ["FileFigures", "measure", "write_enhancement"]
 
 _BRANCH = re.compile(r"\b(if|elif|for|while|except|catch|case|match|and|or|switch|select)\b|&&|\|\||\?\s")
 _MAX_FILES = 6
+_DECLARING = (".d.ts", ".d.mts", ".d.cts", ".pyi")  # nothing runs there
 _MAX_FUNCTIONS = 6
 
 
@@ -47,24 +49,48 @@ def measure(study: Study) -> list[FileFigures]:
     """The files that the topic touches, and measured hot spots; first what weighs most for the topic.
 
     What is complex elsewhere, or for the most part about something else, is no gain for the topic: what a file weighs
-    counts by the share of its lines that have words of the thing.
+    counts by the share of its lines that have words of the topic.
     """
-    thing = set(study.topic.thing_stems)
-    worded = Counter(hit.path for hit in study.survey.hits if thing & hit.stems)
-    touched = Counter(c.symbol.path for c in near(study))
-    close = frozenset(touched)
+    rarity = _rarity(study)
+    worded = _worded(study, rarity)
+    close = {candidate.symbol.path for candidate in near(study)}
+    touched = {*close, *(path for path, _ in worded.most_common(_MAX_FILES))}
     touched.update(item.source for item in study.evidence.items if study.sources.is_product(item.source))
     touched.update(
         spot.path for spot in study.evidence.measured.hot_spots if study.sources.is_product(spot.path)
     )
     if not touched:
         touched.update(spot.symbol.path for spot in spots(study))
-    figures = [FileFigures(study, path) for path in touched]
-    named = {path for path in touched if thing & study.survey.words.stems(path)}
-    share = {f.path: max(1, worded[f.path]) / max(1, f.lines) for f in figures}
-    near_by = {f.path: (1 + (f.path in close)) * (3 if f.path in named else 1) for f in figures}
-    figures.sort(key=lambda f: (-f.weight * share[f.path] * near_by[f.path], f.path))
+    figures = [FileFigures(study, path) for path in sorted(touched) if not path.endswith(_DECLARING)]
+
+    def gain(f: FileFigures) -> float:
+        share = max(1.0, worded[f.path]) / max(1, f.lines)
+        named = sum(rarity[part] for part in study.survey.words.stems(f.path) if part in rarity)
+        return f.weight * share * (1 + (f.path in close)) * (1 + named)
+
+    figures.sort(key=lambda f: (-gain(f), f.path))
     return figures[:_MAX_FILES]
+
+
+def _rarity(study: Study) -> dict[str, float]:
+    """How much each stem of the topic says, of 1 in all: the fewer files of the product have it, the more."""
+    files: dict[str, set[str]] = {part: set() for part in study.topic.stems}
+    for hit in study.survey.hits:
+        if study.sources.is_product(hit.path):
+            for part in hit.stems:
+                files[part].add(hit.path)
+    total = len(study.sources.files("code")) + 1
+    weights = {part: math.log(1 + total / (1 + len(paths))) for part, paths in files.items() if paths}
+    return {part: weight / sum(weights.values()) for part, weight in weights.items()}
+
+
+def _worded(study: Study, rarity: dict[str, float]) -> Counter[str]:
+    """The lines of each file that have words of the topic, by what those say; several on one line say more."""
+    found: Counter[str] = Counter()
+    for hit in study.survey.hits:
+        if study.sources.is_product(hit.path):
+            found[hit.path] += sum(rarity[part] for part in hit.stems) * len(hit.stems)  # type: ignore[assignment]
+    return found
 
 
 def write_enhancement(study: Study, document: Document) -> tuple[Requirements, list[Spot], list[str]]:

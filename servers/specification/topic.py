@@ -28,6 +28,8 @@ _STOP_WORDS = (
     "can could should would must better improve improving improvement our we i they them then than via "
     "per all any some more most not no do does how what which who feature features fix fixing need needs "
     "want wants let lets get gets so but about"
+    " faster quicker slower clearer cleaner simpler easier safer smaller larger lower higher less fewer nicer stronger"
+    " simplify simplifying reduce reducing optimize optimise optimizing refactor refactoring"
 )
 _STOP = frozenset(_STOP_WORDS.split())
 _PLACE = re.compile(
