@@ -7,9 +7,10 @@ from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
+from mcp import MCPError
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
-from mcp.types import CallToolResult
+from mcp.types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
 from pydantic import ValidationError
 
 __all__ = ["SageServer", "WrongArgument", "package_version"]
@@ -32,7 +33,7 @@ class SageServer(MCPServer[Any]):
     dump of pydantic's; `refused` answers in its place."""
 
     def __init__(self, name: str, **settings: Any) -> None:
-        super().__init__(name, version=package_version(), **settings)
+        super().__init__(name, **{"version": package_version(), "log_level": "WARNING"} | settings)
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
         """As MCPServer's. A blank text where one is needed is a wrong argument, too."""
@@ -48,6 +49,29 @@ class SageServer(MCPServer[Any]):
                 raise
             wrong = [*_wrong(cause, arguments), *_unknown(arguments, await self._schema(name))]
             return self.refused(name, arguments, wrong)
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Any = None
+    ) -> GetPromptResult | InputRequiredResult:
+        """As MCPServer's, but what the client got wrong is its error, not an internal one with a traceback.
+
+        Raises:
+            MCPError: there is no such prompt, or arguments are missing; the code says invalid parameters.
+        """
+        known = {prompt.name: prompt for prompt in await self.list_prompts()}
+        prompt = known.get(name)
+        if prompt is None:
+            raise MCPError(
+                INVALID_PARAMS, f"there is no prompt {name[:200]!r}; there are {', '.join(known) or 'none'}"
+            )
+        needed = [each.name for each in prompt.arguments or () if each.required]
+        missing = [each for each in needed if not str((arguments or {}).get(each, "")).strip()]
+        if missing:
+            raise MCPError(
+                INVALID_PARAMS,
+                f"the prompt {name!r} needs {', '.join(missing)}: say in a few words what it is",
+            )
+        return await super().get_prompt(name, arguments, context)
 
     def refused(
         self, name: str, arguments: Mapping[str, Any], wrong: Sequence[WrongArgument]

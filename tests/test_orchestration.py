@@ -491,6 +491,10 @@ def test_clients_are_told_enough_and_not_too_much(core: Orchestration) -> None:
         assert cancel.destructive_hint
         prompt: Any = await client.client.get_prompt("sage_workflow", {"feature": "x", "template": "bugfix"})
         assert "`bugfix` for: x" in prompt.messages[0].content.text
+        with pytest.raises(MCPError, match="the prompt 'sage_workflow' needs feature"):
+            await client.client.get_prompt("sage_workflow", {})
+        with pytest.raises(MCPError, match="there is no prompt 'nope'; there are sage_workflow"):
+            await client.client.get_prompt("nope", {})
 
     talk(core, say)
 

@@ -170,7 +170,6 @@ def create_orchestration_server(project: Path, core: Orchestration | None = None
         core.book,
         title="sage workflows",
         instructions=INSTRUCTIONS,
-        log_level="WARNING",
         extensions=[
             Tasks(tools.tasks(), {"sage_workflow_execute", "sage_workflow_resume"}),
             Skills(served_skills(project)),
