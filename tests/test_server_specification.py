@@ -26,6 +26,7 @@ from sage_actors.messages.errors import OperationError
 from sage_actors.servers.corpus.sources import Sources
 from sage_actors.servers.settings import ServerSettings
 from sage_actors.servers.specification import tests as covering
+from sage_actors.servers.specification.enhancement import measure
 from sage_actors.servers.specification.error_text import parse_error
 from sage_actors.servers.specification.markdown import Document, block, code, plain, unmarked
 from sage_actors.servers.specification.places import spots
@@ -497,7 +498,7 @@ QUALITY = {
 
 def test_an_enhancement_rests_on_the_hot_spots_that_were_measured(tmp_path: Path) -> None:
     project = python_project(tmp_path)
-    _, text, _ = create(project, topic="retry limits", kind="enhancement", research=[QUALITY])
+    _, text, _ = create(project, topic="clearer shop errors", kind="enhancement", research=[QUALITY])
     assert "**Most to gain:** `src/shop/errors.py`" in text
     assert "complexity 41" in text
     assert "`Client.send` (`src/shop/client.py:10`): complexity 2, 5 lines, nested 1 deep" in text
@@ -821,3 +822,58 @@ def test_a_part_of_a_monorepo_binds_by_its_own_manifest_and_checks(tmp_path: Pat
     assert "| Dependencies at run time | 1 package | `services/api/pyproject.toml:5` |" in text
     assert "(cd services/api && python -m pytest -q tests/test_handler.py)" in text
     assert "packages/web" not in text
+
+
+def test_an_enhancement_is_measured_where_all_words_of_its_topic_are(tmp_path: Path) -> None:
+    busy = "def handle{n}(request):\n    if request:\n        return 1\n    return 2\n\n\n"
+    meant = "def read_multipart_form(body):\n    if body:\n        return 1\n    return 2\n"
+    write(
+        tmp_path,
+        {
+            "app/handlers.py": "".join(busy.format(n=n) for n in range(12)),  # as complex, about one word
+            "app/forms.py": meant * 12,
+            "app/forms.pyi": "def read_multipart_form(body: bytes) -> int: ...\n" * 3,
+            "app/forms_tests.py": meant * 30,
+        },
+    )
+    study = Study(tmp_path, "better handling of multipart forms", "enhancement")
+    assert [each.path for each in measure(study)] == ["app/forms.py", "app/handlers.py"]
+
+
+def test_words_that_only_compare_are_no_words_of_the_thing() -> None:
+    assert Topic("faster and simpler parsing of headers").stems == ("pars", "head")
+
+
+def test_a_test_inside_a_rust_source_is_the_failing_one_and_no_suspect(tmp_path: Path) -> None:
+    inline = (
+        "#[cfg(test)]\nmod tests {\n    #[test]\n    fn first_is_given() {\n        first(&[]);\n    }\n}\n"
+    )
+    source = "pub fn first(all: &[u8]) -> u8 {\n    all[0]\n}\n\n"
+    write(tmp_path, {"Cargo.toml": '[package]\nname = "a"\n', "src/lib.rs": source + inline})
+    said = "thread 'tests::first_is_given' panicked at src/lib.rs:2:5:\nindex out of bounds: the len is 0\n"
+    _, text, _ = create(tmp_path, topic=f"---- tests::first_is_given stdout ----\n{said}", kind="bugfix")
+    assert "- `tests.first_is_given` (`src/lib.rs:8`): named in the report" in text
+    assert "cargo test first_is_given" in text
+    suspects = text.partition("## Suspects")[2].partition("##")[0]
+    assert "1. `first`" in suspects
+    assert "first_is_given" not in suspects
+
+
+def test_a_test_that_has_a_sentence_for_a_name_is_found_by_it(tmp_path: Path) -> None:
+    tests = "test('opens', open)\n\ntest('queue refuses too much', () => {\n  pushAll()\n})\n\ntest('shuts', drain)\n"
+    code = "function pushAll () {}\nfunction drain () {}\n"
+    write(
+        tmp_path,
+        {
+            "package.json": '{"scripts": {"test": "node --test"}}',
+            "lib/queue.js": code,
+            "test/a.test.js": tests,
+        },
+    )
+    _, text, _ = create(
+        tmp_path, topic="TAP version 13\nnot ok 2 - queue refuses too much\n  ---\n", kind="bugfix"
+    )
+    assert "# Bug: queue refuses too much" in text
+    assert "`queue refuses too much` (`test/a.test.js:3`): named in the report" in text
+    assert "npm test -- test/a.test.js" in text
+    assert "`drain`" not in text

@@ -53,3 +53,26 @@ def test_the_headline_of_a_traceback_is_its_error() -> None:
     assert headline(text) == "pkg.InvalidURL: bad url"
     assert headline("E   ValueError: no\n=== 1 failed ===") == "ValueError: no"
     assert slug_of(text).startswith("pkg-invalidurl-bad-url-")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "a\ntests/test_a.py:5: AssertionError\nFAILED tests/test_a.py::T::test_a - assert 0 == 1\n",
+            "T::test_a: assert 0 == 1",
+        ),
+        (
+            "thread 'tests::a' panicked at src/lib.rs:4:1:\nindex out of bounds: the len is 0\n",
+            "index out of bounds: the len is 0",
+        ),
+        ("--- FAIL: TestA (0.00s)\n    a_test.go:9:\n        Error Trace: a_test.go:9\n", "TestA"),
+        (
+            "TAP version 13\n# Subtest: a\nnot ok 3 - refuses what is too much\n  ---\n",
+            "refuses what is too much",
+        ),
+        ("# example.com/shop\n./a.go:3:17: undefined: x\n", "./a.go:3:17: undefined: x"),
+    ],
+)
+def test_the_headline_of_a_test_tool_s_output_is_what_failed(text: str, said: str) -> None:
+    assert headline(text) == said

@@ -17,6 +17,13 @@ _HASH_DIGITS = 8
 _LOST = re.compile(r"[^a-z0-9]+")
 _PLAIN = re.compile(r"[a-z0-9 \-_./,:;'\"()]*")  # what may become `-` without two topics becoming one
 _ERROR = re.compile(r"\b\w*(Error|Exception|panic|panicked)\b:?")
+_TOLD = (  # of pytest, cargo, go test, TAP and the compilers that name a package first
+    re.compile(r"^FAILED \S*?::(\S+) - (.+)$", re.MULTILINE),
+    re.compile(r"^thread '[^'\n]*' (?:\(\d+\) )?panicked at (?:'([^'\n]+)'|[^\n]+:\n([^\n]+))", re.MULTILINE),
+    re.compile(r"^[ \t]*--- FAIL: (\w+)", re.MULTILINE),
+    re.compile(r"^[ \t]*not ok \d+ (?:- )?([^\n]*[^\n#\s])", re.MULTILINE),
+    re.compile(r"\A# \S+\n(\S+:\d+:\d+: [^\n]+)"),
+)
 _SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 
 
@@ -42,7 +49,15 @@ def slug_of(topic: str) -> str:
 
 
 def headline(topic: str) -> str:
-    """The line that says what a text is about: the last that names an error, else the first with a word, if any."""
+    """What a text is about: what a test tool says of the first test that failed, else the last line that names an
+    error, else the first with a word, if any."""
+    told = (
+        next((found for pattern in _TOLD if (found := pattern.search(topic))), None)
+        if "\n" in topic
+        else None
+    )
+    if told is not None:
+        return ": ".join(part.strip() for part in told.groups() if part)
     lines = [line.strip() for line in topic.splitlines() if re.search(r"\w", line)]
     lines = lines or [line.strip() for line in topic.splitlines() if line.strip()]
     errors = [line for line in lines if _ERROR.search(line)] if len(lines) > 1 else []

@@ -55,6 +55,7 @@ _MESSAGES = (
     re.compile(
         r"^(?:Uncaught |Unhandled )?(?P<type>[A-Z]\w*(?:Error|Exception))(?: \[\w+\])?: (?P<text>[^\n]+)", re.MULTILINE
     ),
+    re.compile(r"^E\s+(?P<type>assert) (?P<text>[^\n]+)", re.MULTILINE),
     re.compile(r"^[ \t]*(?P<type>panic): (?P<text>[^\n]+)", re.MULTILINE),
     re.compile(
         r"^thread '[^'\n]*' (?:\(\d+\) )?(?P<type>panicked) at "

@@ -39,6 +39,7 @@ _NO_WORDS = re.compile(  # what a language says of any program, and places: no w
 _COMMON = frozenset(_COMMON_WORDS.split())
 _UNSPACED = re.compile(rf"{UNSPACED}{{4,}}")
 _MAX_BODY = 80  # lines of a test
+_CASE = re.compile(r"\s*(?:test|it|specify)\b")
 
 
 @dataclass(slots=True)
@@ -114,6 +115,8 @@ class Investigation:
     def sites(self) -> list[Place]:
         """Lines of code that hold the message's own words, or raise its type."""
         found: list[Place] = []
+        if self.report.tests and not self.messages:
+            return []  # the name of a test is no message
         for kind, text in self.messages or [("", headline(self.study.topic.text))]:
             found += _lines_with(self.study.sources, _NO_WORDS.sub(" ", text)) or _raises(
                 self.study.sources, kind
@@ -141,16 +144,23 @@ class Investigation:
     @cached_property
     def failing_tests(self) -> list[Place]:
         """The failing tests that the text names, where they stand."""
-        found = []
+        sources = self.study.sources
+        found: list[Place] = []
         for path, name in self.report.tests:
             short = re.split(r"[.:]+", name)[-1]
-            for test in self.study.sources.files("test"):
-                if not path or test.endswith(path.rpartition("/")[2]):
-                    found += [
-                        Place(test, s.line, s.name)
-                        for s in self.study.sources.symbols_of(test)
-                        if s.short_name == short
-                    ]
+            for test in [
+                *sources.files("test"),
+                *(each for each in sources.files("code") if each.endswith(".rs")),
+            ]:
+                if path and not test.endswith(path.rpartition("/")[2]):
+                    continue
+                if " " in name:
+                    found += _quoting(sources, test, re.split(r" [›>] ", name)[-1])
+                first = 0 if sources.classes[test].kind == "test" else sources.tests_begin(test)
+                symbols = sources.symbols_of(test) if first < math.inf else []
+                found += [
+                    Place(test, s.line, s.name) for s in symbols if s.short_name == short and s.line > first
+                ]
         return list(dict.fromkeys(found))[:5]
 
     @cached_property
@@ -202,7 +212,13 @@ class Investigation:
     def _names_in(self, test: Place) -> list[str]:
         """The identifiers between the beginning of a test and the next definition that is not inside of it."""
         sources = self.study.sources
+        begins = _CASE.match(sources.lines(test.path)[test.line - 1])
         after = [
+            number
+            for number, line in enumerate(sources.lines(test.path)[test.line :], test.line + 1)
+            if begins and line.startswith(begins[0])
+        ]
+        after += [
             symbol.line
             for symbol in sources.symbols_of(test.path)
             if symbol.line > test.line
@@ -245,6 +261,8 @@ class Investigation:
     def _suspect(
         self, found: dict[tuple[str, int], Suspect], place: Place, score: float, reason: str
     ) -> None:
+        if place.line >= self.study.sources.tests_begin(place.path):
+            return
         symbol = self.study.sources.symbol_at(place.path, place.line)
         key = (place.path, symbol.line if symbol else place.line)
         suspect = found.setdefault(key, Suspect(place.path, place.line, symbol))
@@ -262,6 +280,18 @@ class Investigation:
             if count:
                 suspect.score += 0.2 * min(count, 5)
                 suspect.reasons.append(f"its file changed in {count} of the last {len(recent)} commits")
+
+
+def _quoting(sources: Sources, path: str, name: str) -> list[Place]:
+    """Where a test file calls something with that name in quotes, as tests in JavaScript have theirs."""
+    if name not in sources.text(path):
+        return []
+    quoted = [f"{mark}{name}{mark}" for mark in ("'", '"', "`")]
+    return [
+        Place(path, number, name)
+        for number, line in enumerate(sources.lines(path), 1)
+        if any(each in line for each in quoted)
+    ]
 
 
 def _lines_with(sources: Sources, message: str) -> list[Place]:

@@ -177,7 +177,8 @@ def narrowed(check: Check | None, test: str, name: str = "") -> str:
         return ""
     whole = " ".join(check.command)
     command = _of_file(check, whole, test.removeprefix(f"{check.folder}/") if check.folder else test)
-    return check.said(command if command == whole or not name else _of_one(check, command, name))
+    takes_name = command != whole or check.command[:2] == ["cargo", "test"]
+    return check.said(_of_one(check, command, name) if name and takes_name else command)
 
 
 def _of_one(check: Check, command: str, name: str) -> str:
@@ -186,6 +187,8 @@ def _of_one(check: Check, command: str, name: str) -> str:
     if check.command[:2] == ["go", "test"]:
         short = name.rpartition(".")[2]
         return f"{command} -run {quote(f'^{short}$')}"
+    if check.command[:2] == ["cargo", "test"]:
+        return f"{command} {quote(name.rpartition('.')[2])}"
     return command
 
 

@@ -115,11 +115,11 @@ class WordIndex:
     def _hits_in(
         self, path: str, words: set[str], pattern: re.Pattern[str], wanted: frozenset[str]
     ) -> list[Hit]:
-        """The pattern decides, but is slow; a line that it finds has one of the words as an identifier."""
+        """The pattern decides, but is slow; a line that it finds has a stem in it, and one of the words as a name."""
         kind = self._sources.classes[path].kind
         found = []
         for number, line in enumerate(self._sources.lines(path), 1):
-            if len(line) > _MAX_LINE or words.isdisjoint(_identifiers(line)):
+            if len(line) > _MAX_LINE or not _may_have(line, wanted) or words.isdisjoint(_identifiers(line)):
                 continue
             if named := pattern.findall(line):
                 stems = frozenset().union(*(self.stems(word) for word in named)) & wanted
