@@ -213,6 +213,12 @@ def test_separate_parts_of_a_flat_graph_are_a_warning() -> None:
         ({"nodes": [{"id": "a", **PY}]}, "name", "is missing", "add `name`"),
         ([], "", "a workflow is a map", ""),
         (flat({"id": "a"}, inptus={}), "inptus", "unknown field", "did you mean 'inputs'?"),
+        (
+            flat({"id": "a", "depends_on": []}),
+            "nodes[0].depends_on",
+            "unknown field",
+            "did you mean 'needs'?",
+        ),
         (flat({"id": "a", "timeotu": 3}), "nodes[0].timeotu", "unknown field", "did you mean 'timeout'?"),
         (flat({"id": "a", "retry": {"bakoff": 3}}), "nodes[0].retry.bakoff", "unknown field", "'backoff'"),
         (flat({"id": "a", "limits": {"mem": 3}}), "nodes[0].limits.mem", "unknown field", "'memory'"),

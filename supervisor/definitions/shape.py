@@ -34,6 +34,23 @@ _EXPECTED = {
 }
 _EXPECTED |= dict.fromkeys(("either_command", "either_foreach"), "a text or a list")
 _EXPECTED |= {"either_sandbox": "a text or a map", "either_checks": "true, false or a list"}
+
+# What other tools call our fields, without _ and -.
+_ELSEWHERE = {
+    **dict.fromkeys(("dependson", "dependencies", "after", "requires", "upstream", "waitfor"), "needs"),
+    **dict.fromkeys(("args", "params", "parameters", "with", "kwargs"), "arguments"),
+    **dict.fromkeys(("if", "condition"), "when"),
+    **dict.fromkeys(("loop", "map", "withitems", "forall"), "foreach"),
+    **dict.fromkeys(("run", "cmd", "script"), "command"),
+    **dict.fromkeys(("retries", "maxretries"), "retry"),
+    **dict.fromkeys(("attempts", "maximumattempts"), "max_attempts"),
+    **dict.fromkeys(("environment", "envs"), "env"),
+    **dict.fromkeys(("workingdirectory", "workdir", "directory"), "cwd"),
+    **dict.fromkeys(("function", "callable", "func"), "call"),
+    **dict.fromkeys(("steps", "tasks", "jobs"), "nodes"),
+    **dict.fromkeys(("maxparallel", "maxparallelism", "maxconcurrency"), "concurrency"),
+    "needs": "dependencies",
+}
 _ALTERNATIVE = re.compile(r"(str|bool|(list|dict)\[.*\])\Z")
 _LISTS = ("phases", "nodes", "operations")
 
@@ -167,7 +184,13 @@ def _in_words(error: Any, path: Path, loc: tuple[str | int, ...]) -> Problem:
     if kind == "missing":
         return Problem(place, "is missing", f"add `{path[-1] if path else 'it'}`")
     if kind == "extra_forbidden":
-        hint = nearest(str(path[-1]), _fields_at(loc), otherwise="remove it")
+        fields = _fields_at(loc)
+        meant = _ELSEWHERE.get(str(path[-1]).lower().replace("_", "").replace("-", ""))
+        hint = (
+            f"did you mean {meant!r}?"
+            if meant in fields
+            else nearest(str(path[-1]), fields, otherwise="remove it")
+        )
         return Problem(place, f"unknown field {path[-1]!r}", hint)
     if kind == "union_tag_not_found":
         near = get_close_matches("type", [each for each in value if isinstance(each, str)], n=1)
