@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
+
+import pytest
+from npm_servers import VERSION, install
 
 from sage_actors.actors.mcp.config import load_servers
 from sage_actors.actors.operations.context import Task
@@ -98,6 +102,14 @@ def with_sessions(project: Path, body: Callable[[], Coroutine[Any, Any, Any]]) -
             await sessions_of(project).close()
 
     return asyncio.run(main())
+
+
+def npm_programs(config: pytest.Config) -> Path:
+    """Where the commands of `npm_servers` are; skips where they cannot be had."""
+    place = Path(os.environ.get("SAGE_TEST_NPM") or config.cache.mkdir(f"npm-{VERSION}"))
+    if why := install(place):
+        pytest.skip(why)
+    return place / "node_modules" / ".bin"
 
 
 async def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:

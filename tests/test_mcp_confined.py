@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from engine_harness import HERE
 from mcp_harness import SERVERS
+from npm_servers import NAMES
 from test_confinement import (
     NAMESPACES,
     audit_lines,
@@ -23,7 +24,7 @@ from test_confinement import (
     report,
     web,  # noqa: F401 - a fixture
 )
-from test_mcp_interop import NAMES, installed  # noqa: F401 - a fixture
+from test_mcp_interop import installed  # noqa: F401 - a fixture
 
 from sage_actors.actors.confinement.settings import SandboxSettings
 from sage_actors.actors.egress.proxy import EgressProxy

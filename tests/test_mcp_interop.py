@@ -6,51 +6,19 @@ They are installed once, into pytest's cache or $SAGE_TEST_NPM; without node or 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
-import shutil
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mcp_harness import McpProject, eventually, with_sessions
+from mcp_harness import McpProject, eventually, npm_programs, with_sessions
 
 pytestmark = [pytest.mark.slow, pytest.mark.requirement("ORCH-018")]
-
-VERSION = "2026.8.31"
-NAMES = ("everything", "filesystem", "memory")
 
 
 @pytest.fixture(scope="module")
 def installed(pytestconfig: pytest.Config) -> Path:
     """Where the servers' commands are."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not installed")
-    place = Path(os.environ.get("SAGE_TEST_NPM") or pytestconfig.cache.mkdir(f"mcp-servers-{VERSION}"))
-    commands = place / "node_modules" / ".bin"
-    with (place / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests of two files, side by side, want them
-        if not all((commands / f"mcp-server-{name}").exists() for name in NAMES):
-            _install(place)
-    return commands
-
-
-def _install(place: Path) -> None:
-    failed = place / "failed"
-    if failed.exists() and time.time() - failed.stat().st_mtime < 600:  # not again for each test
-        pytest.skip(failed.read_text())
-    packages = [f"@modelcontextprotocol/server-{name}@{VERSION}" for name in NAMES]
-    command = ["npm", "install", "--silent", "--no-fund", "--no-audit", "--prefix", str(place), *packages]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=50)
-        why = done.stderr.strip()[-200:] if done.returncode else ""
-    except subprocess.TimeoutExpired:
-        why = "no answer within 50 s"
-    if why:
-        failed.write_text(f"npm cannot install the servers: {why}")
-        pytest.skip(f"npm cannot install the servers: {why}")
+    return npm_programs(pytestconfig)
 
 
 @pytest.fixture
