@@ -47,6 +47,7 @@ PHASES = {
     "enhancement": ("detection", "research", "planning", "implementation"),
 }
 DOCUMENTS = {"spec.md", "plan.md", "work-order.md"}
+_LARGE_BYTES = 10_000_000
 _CITED = re.compile(r"`((?![a-z]+:)[^`\s]+?):(\d+)`")
 
 
@@ -193,9 +194,12 @@ def _leads_to(path: str, to: str) -> bool:
 
 
 def _digest(path: Path) -> str:
-    mode = path.lstat().st_mode
+    here = path.lstat()
+    mode = here.st_mode
     if stat.S_ISLNK(mode):
         return f"link {os.readlink(path)}"
+    if stat.S_ISREG(mode) and here.st_size > _LARGE_BYTES:  # no program can set the time of the last change
+        return f"{mode:o} {here.st_size} {here.st_ino} {here.st_ctime_ns}"
     if stat.S_ISREG(mode):
         return f"{mode:o} {hashlib.sha256(path.read_bytes()).hexdigest()}"
     return f"{mode:o}"
