@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import sys
 import tempfile
@@ -21,6 +22,9 @@ import pytest
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.pop("PYTHONUNBUFFERED", None)  # what is not flushed shall not be seen
 sys.dont_write_bytecode = False
+# What a shell runs in the background ignores Ctrl-C, and so would every command that is started and interrupted here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _GONE_WITHIN_S = 3.0
 _LISTS_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children")
