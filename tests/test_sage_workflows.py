@@ -254,18 +254,31 @@ def test_a_second_run_takes_most_of_its_research_from_the_cache(
 
 
 @pytest.mark.requirement("ORCH-019")
-def test_a_changed_source_file_makes_local_research_run_again(finished: dict[str, Finished]) -> None:
+def test_a_changed_source_file_makes_local_research_run_again(
+    finished: dict[str, Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
     sage = finished["typescript"].sage
+    _share_keys(sage, monkeypatch)
     source = sage.project / "src/store.ts"
     text = source.read_text()
-    source.write_text(text + "\nexport const RATE_LIMIT = 50;\n")
-    try:
-        changed = sage.run("feature", FEATURE, "--run-id", "changed")
-    finally:
-        source.write_text(text)
-    assert changed.cached == set()
-    back = sage.run("feature", FEATURE, "--run-id", "back")
-    assert len(back.cached) >= 4
+    with Supervisor(sage.project) as supervisor:
+
+        def cached(run_id: str) -> set[str]:
+            spec = load(_template("feature", sage.project))
+            run = supervisor.start(spec, run_id=run_id, inputs={"topic": FEATURE})
+            run.result(60).raise_for_status()
+            return {
+                str(each.node)
+                for each in run.events()
+                if each.event == "node_succeeded" and each.data["cached"]
+            }
+
+        source.write_text(text + "\nexport const RATE_LIMIT = 50;\n")
+        try:
+            assert cached("changed") == set()
+        finally:
+            source.write_text(text)
+        assert len(cached("back")) >= 4
 
 
 # ------------------------------------------------------------------ days, many at once, many processes

@@ -22,7 +22,7 @@ G-14  the end state is consistent: every node in an ended state, by the rules of
 G-15  fairness: with two runs ready, neither starves
 G-16  open breaker: no guarded node executes without a permit; waiting burns no attempts; no permit is kept
 
-SAGE_SIM_RUNS is how many runs are played (800 by default, about two in a world), SAGE_SIM_SEED the first
+SAGE_SIM_RUNS is how many runs are played (2,000 by default, about two in a world), SAGE_SIM_SEED the first
 seed. A failure prints its seed, a smaller world that fails as well, and the end of its history.
 """
 
@@ -41,9 +41,9 @@ from simulation.world import Settings, World
 from sage_actors.supervisor.core.run_core import RunCore
 from sage_actors.supervisor.definitions.loading import load_dict
 
-WORLDS = int(os.environ.get("SAGE_SIM_RUNS", "800")) // 2
+WORLDS = int(os.environ.get("SAGE_SIM_RUNS", "2000")) // 2
 FIRST = int(os.environ.get("SAGE_SIM_SEED", "0"))
-PARTS = 10
+PARTS = 20
 
 
 def play(seed: int, settings: Settings | None = None) -> World:
