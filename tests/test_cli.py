@@ -413,7 +413,7 @@ def test_a_full_disk_behind_a_stream_is_told_by_the_other_and_by_the_exit_code(
         inside("run", flow)
     words = [flow if each == "FLOW" else each for each in command]
     with open("/dev/full", "w") as device:
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, full: device}
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, full: device}
         done = subprocess.run(
             [sys.executable, "-m", "sage_actors", *words],
             **streams,
