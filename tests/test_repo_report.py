@@ -679,15 +679,6 @@ def test_dates_that_no_calendar_has_are_no_failure(repository: Repository, tmp_p
         assert result["history"]["commits"] == 1
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an unpacked archive, not a clone")
-def test_this_repository_is_reported(tmp_path: Path) -> None:
-    text, result = report(ROOT, tmp_path / "report.md")
-    assert result["totals"]["code_lines"] > 1000
-    assert any(row["name"] == "Python" for row in result["languages"])
-    assert "## Languages" in text
-    assert not result["failed"]
-
-
 def test_flaky_steps_fail_as_often_as_they_say() -> None:
     fetch = step("flaky_steps:fetch")
     context = type("Context", (), {"attempt": 1, "node_id": "fetch"})()
