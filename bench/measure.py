@@ -60,8 +60,9 @@ class Figure:
     def value_text(self) -> str:
         """The value, in as many digits as it takes to see it beyond a budget that it misses."""
         digits = 3
-        while self.met is False and digits < 12 and number(self.value, digits) == number(self.budget, digits):
-            digits += 1
+        if self.budget is not None and not self.met:
+            while digits < 12 and number(self.value, digits) == number(self.budget, digits):
+                digits += 1
         return f"{number(self.value, digits)} {self.unit}"
 
     def to_dict(self) -> dict[str, Any]:

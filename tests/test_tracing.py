@@ -52,7 +52,7 @@ def said(span: ReadableSpan) -> dict[str, Any]:
 
 def _id_of(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.span_id
+    return int(span.context.span_id)
 
 
 def run(project: Path, flow: Workflow, recorder: Recorder) -> Any:

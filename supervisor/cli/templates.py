@@ -52,7 +52,6 @@ def list_command(project: Path, as_json: bool) -> None:
     if as_json:
         _print_json([_entry(template, checked) for template, checked in found])
         return
-    from sage_actors.supervisor.cli.display import one_line
 
     width = max(len(template.name) for template, _ in found)
     for template, checked in found:
