@@ -53,7 +53,7 @@ from sage_actors.supervisor.recovery.changes import Accept
 from sage_actors.supervisor.recovery.opening import Opened, Opening
 from sage_actors.supervisor.sandboxing import make_confinement
 from sage_actors.supervisor.supervisor import AddRun, Ask, Stop, SupervisorActor
-from sage_actors.supervisor.usage import check_amount, check_whole, refuse_others
+from sage_actors.supervisor.usage import check_amount, check_whole, refuse_others, refuse_unspeakable
 
 if TYPE_CHECKING:
     from sage_actors.actors.egress.decisions import Decision
@@ -136,6 +136,7 @@ class Supervisor:
         self.project = Path(project).absolute()
         if not self.project.is_dir():
             raise UsageError(f"the project directory {self.project} does not exist")
+        refuse_unspeakable(self.project, *search_paths)
         config = load_config(self.project)
         durability = durability or config.durability or "strict"
         if durability not in DURABILITIES:

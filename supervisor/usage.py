@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import UsageError
 from sage_actors.supervisor.definitions.workflow import Workflow
 
-__all__ = ["check_amount", "check_whole", "refuse_others"]
+__all__ = ["check_amount", "check_whole", "refuse_others", "refuse_unspeakable"]
+
+
+def refuse_unspeakable(*paths: str | Path) -> None:
+    """UsageError for a path that workers and journals, which are told of it as text, could not name."""
+    for each in paths:
+        try:
+            str(each).encode()
+        except UnicodeEncodeError as cause:
+            raise UsageError(
+                f"the path {str(each)!r} is no Unicode; rename it, or use another --project"
+            ) from cause
 
 
 def refuse_others(flow: object, run_id: object, inputs: object) -> None:

@@ -835,6 +835,17 @@ def test_delete_asks_first_and_prune_goes_by_age(sage: CommandLine, inside: Insi
     assert [row["run_id"] for row in json.loads(inside("list", "--json").stdout)] == ["three"]
 
 
+def test_a_project_whose_path_is_no_text_is_refused(sage: CommandLine) -> None:
+    project = os.path.join(os.fsencode(sage.project), b"\xff")
+    os.mkdir(project)
+    with open(os.path.join(project, b"flow.json"), "w") as file:
+        json.dump({"name": "flow", "nodes": [noted("a")]}, file)
+    command = [sys.executable, "-m", "sage_actors", "run", "flow.json"]
+    done = subprocess.run(command, cwd=project, env=sage.environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "is no Unicode" in done.stderr
+
+
 def test_another_project_is_named_by_an_option_and_in_the_hints(sage: CommandLine, inside: Inside) -> None:
     other = sage.home / "other project"
     other.mkdir()

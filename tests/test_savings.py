@@ -235,7 +235,11 @@ def test_the_budget_of_a_definition_holds_over_a_resume(tmp_path: Path) -> None:
     with make_supervisor(tmp_path) as supervisor:
         for _ in range(2):
             outcome = supervisor.run(spec, run_id="one")
-            assert (outcome.status, outcome.reason) == ("paused", "budget: 61 tokens are used, of 60")
+            assert (outcome.status, outcome.reason) == (
+                "paused",
+                "budget: 61 tokens are used, of 60; resume with a larger budget "
+                "(--max-tokens; max_tokens= or max_cost= of a Supervisor)",
+            )
         assert supervisor.resume("one").result(30).status == "paused"
     assert history(tmp_path, "one").tokens["input_tokens"] == 60
 

@@ -249,7 +249,8 @@ def _problem_lines(outcome: Outcome, project: Path) -> list[str]:
         return [head, *_answers(outcome, project), f"Continue with: {again}"]
     lines = [f"Run {outcome.run_id} {_past(outcome.status)}" + _because(outcome)]
     lines += _error_lines(outcome.errors)
-    return [*lines, f"Try what failed again, keeping the rest: {again}"]
+    then = "Continue with" if outcome.status == "cancelled" else "Try what failed again, keeping the rest"
+    return [*lines, f"{then}: {again}"]
 
 
 def _answers(outcome: Outcome, project: Path) -> list[str]:

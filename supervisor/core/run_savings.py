@@ -20,6 +20,7 @@ from sage_actors.supervisor.core.run_state import RunState
 __all__ = ["RunSavings", "question_of"]
 
 _WORKING = (st.READY, st.RUNNING)
+_LARGER = "resume with a larger budget (--max-tokens; max_tokens= or max_cost= of a Supervisor)"
 _TOLD_AGAIN = ("raw_bytes", "kept_bytes", "raw_tokens", "kept_tokens", "tokenizer")
 
 
@@ -138,9 +139,9 @@ class RunSavings(RunState):
         """Why nothing more may start, if the budget is used up."""
         options = self.options
         if options.max_tokens is not None and self._used_tokens() >= options.max_tokens:
-            return f"budget: {self._used_tokens():,.0f} tokens are used, of {options.max_tokens:,}"
+            return f"budget: {self._used_tokens():,.0f} tokens are used, of {options.max_tokens:,}; {_LARGER}"
         if options.max_cost is not None and self.usage["cost"] >= options.max_cost:
-            return f"budget: {self.usage['cost']:g} is spent, of {options.max_cost:g}"
+            return f"budget: {self.usage['cost']:g} is spent, of {options.max_cost:g}; {_LARGER}"
         return None
 
     def _why_over_budget(self) -> str:
@@ -154,8 +155,7 @@ class RunSavings(RunState):
             )
         if self.options.max_cost is not None:
             limits.append(f"{cost:g} where {self.usage['cost']:g} of {self.options.max_cost:g} is spent")
-        larger = "resume with a larger budget (--max-tokens; max_tokens= or max_cost= of a Supervisor)"
-        return f"budget: {self.id_of(node)} may use {' and '.join(limits)}; {larger}"
+        return f"budget: {self.id_of(node)} may use {' and '.join(limits)}; {_LARGER}"
 
     def _used_tokens(self) -> float:
         return self.usage["input_tokens"] + self.usage["output_tokens"]
