@@ -275,7 +275,7 @@ class Supervisor:
         self._refuse_wider(spec)
         refuse_absent(spec, self.project)
         values = unpack(pack(resolve_inputs(spec, inputs or {}), what="the inputs"))  # as a resume reads them
-        name = check_run_id(run_id or default_run_id(spec, values))
+        name = check_run_id(default_run_id(spec, values) if run_id is None else run_id)
         options = self._options(spec, listening)
         for node in all_nodes(spec):
             if node.operation.sandbox == "trusted":
@@ -470,7 +470,8 @@ class Supervisor:
         if core.options.listening:
             total = core.total
             name = core.plan.spec.name
-            data: dict[str, Any] = {"workflow": name, "nodes": total, "resumed": True, "completed": total}
+            data: dict[str, Any] = {"workflow": name, "nodes": total, "resumed": True}
+            data["completed"] = outcome.counts["succeeded"]
             handle.publish(Event("run_started", core.run_id, now, None, data))
             data = {
                 "status": "succeeded",

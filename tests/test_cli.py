@@ -428,6 +428,21 @@ def test_a_full_disk_behind_a_stream_is_told_by_the_other_and_by_the_exit_code(
     assert "Traceback" not in told
 
 
+def test_a_run_that_is_told_again_is_told_as_it_was(sage: CommandLine, inside: Inside) -> None:
+    flow = sage.flow(
+        noted("a"), shell("b", "false", on_failure="continue"), shell("c", "true", when="${a | x}")
+    )
+    first, again = (events(inside("run", flow, "--json").stdout) for _ in range(2))
+    assert again[-1]["counts"] == first[-1]["counts"]
+    assert again[-1]["counts"].items() >= {"succeeded": 1, "failed": 1, "skipped": 1}.items()
+    assert (again[0]["nodes"], again[0]["completed"]) == (3, 1)
+
+
+def test_an_empty_run_id_is_none(sage: CommandLine, inside: Inside) -> None:
+    assert "'' is no run id" in inside("run", sage.flow(noted("a")), "--run-id", "", code=2).stderr
+    assert sage.count("ran-a") == 0
+
+
 def test_a_text_is_shown_to_a_program_as_it_is(sage: CommandLine) -> None:
     (sage.project / "odd.py").write_text("def make():\n    return '\\x1b[1mbold\\x1b[0m'\n")
     sage("run", sage.flow({"id": "a", "type": "python", "call": "odd:make"}))

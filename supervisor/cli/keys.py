@@ -30,8 +30,9 @@ _yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.group("keys", invoke_without_command=True)
+@json_option
 @click.pass_context
-def keys_command(ctx: click.Context) -> None:
+def keys_command(ctx: click.Context, as_json: bool) -> None:
     """The key that seals saved state: from $SAGE_STATE_KEY, else the OS keychain, else a private file.
 
     Only `export`, and `rotate` for $SAGE_STATE_KEY, give a key out, and only when told to.
@@ -44,7 +45,7 @@ def keys_command(ctx: click.Context) -> None:
       sage-actors keys drop 45bf91b02b93b065    # forget the old key
     """
     if ctx.invoked_subcommand is None:
-        ctx.invoke(_show_keys)
+        ctx.invoke(_show_keys, as_json=as_json)
 
 
 @keys_command.command("show")

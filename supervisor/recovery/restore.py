@@ -295,6 +295,10 @@ def _apply_run(restored: Restored, run: RunCore, record: Record) -> None:
     elif isinstance(record, RunFinished):
         restored.status, restored.reason, restored.ended_at = record.status, record.reason, record.at
         restored.seconds += record.seconds
+        if (
+            record.status == "succeeded"
+        ):  # with what failed and was skipped, and how often something was tried again
+            run.counts.update(record.counts)
 
 
 def _resolved(restored: Restored, run: RunCore, record: DecisionTaken) -> None:
