@@ -4,6 +4,8 @@
     state actor             note(frame)        >  gathered for 50 ms  ->  one line a run  ->  one write
     state actor             settle()         /    `settle` does not wait for them, and syncs
 
+With very many runs at once it is gathered for longer, so that writing takes a twentieth of the time and not more.
+
 A node's transition costs a place in a list there: nobody waits for its line. What waits is a decision of a person, the
 end of a run, and whatever must not go on unrecorded: `settle` and `record_now` return when the records are on the
 device, or raise.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,6 +36,8 @@ __all__ = ["Audit", "AuditActor", "RunAudit", "Translate", "states_entry"]
 
 _log = logging.getLogger(__name__)
 _GATHER_S = 0.05
+_LONGEST_GATHER_S = 1.0
+_SHARE = 0.05  # of the time, for writing
 _ANSWER_S = 60.0
 _MOST_KEPT = 10_000  # records that wait for a log that cannot be written
 
@@ -69,6 +74,7 @@ class AuditActor(MailboxActor):
     def __init__(self, log: AuditLog, hurry: threading.Event, audit: Audit) -> None:
         super().__init__()
         self._audit_log, self._hurry, self._audit = log, hurry, audit
+        self._gather_s = _GATHER_S
         self._kept: list[dict[str, Any]] = []
 
     def on_receive(self, message: Any) -> Any:
@@ -78,8 +84,11 @@ class AuditActor(MailboxActor):
             return self._settle(message.run)
         if not isinstance(message, (_Event, _Frames)):
             return super().on_receive(message)
-        self._hurry.wait(_GATHER_S)
+        self._hurry.wait(self._gather_s)
+        began = time.thread_time()
         self._flush([message, *self._drain()])
+        wanted = (time.thread_time() - began) / _SHARE
+        self._gather_s = min(max(_GATHER_S, wanted), _LONGEST_GATHER_S)
         return None
 
     def on_stop(self) -> None:
