@@ -438,6 +438,13 @@ def test_a_run_that_is_told_again_is_told_as_it_was(sage: CommandLine, inside: I
     assert (again[0]["nodes"], again[0]["completed"]) == (3, 1)
 
 
+def test_a_run_that_keeps_nothing_is_not_said_to_go_on(sage: CommandLine, inside: Inside) -> None:
+    for node, code in ((shell("a", "exit 3"), 1), ({"id": "a", "type": "approval"}, 5)):
+        done = inside("run", sage.flow(node), "--durability", "none", code=code)
+        assert "it cannot be continued" in done.stderr
+        assert "sage-actors resume" not in done.stderr
+
+
 def test_an_empty_run_id_is_none(sage: CommandLine, inside: Inside) -> None:
     assert "'' is no run id" in inside("run", sage.flow(noted("a")), "--run-id", "", code=2).stderr
     assert sage.count("ran-a") == 0

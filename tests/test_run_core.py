@@ -133,6 +133,18 @@ def test_a_timeout_counts_from_the_begin_of_the_wait_over_a_resume(definition: d
     assert again.errors[0]["type"] == "TimeoutExceeded"
 
 
+def test_an_approval_whose_time_was_over_before_a_resume_asks_nobody() -> None:
+    core = Core()
+    late = node("a", **{**ASK, "timeout": 60, "fallback": "late"})
+    run = core.run({"nodes": [late]}, waits_for_people=False)
+    core.ack()
+    assert run.status == "paused"
+    core.clock.advance(61)
+    again = core.resume(run, waits_for_people=False)
+    core.ack()
+    assert (again.status, again.results()) == ("succeeded", {"a": "late"})
+
+
 def test_an_answer_in_time_is_not_undone_by_the_timeout() -> None:
     core = Core()
     run = core.run({"nodes": [node("a", **ASK, timeout=60), node("b", **WAIT)]})

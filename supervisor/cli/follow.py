@@ -227,15 +227,18 @@ class Follower:
         self._items.put(None)  # SimpleQueue.put may be called in a signal handler
 
 
-def report(outcome: Outcome, *, mode: Mode, project: Path) -> int:
-    """Say how a run ended and what to do next; the exit code. In JSON mode the events have said it."""
+def report(outcome: Outcome, *, mode: Mode, project: Path, is_kept: bool = True) -> int:
+    """Say how a run ended and what to do next; the exit code. In JSON mode the events have said it.
+
+    is_kept: whether anything of it was written, so that it can go on.
+    """
     if outcome.status == "succeeded":
         if mode in ("plain", "live") and outcome.measured.get("artifacts"):  # a person wants those
             click.echo(f"The whole result: {command_line(project, 'show', outcome.run_id)}")
         elif mode != "json":
             click.echo(results_text(outcome.results))
     else:
-        for line in _problem_lines(outcome, project):
+        for line in _problem_lines(outcome, project) if is_kept else _lost_lines(outcome):
             click.echo(line, err=True)
     return outcome.exit_code
 
@@ -251,6 +254,14 @@ def _problem_lines(outcome: Outcome, project: Path) -> list[str]:
     lines += _error_lines(outcome.errors)
     then = "Continue with" if outcome.status == "cancelled" else "Try what failed again, keeping the rest"
     return [*lines, f"{then}: {again}"]
+
+
+def _lost_lines(outcome: Outcome) -> list[str]:
+    """Of a run that nobody can continue."""
+    reason = "" if outcome.errors or outcome.status == "cancelled" else f": {one_line(outcome.reason)}"
+    paused = "is paused" if outcome.status == "paused" else _past(outcome.status)
+    lines = [f"Run {outcome.run_id} {paused}{reason}", *_error_lines(outcome.errors)]
+    return [*lines, "Nothing of it was written (durability none): it cannot be continued."]
 
 
 def _answers(outcome: Outcome, project: Path) -> list[str]:

@@ -377,7 +377,8 @@ def _show(
                 )
         finally:
             screen.close()
-    return report(outcome, mode=mode, project=chosen.project)
+    is_kept = supervisor.durability != "none"
+    return report(outcome, mode=mode, project=chosen.project, is_kept=is_kept)
 
 
 @contextmanager

@@ -96,6 +96,12 @@ class RunCore(RunEnding):
         """What waited when the last process ended waits on; what it executed with effect `once` is in doubt."""
         now = self.clock.now()
         for reason, node, delay in self.resumed_waits:
+            if (
+                reason == "approval" and delay == 0
+            ):  # a timer would come after the pause that asks for the answer
+                del self.held[node]
+                self._waited_too_long(node)
+                continue
             if delay is not None:
                 self.ports.timer(self, self.clock.monotonic() + delay, (reason, node, self.attempts[node]))
             told = {"message": self._question(node)} if reason == "approval" else {}
