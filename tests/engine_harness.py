@@ -23,7 +23,7 @@ T = TypeVar("T")
 HERE = Path(__file__).parent
 KEYS = KeyRing((MasterKey(bytes(range(32))),), "environment")
 KEY_TEXT = "sak1-AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def wait_until(condition: Callable[[], T], *, what: str = "", timeout_s: float = DEADLINE_S) -> T:

@@ -18,7 +18,7 @@ from sage_actors.messages.codec import pack, unpack
 E = TypeVar("E")
 Key = tuple[int, int, int]
 HERE = str(Path(__file__).parent)
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = DEADLINE_S, *, what: str = "") -> Any:
@@ -116,7 +116,7 @@ class PoolHarness:
                     return event
                 position += 1
             left = until - time.monotonic()
-            assert left > 0, f"no {kind.__name__} in {timeout_s} s; seen: {self.seen[-10:]}"
+            assert left > 0, f"no {kind.__name__} in {timeout_s} s; seen: {self.lately()}"
             try:
                 self.seen.append(self.events.get(timeout=left))
             except queue.Empty:
@@ -136,7 +136,7 @@ class PoolHarness:
         until = time.monotonic() + timeout_s
         while (found := find()) is None:
             left = until - time.monotonic()
-            assert left > 0, f"no result of {key} in {timeout_s} s; seen: {self.seen[-10:]}"
+            assert left > 0, f"no result of {key} in {timeout_s} s; seen: {self.lately()}"
             try:
                 self.seen.append(self.events.get(timeout=left))
             except queue.Empty:
@@ -158,6 +158,10 @@ class PoolHarness:
 
     def lost(self, worker: int, timeout_s: float = DEADLINE_S) -> WorkerLost:
         return self.wait_for(WorkerLost, lambda event: event.worker == worker, timeout_s)
+
+    def lately(self) -> list[str]:
+        """What was seen last, each cut short: a result may have 60 MiB."""
+        return [str(event)[:1000] for event in self.seen[-10:]]
 
     def pid(self, worker: int) -> int:
         """Of a worker that is ready."""
