@@ -57,6 +57,7 @@ _log = logging.getLogger(__name__)
 _TICK = object()
 _MOST_EVENTS = 64  # that are told before the next dispatch
 _APPEND_BYTES = 4 << 20  # of results that are put into one append; a frame must hold it
+_EVIDENCE_CHARS = 500  # of each of the last lines of a worker that is gone
 
 
 @dataclass(slots=True)
@@ -615,7 +616,8 @@ class SupervisorActor(MailboxActor):
         text = redact_text("\n".join(evidence.last_lines))[0]
         for run in self.engine.runs.values():
             text = run.without_secrets(text)
-        return replace(evidence, last_lines=tuple(text.split("\n")) if text else ())
+        lines = tuple(line[:_EVIDENCE_CHARS] for line in text.split("\n")) if text else ()
+        return replace(evidence, last_lines=lines)
 
     def _logs(self, message: pp.Logs) -> None:
         by_run: dict[int, list[list[Any]]] = {}

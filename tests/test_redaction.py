@@ -11,6 +11,7 @@ from secret_samples import Draw, sample
 from sage_actors.actors.state.actor import Append, CommitFailed, Committed, OpenRun, StateActor
 from sage_actors.actors.state.journal_format import Location
 from sage_actors.actors.user_config import load_user_config
+from sage_actors.actors.workers.output import LogBook
 from sage_actors.actors.workers.redaction import Redactor, add_note, parse_secrets
 from sage_actors.messages.codec import pack, unpack
 from sage_actors.messages.errors import DefinitionError, Problem, ResultError, SecretInStateError
@@ -117,7 +118,30 @@ def test_attempts_do_not_get_each_others_lines(redactor: Redactor) -> None:
 
 
 def test_a_line_without_end_is_not_held_for_ever(redactor: Redactor) -> None:
-    assert redactor.rows([row("x" * 5000)]) == [row("x" * 5000)]
+    (told,) = redactor.rows([row("x" * 5000)])
+    (rest,) = redactor.rows([END])
+    assert told[4] + rest[4] == "x" * 5000
+    assert len(told[4]) > 1000
+
+
+@pytest.mark.parametrize("cut", range(1, len(TOKEN), 3))
+def test_a_secret_in_two_pieces_of_a_long_line_is_found(redactor: Redactor, cut: int) -> None:
+    told = redactor.rows([row("x" * 70_000 + TOKEN[:cut])])
+    told += redactor.rows([row(TOKEN[cut:] + "y" * 70_000)])
+    told += redactor.rows([END])
+    assert "".join(each[4] for each in told) == "x" * 70_000 + "[redacted:env.TOKEN]" + "y" * 70_000
+
+
+@pytest.mark.parametrize("cut", range(1, len(TOKEN), 3))
+def test_where_output_is_cut_no_half_of_a_secret_is_left(redactor: Redactor, cut: int) -> None:
+    for pieces in ([TOKEN + " and so on"], [TOKEN[:3], TOKEN[3:], " and so on", "more"]):
+        book = LogBook(redactor, cap_bytes=100 + cut)
+        book.add(KEY, "stdout", "x" * 99 + " ")
+        for piece in pieces:
+            book.add(KEY, "stdout", piece)
+        book.end(KEY)
+        text = "".join(each[4] for each in book.take())
+        assert text == "x" * 99 + f" [redacted:env.TOKEN]\n[output cut: more than {100 + cut} characters]\n"
 
 
 def test_output_of_nobody_in_particular_is_not_held(redactor: Redactor) -> None:

@@ -21,7 +21,7 @@ __all__ = ["WorkerHandle"]
 
 _CHUNK = 256 * 1024
 _TAIL_LINES = 40
-_TAIL_LINE_CHARS = 500
+_TAIL_LINE_CHARS = 4000  # the supervisor cuts them, when it has looked for secrets in them
 _FATAL = "Fatal Python error"  # the first line of faulthandler
 _UNREAD_BYTES = 65536
 _CHOKING_BYTES = 32768

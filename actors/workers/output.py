@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 import select
 import sys
 import threading
@@ -25,6 +26,8 @@ Key = tuple[int, int, int]
 UNKNOWN: Key = (-1, -1, -1)
 ATTEMPT_CAP_BYTES = 1024 * 1024
 _CHUNK = 65536
+_GAP = re.compile(r"[\s\"',;&|<>()]")
+_GAP_CHARS = 4096  # beyond the cap, until the next gap
 
 
 def safe_text(text: str) -> str:
@@ -43,13 +46,21 @@ class LogBook:
 
     def add(self, key: Key, stream: str, text: str) -> None:
         before = self._sizes.get(key, 0)
-        if before > self._cap:
+        if before > self._cap + _GAP_CHARS:
             return
         after = before + len(text)
         self._sizes[key] = after
-        if after > self._cap:
-            text = text[: self._cap - before] + f"\n[output cut: more than {self._cap} characters]\n"
+        if after > self._cap and (end := self._end(text, self._cap - before)) is not None:
+            self._sizes[key] = self._cap + _GAP_CHARS + 1
+            text = text[:end] + f"\n[output cut: more than {self._cap} characters]\n"
         self.rows.append([*key, stream, text])
+
+    def _end(self, text: str, most: int) -> int | None:
+        """Where to cut a text that is longer than `most`: between two words, as half a secret would not be known for
+        one. None: that is not in it."""
+        gap = _GAP.search(text, max(0, most))
+        last = most + _GAP_CHARS
+        return min(gap.start(), last) if gap else last if len(text) > last else None
 
     def end(self, key: Key) -> None:
         """The attempt is over: its count is not needed any more, and no line of it waits for its end."""

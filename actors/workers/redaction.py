@@ -32,6 +32,7 @@ __all__ = ["DEFAULT_POLICY", "Redactor", "add_note", "found_in_result", "parse_s
 _MOST_NOTES = 50  # findings of an attempt that are noted one by one
 DEFAULT_POLICY = SecretsPolicy()
 _MOST_HELD = 4096  # characters of a line that is not complete
+_LEAST_HELD = 2048  # of one that is longer: what a secret could begin in, and the next read ends
 
 Key = tuple[int, int, int]
 
@@ -91,8 +92,11 @@ class Redactor:
     def _complete(self, key: Key, stream: str, text: str) -> str:
         """`text` up to the end of its last line; the rest is held."""
         end = text.rfind("\n") + 1
-        if end == len(text) or len(text) - end > _MOST_HELD:
+        if end == len(text):
             return text
+        if len(text) - end > _MOST_HELD:
+            text = self._clean(text)
+            end = max(len(text) - _LEAST_HELD, text.rfind("\n") + 1)
         self._held[key, stream] = text[end:]
         return text[:end]
 
