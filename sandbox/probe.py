@@ -56,7 +56,6 @@ _LANDLOCK_GAPS = (
     "changing a file's mode, owner, times or attributes by its path is refused, inside the project too",
     "SysV shared memory, message queues and inotify are refused; temporary files are not private in memory",
     "the number of processes is not limited by the kernel, only watched",
-    "what detaches itself can survive a kill -9 of the process that starts the workers",
 )
 
 
@@ -231,6 +230,7 @@ def _landlock_gaps() -> Iterator[str]:
         yield "Landlock is older than version 3: files outside that this user may write can be emptied"
     if version < 6:
         yield "no Landlock of version 6: this user's other processes can be signalled"
+        yield "what detaches itself can survive a kill -9 of the process that starts the workers"
 
 
 def _no_gaps() -> Iterator[str]:

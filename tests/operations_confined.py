@@ -67,8 +67,9 @@ def serve_itself() -> str:
 def leave_a_daemon(mark: str) -> str:
     """A process that detaches itself in every way there is."""
     code = (
-        "import os, signal, sys, time\n"
+        "import ctypes, os, signal, sys, time\n"
         "if os.fork(): os._exit(0)\n"
+        "ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\n"  # nobody of this user may look into it
         "os.setsid()\n"
         "if os.fork(): os._exit(0)\n"
         "[signal.signal(s, signal.SIG_IGN) for s in (1, 2, 15)]\n"
@@ -80,7 +81,7 @@ def leave_a_daemon(mark: str) -> str:
 
 def linger(mark: str, started: str) -> None:
     leave_a_daemon(mark)
-    Path(started).touch()
+    Path(started).write_text("yes")
     time.sleep(120)
 
 

@@ -9,7 +9,7 @@ Keeper and workers are subreapers: what a worker's operation daemonises stays be
 child of the keeper the moment the worker dies. So every child of the keeper that is no worker is a stray of a
 dead worker: it is killed before the worker's end is reported. Forking is safe here as there is one thread.
 
-A SIGKILL of the keeper itself kills the workers (PR_SET_PDEATHSIG) but not what they had started.
+A SIGKILL of the keeper itself kills the workers (PR_SET_PDEATHSIG), and the guard (guard.py) what they had started.
 Elsewhere than on Linux there are no subreapers: what daemonises itself escapes.
 """
 
@@ -108,6 +108,7 @@ class Keeper:
         self._parent_fd = -1
         self._finished = False
         self._placeholders: list[Any] = []
+        self._guard: Any = None
 
     def run(self) -> None:
         self._prepare()
@@ -134,7 +135,14 @@ class Keeper:
             self._broker_fd = self._fds.popleft()
         os.environ.clear()
         os.environ.update(said["environ"])
-        self._announce(self._enter_sandbox())
+        if self._confined:
+            from sage_actors.actors.pool.guard import Guard
+
+            self._guard = Guard(self._parent_pid)
+        entered = self._enter_sandbox()
+        if self._guard is not None:
+            self._guard.tell(self._placeholders, self._temporary)
+        self._announce(entered)
         gc.collect()
         gc.freeze()  # what is here now is never collected: workers do not copy its pages by looking
 
@@ -321,7 +329,10 @@ class Keeper:
 
     def _kill_strays(self) -> None:
         until = time.monotonic() + _STRAYS_S
-        while strays := [pid for pid in children_of(os.getpid()) if pid not in self._children]:
+        guard = None if self._guard is None else self._guard.pid
+        while strays := [
+            pid for pid in children_of(os.getpid()) if pid not in self._children and pid != guard
+        ]:
             for stray in strays:
                 for pid in (stray, *descendants_of(stray)):
                     _kill(pid, signal.SIGKILL)
@@ -366,6 +377,8 @@ class Keeper:
         return code
 
     def _close_all(self) -> None:
+        if self._guard is not None:
+            self._guard.forget()
         self._selector.close()
         self._channel.close()
         for fd in (self._wake_read, self._wake_write, self._parent_fd, *self._fds):
