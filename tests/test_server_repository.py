@@ -168,6 +168,16 @@ def test_touching_a_file_or_writing_what_a_run_writes_changes_no_state(root: Pat
     assert repository_state(root) == before
 
 
+def test_what_a_test_run_leaves_behind_changes_no_state(root: Path) -> None:
+    before = repository_state(root)
+    for name in ("__pycache__/a.pyc", "part/.pytest_cache/v", "part/node_modules/x/index.js"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("left")
+    assert repository_state(root) == before
+    (root / "part/new.py").write_text("x = 1\n")
+    assert repository_state(root) != before
+
+
 def test_a_clone_has_the_state_of_its_original(root: Path, tmp_path: Path) -> None:
     (root / "new.py").unlink()
     git(tmp_path, "clone", "-q", str(root), "clone")

@@ -49,10 +49,10 @@ _OUTPUT_BYTES = 64_000_000
 _MAX_FILES = 50_000
 _MAX_TOUCHED = 100  # files of one commit that are kept: an import of a thousand files says nothing about one
 _HASHED_BYTES = 1_000_000  # a larger file that differs counts by its size and time
-_SKIPPED_FOLDERS = _words(
-    "node_modules bower_components __pycache__ site-packages .venv venv env .tox .nox .eggs .mypy_cache"
-    " .pytest_cache .ruff_cache .hg .svn build dist target"
+_LEFT_BY_TOOLS = _words(
+    "node_modules bower_components __pycache__ .venv .tox .nox .eggs .mypy_cache .pytest_cache .ruff_cache"
 )
+_SKIPPED_FOLDERS = _LEFT_BY_TOOLS | _words("site-packages venv env .hg .svn build dist target")
 _ENTRY = re.compile(
     rb"(\d{6}) ([0-9a-f]{40,64}) \d\t([^\0]+)\0"
     rb"  ctime: [^\n]*\n  mtime: (\d+):(\d+)\n[^\n]*\n[^\n]*\n  size: (\d+)\t[^\n]*\n"
@@ -119,7 +119,10 @@ class Repository:
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
-        """Tracked, and untracked but not ignored; sorted. No links, no submodules, nothing of `EXCLUDED`."""
+        """Tracked, and untracked but neither ignored nor left by tools, such as `__pycache__/`; sorted.
+
+        No links, no submodules, nothing of `EXCLUDED`.
+        """
         return self._listing.files
 
     @property
@@ -244,7 +247,12 @@ class Repository:
                 known = content.decode() if clean and settled else None
                 found[path] = SourceFile(path, file.size_bytes, file.mtime_ns, known)
         for name in others.split(b"\0"):
-            if name and (file := self._inside.file(os.fsdecode(name))) is not None:
+            path = os.fsdecode(name)
+            if (
+                name
+                and _LEFT_BY_TOOLS.isdisjoint(path.split("/"))
+                and (file := self._inside.file(path)) is not None
+            ):
                 found[file.path] = file
         notes = (f"submodules are not looked into: {', '.join(submodules[:5])}",) if submodules else ()
         return _Listing(tuple(found[path] for path in sorted(found)), git=True, notes=notes)
