@@ -877,3 +877,21 @@ def test_a_test_that_has_a_sentence_for_a_name_is_found_by_it(tmp_path: Path) ->
     assert "`queue refuses too much` (`test/a.test.js:3`): named in the report" in text
     assert "npm test -- test/a.test.js" in text
     assert "`drain`" not in text
+
+
+def test_an_enhancement_is_about_all_of_its_topic_and_asks_for_no_new_thing(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "README.md": "# shop\n\nA shop for people who like books.\n\nErrors of the bank are shown.\n\n"
+            "A hook of the shop can tell of errors.\n",
+            "app/hooks.py": "def run_hooks(hooks):\n    return [hook() for hook in hooks]\n",
+        },
+    )
+    _, text, _ = create(tmp_path, topic="clearer errors of hooks", kind="enhancement")
+    assert "A hook of the shop can tell of errors." in text
+    assert "Errors of the bank" not in text
+    assert "Does this not do it already" not in text
+    assert "How is it configured" not in text
+    assert Topic("less overhead of hooks", is_there=True).thing_stems == ("hook",)
+    assert Topic("overhead", is_there=True).thing_stems == ("overhead",)

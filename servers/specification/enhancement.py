@@ -8,7 +8,7 @@ from collections import Counter
 
 from sage_actors.servers.specification import background, sections
 from sage_actors.servers.specification.feature import questions
-from sage_actors.servers.specification.markdown import Document, code, plain
+from sage_actors.servers.specification.markdown import Document, amount, code, plain
 from sage_actors.servers.specification.measured import Measured
 from sage_actors.servers.specification.places import Spot, near, spots
 from sage_actors.servers.specification.requirements import Requirements, project_requirements
@@ -117,7 +117,7 @@ def write_enhancement(study: Study, document: Document) -> tuple[Requirements, l
     background.history(study, document)
     figured = "those under “Before” are what was measured." if figures else "nothing was measured."
     asked = [f"What is better, and by how much? The request gives no figure; {figured}"]
-    asked += questions(study, document, found)[1:] if not found else questions(study, document, found)
+    asked += questions(study, document, found)
     sections.open_questions(asked, document)
     sections.evidence_table(document)
     return into, found, asked
@@ -126,10 +126,12 @@ def write_enhancement(study: Study, document: Document) -> tuple[Requirements, l
 def _said(figures: FileFigures) -> str:
     hot = figures.hot
     parts = [
-        f"{figures.lines} lines",
-        f"complexity {hot.complexity}" if hot else f"{figures.branches} branches",
+        amount(figures.lines, "line"),
+        f"complexity {hot.complexity}"
+        if hot
+        else f"{figures.branches} branch{'es' * (figures.branches != 1)}",
     ]
-    parts += [f"{figures.commits} commit{'s' * (figures.commits != 1)}"] if figures.commits else []
+    parts += [amount(figures.commits, "commit")] if figures.commits else []
     parts.append(f"tested in {code(figures.tests[0])}" if figures.tests else "no test found for it")
     return ", ".join(parts)
 

@@ -52,13 +52,10 @@ def _begin(study: Study, document: Document, found: list[Spot]) -> None:
 def questions(study: Study, document: Document, found: list[Spot]) -> list[str]:
     """What the evidence leaves open, each with the reason why."""
     has_code = bool(study.sources.files("code"))
-    asked = [
-        *_offered(study, document),
-        *_meaning(study),
-        *_placing(document, found),
-        *_running(study, document),
-        *(_configuring(study, document) if has_code else ()),
-    ]
+    asked = _placing(document, found)
+    if study.kind == "feature":
+        asked = [*_offered(study, document), *_meaning(study), *asked, *_running(study, document)]
+        asked += _configuring(study, document) if has_code else []
     if study.test_check is None and has_code:
         asked.append("How is it tested? No test command was found in the project's files.")
     untested = [spot for spot in found[:4] if not spot.tests and len(spot.symbol.short_name) > 3]

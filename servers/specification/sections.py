@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 
 from sage_actors.servers.corpus.sources import Symbol
@@ -39,6 +40,7 @@ _OTHERWISE = 4
 _EXAMPLES = 3
 _EXAMPLE_FOLDERS = frozenset({"example", "examples", "sample", "samples", "demo", "demos"})
 _STRONG = 0.5  # of the best score of its operation
+_CODE = re.compile(r"=>|[{};]\s*$|^[\w.]+\(")  # of an example in a document: it says nothing in words
 
 
 def front_matter(study: Study, document: Document, provenance: str, level: str) -> None:
@@ -208,7 +210,7 @@ def _quotes(study: Study) -> list[Hit]:
     seen = set()
     for said in hits:
         hit = study.survey.sentence(said)
-        if hit is None or (hit.path, hit.line) in seen:
+        if hit is None or (hit.path, hit.line) in seen or _CODE.search(hit.text):
             continue
         seen.add((hit.path, hit.line))
         per_file[hit.path] += 1

@@ -76,7 +76,7 @@ class Study:
         skills: Any = None,
     ) -> None:
         self.kind: Kind = kind
-        self.topic = Topic(topic)
+        self.topic = Topic(topic, is_there=kind == "enhancement")
         self.sources = sources_of(project)
         self.evidence: Evidence = gather(research if research is not None else [], self.sources)
         self.survey = Survey(self.sources, self.topic, self.evidence)

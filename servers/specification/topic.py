@@ -94,25 +94,30 @@ def _parts(run: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Topic:
-    """The text as it was asked, and what is read out of it. Nothing is added to its words."""
+    """The text as it was asked, and what is read out of it. Nothing is added to its words.
+
+    is_there: it asks for no new thing but for a better one, so that all of its words say what that is.
+    """
 
     text: str
+    is_there: bool = False
 
     @cached_property
     def thing(self) -> str:
         """What stands before the first "for", "in", "of" ...: what is wanted."""
-        return _PLACE.split(self.text.strip(), maxsplit=1)[0]
+        return self.text.strip() if self.is_there else _PLACE.split(self.text.strip(), maxsplit=1)[0]
 
     @cached_property
     def place(self) -> str:
         """What stands behind it: where it is wanted; "" where the topic does not say."""
-        match = _PLACE.search(self.text.strip())
+        match = None if self.is_there else _PLACE.search(self.text.strip())
         return self.text.strip()[match.end() :].strip() if match else ""
 
     @cached_property
     def thing_stems(self) -> tuple[str, ...]:
-        """Stems of the words of `thing` that mean something."""
-        return _stems(self.thing)
+        """Stems of the words of `thing` that mean something; of what is to be better, no quality."""
+        found = _stems(self.thing)
+        return (tuple(part for part in found if part not in _QUALITIES) or found) if self.is_there else found
 
     @cached_property
     def place_stems(self) -> tuple[str, ...]:
@@ -139,6 +144,12 @@ class Topic:
     def words_of(self, parts: Iterable[str]) -> list[str]:
         """The words of the topic that have these stems, each once."""
         return list(dict.fromkeys(map(self.word_of, parts)))
+
+
+_QUALITY_WORDS = (
+    "overhead performance speed efficiency efficient quality readability maintainability usability"
+)
+_QUALITIES = frozenset(map(stem, _QUALITY_WORDS.split()))
 
 
 def _words(text: str) -> list[str]:
