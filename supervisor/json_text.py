@@ -42,9 +42,16 @@ def to_json(value: Any) -> str:
 def from_json(text: str) -> Any:
     """The value that a person's JSON says. ValueError for what is none: NaN and the infinities too."""
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError as cause:
         raise ValueError("nested too deep") from cause
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return number
 
 
 def _no_constant(name: str) -> Any:

@@ -132,6 +132,7 @@ def test_version_is_printed(sage: CommandLine) -> None:
         (["prune", "--older-than", "soon"], "30d"),
         (["prune", "--older-than", "99999999999d"], "too large"),
         (["approve", "r", "n", "--data", "NaN"], "must be JSON"),
+        (["approve", "r", "n", "--data", "1e999"], "too large for a number"),
         (["approve", "r", "n", "--data", "1180591620717411303424"], "64 bits"),
         (["approve", "r", "n", "--data", '"\\ud800"'], "not valid Unicode"),
         (["resolve", "r", "n", "--result", "[1180591620717411303424]"], "64 bits"),
@@ -443,6 +444,19 @@ def test_a_run_that_keeps_nothing_is_not_said_to_go_on(sage: CommandLine, inside
         done = inside("run", sage.flow(node), "--durability", "none", code=code)
         assert "it cannot be continued" in done.stderr
         assert "sage-actors resume" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("list",), ("graph", "feature"), ("run", "nope.json")])
+def test_a_command_whose_output_nobody_reads_ends_as_by_sigpipe(
+    command: tuple[str, ...], sage: CommandLine
+) -> None:
+    process = sage.start(*command)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait(30) == (2 if command[0] == "run" else 141)
+    assert "Traceback" not in said
 
 
 def test_an_empty_run_id_is_none(sage: CommandLine, inside: Inside) -> None:

@@ -176,10 +176,10 @@ def _explain_unwritten(error: OSError) -> int:
     return 5
 
 
-def _drop_unread() -> None:
+def _drop_unread() -> bool:
     from sage_actors.supervisor.cli.options import drop_unread
 
-    drop_unread()
+    return drop_unread()
 
 
 def _without_key() -> AbstractContextManager[None]:
@@ -206,8 +206,8 @@ def _run(args: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         return 130
-    except SystemExit as end:  # click ends so when nobody reads its output any more
-        if isinstance(end.__context__, BrokenPipeError):
+    except SystemExit as end:  # click and rich end so, with 1, when nobody reads their output any more
+        if isinstance(end.__context__, BrokenPipeError) or (end.code == 1 and _drop_unread()):
             return 141  # as a program that SIGPIPE ends
         return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:

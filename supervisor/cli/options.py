@@ -145,13 +145,16 @@ def command_line(project: Path, *words: str) -> str:
     return shlex.join(["sage-actors", *words, *extra])
 
 
-def drop_unread() -> None:
-    """What is left of an output that nobody reads any more goes nowhere, without a complaint at exit."""
+def drop_unread() -> bool:
+    """Whether there is an output that nobody reads any more: what is left of it goes nowhere, without a complaint."""
+    found = False
     for fd in (1, 2):
         looked = select.poll()
         looked.register(fd, 0)
         if looked.poll(0):  # POLLERR, which is never asked for
             os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+            found = True
+    return found
 
 
 def drop_unwritable(error: OSError) -> bool:
