@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_harness import HERE
+from engine_harness import HERE, history
 from mcp_harness import SERVERS
 from npm_servers import NAMES
 from test_confinement import (
@@ -22,6 +22,7 @@ from test_confinement import (
     needs_namespaces,
     project,  # noqa: F401 - a fixture
     report,
+    supervise,
     web,  # noqa: F401 - a fixture
 )
 from test_mcp_interop import installed  # noqa: F401 - a fixture
@@ -33,7 +34,7 @@ from sage_actors.actors.trust.consents import TrustStore
 from sage_actors.actors.user_config import load_user_config
 from sage_actors.messages.codec import FrameReader
 from sage_actors.sandbox.probe import probe
-from sage_actors.supervisor.api import Outcome
+from sage_actors.supervisor.api import Outcome, load
 from sage_actors.supervisor.sandboxing import make_confinement
 
 pytestmark = [
@@ -225,6 +226,30 @@ def test_a_server_can_narrow_what_it_may_write_and_never_widen_it(project: Path)
     assert (project / "out/x").exists()
     assert outcome.errors["wide"]["type"] == "UsageError"
     assert "only narrower" in outcome.errors["wide"]["message"]
+
+
+def test_a_server_that_came_later_has_no_network_says_so_and_is_never_wider_than_it_asked(
+    project: Path,  # noqa: F811
+) -> None:
+    servers: dict[str, dict[str, Any]] = {"first": {}, "later": {}, "narrow": {"sandbox": {"write": []}}}
+    configure(project, 'network = ["example.com:443"]', **servers)
+    entries = project / ".mcp.json"
+    whole = json.loads(entries.read_text())["mcpServers"]
+    file = project / "flow.json"
+    with supervise(project) as supervisor:
+
+        def asked(run_id: str, *names: str) -> Outcome:
+            entries.write_text(json.dumps({"mcpServers": {name: whole[name] for name in names}}))
+            nodes = [told(name, name, "import os; found = 'HTTPS_PROXY' in os.environ") for name in names]
+            file.write_text(json.dumps({"name": "flow", "nodes": nodes}))
+            return supervisor.run(load(file), run_id=run_id, timeout=60)
+
+        assert found(asked("before", "first"), "first") is True
+        outcome = asked("after", *servers)
+        assert (found(outcome, "first"), found(outcome, "later")) == (True, False)
+        assert "can be heeded in a later run only" in str(outcome.errors["narrow"])
+    said = "".join(text for *_, text in history(project, "after").logs("later"))
+    assert "it has no network and none of your variables" in said
 
 
 def test_a_server_that_its_user_trusts_shares_the_sandbox_of_its_worker(project: Path) -> None:  # noqa: F811

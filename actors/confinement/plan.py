@@ -186,6 +186,7 @@ class Confinement:
                     self._beside.setdefault(token, []).append(own)
                 profile = replace(grant.profile, network=own is not None)
                 words[name] = {"profile": profile.to_dict(), "environ": environ}
+                words[name]["entry"] = self.policy.entry_digest(name)
         return words
 
     def _admit(self, grant: Grant) -> tuple[str | None, dict[str, str]]:

@@ -32,6 +32,7 @@ from sage_actors.actors.confinement.servers import (
 from sage_actors.actors.confinement.settings import Narrowing, SandboxSettings, absolute, parse_narrowing
 from sage_actors.actors.egress.doorman import PROXY_PORT
 from sage_actors.actors.egress.rules import Rule, covers, implicit_rules, operation_rules, parse_rules
+from sage_actors.actors.trust.consents import digest_of
 from sage_actors.actors.user_config import UserConfig, default_config_path
 from sage_actors.messages.errors import KeyUnusableError, Problem, UsageError
 from sage_actors.sandbox.profile import (
@@ -146,6 +147,10 @@ class SandboxPolicy:
             if each.transport == "stdio":
                 found[each.name] = None if is_trusted(each, self.settings.trusted) else self._own(each)
         return found
+
+    def entry_digest(self, name: str) -> str:
+        """Of a server's entry as it was read for `servers`; "" for one that comes later."""
+        return next((digest_of(each.written) for each in self._servers if each.name == name), "")
 
     def _own(self, entry: ServerEntry) -> Grant | UsageError:
         grant = self._server(entry.name, named_files([entry.command, *entry.args]))

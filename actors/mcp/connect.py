@@ -30,7 +30,7 @@ from mcp_types import LoggingMessageNotificationParams
 from sage_actors.actors.egress.client import explain_response, explain_tunnel
 from sage_actors.actors.mcp.config import CONFIG_NAME, ServerEntry, load_servers
 from sage_actors.actors.mcp.errors import LIMIT_TEXT
-from sage_actors.actors.mcp.server_sandbox import sandbox_of
+from sage_actors.actors.mcp.server_sandbox import is_confined, sandbox_of
 from sage_actors.actors.mcp.stdio import MAX_MESSAGE_BYTES, StdioServer
 from sage_actors.actors.trust.consents import TrustStore, checks_item
 from sage_actors.messages.backend import Backend
@@ -133,9 +133,14 @@ class ServerFinder:
 
 def _no_consent(entry: ServerEntry) -> str:
     item = entry.trust_item()
+    seen = (
+        ""
+        if not is_confined()
+        else " (a consent that was given since this process started counts when it has ended)"
+    )
     return (
         f"{CONFIG_NAME} brings a server {entry.name!r} that nobody consented to, or that has changed since: "
-        f"{item.description}; look at it, then run with --trust"
+        f"{item.description}; look at it, then run with --trust{seen}"
     )
 
 
@@ -164,7 +169,9 @@ def _client(server: Any, hear: Hear) -> Client:
 
 
 def _stdio(entry: ServerEntry, hear: Hear) -> OpenServer:
-    sandbox = sandbox_of(entry.name)
+    sandbox = sandbox_of(entry.name, entry.written)
+    if sandbox is not None and sandbox.note:
+        hear("note", sandbox.note)
     server = StdioServer(
         entry.command,
         entry.args,

@@ -20,12 +20,15 @@ from typing import Any
 
 from sage_actors.actors.confinement.servers import ANY_OTHER
 from sage_actors.actors.mcp.process import StartedProcess
+from sage_actors.actors.trust.consents import digest_of
 from sage_actors.messages.errors import UsageError
 from sage_actors.sandbox import launch
 from sage_actors.sandbox.launch import Starter
 from sage_actors.sandbox.profile import Profile, is_beneath, outermost
 
-__all__ = ["ServerSandbox", "sandbox_of", "tell"]
+__all__ = ["ServerSandbox", "is_confined", "sandbox_of", "tell"]
+
+_LATE = "its entry came, or changed, when the process that starts servers was there already: end it, and run again"
 
 _told: tuple[str, Mapping[str, Any], Starter] | None = None  # of this worker, which has one tier all its life
 
@@ -39,11 +42,19 @@ def tell(tier: str, servers: Mapping[str, Any]) -> None:
     _told = tier, servers, Starter()
 
 
-def sandbox_of(name: str) -> ServerSandbox | None:
+def is_confined() -> bool:
+    """Whether this process is: it then sees the user's consents as they were when it started."""
+    return _told is not None
+
+
+def sandbox_of(name: str, written: Mapping[str, Any]) -> ServerSandbox | None:
     """What to start the server in; None: nothing of its own, as nothing is confined, or its user trusts it.
 
+    written: its entry. One that was consented to since this process was told gets what any server gets, which is no
+    network and none of the user's variables.
+
     Raises:
-        UsageError: its `sandbox` asks for what the project's policy does not grant.
+        UsageError: its `sandbox` asks for what the project's policy does not grant, or came too late to be heeded.
     """
     if _told is None:
         return None
@@ -53,17 +64,27 @@ def sandbox_of(name: str) -> ServerSandbox | None:
         return None
     if why := said.get("refused"):
         raise UsageError(why)
-    return ServerSandbox(starter, tier, Profile.from_dict(said["profile"]), said["environ"])
+    late = said["entry"] != digest_of(written)
+    if late and written.get("sandbox") is not None:
+        raise UsageError(f"the `sandbox` of the server {name!r} can be heeded in a later run only; {_LATE}")
+    said = servers[ANY_OTHER] if late else said
+    return ServerSandbox(starter, tier, Profile.from_dict(said["profile"]), said["environ"], late=late)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSandbox:
-    """environ: the variables that it gets besides those of its entry."""
+    """environ: the variables that it gets besides those of its entry. late: its entry is newer than what is known."""
 
     starter: Starter
     tier: str
     profile: Profile
     environ: Mapping[str, str]
+    late: bool = False
+
+    @property
+    def note(self) -> str:
+        """What may explain a failure."""
+        return f"it has no network and none of your variables; {_LATE}" if self.late else ""
 
     def make_place(self) -> str:
         """A folder that is the server's alone. Whoever made it removes it when the server has ended."""
