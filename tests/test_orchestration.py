@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from orchestration_harness import (
     write_template,
 )
 
+from sage_actors.messages.errors import RunLockedError
+from sage_actors.servers.orchestration.models import Options
 from sage_actors.servers.orchestration.server import INSTRUCTIONS, Orchestration, create_orchestration_server
 from sage_actors.supervisor.control.client import ControlClient
 
@@ -61,6 +64,27 @@ def test_a_run_is_begun_followed_and_read_to_its_end(core: Orchestration) -> Non
         assert (await client.call("status", feature=run))["feature"] == "Rate limits"
 
     talk(core, say)
+
+
+def test_a_run_that_another_process_is_just_admitting_is_waited_for(
+    core: Orchestration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusted_template(core.project, "two", TWO_PHASES)
+    core.execute("Another", "two", Options(), {})  # makes the key
+    other = Orchestration(core.project)
+
+    def locked(*_: object) -> list[str]:
+        begin = threading.Timer(0.2, other.execute, ("Rate limits", "two", Options(), {}))
+        begin.start()
+        raise RunLockedError("another process carries it out")
+
+    monkeypatch.setattr(core.runs, "start", locked)
+    try:
+        answer = core.execute("Rate limits", "two", Options(), {})
+    finally:
+        other.runs.close()
+    assert (answer.success, answer.workflow_id) == (True, "two-rate-limits")
+    assert "running already" in str(answer.message)
 
 
 def test_the_progress_of_a_run_that_stopped_early_is_what_a_resume_keeps(core: Orchestration) -> None:

@@ -21,7 +21,7 @@ from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, Field
 
-from sage_actors.messages.errors import RunLockedError, StateError, StorageError
+from sage_actors.messages.errors import NoCheckpointError, RunLockedError, StateError, StorageError
 from sage_actors.servers.orchestration.errors import ToolRefused, errors_of
 from sage_actors.servers.orchestration.models import (
     Cancellation,
@@ -59,6 +59,7 @@ order is for you to carry out.
 _TICK_S = 0.05
 _TICK_OTHER_S = 0.25
 _MOST_WAIT_S = 600.0
+_ADMITTED_S = 5.0  # longest wait for another process to admit the run that it has just locked
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
@@ -154,12 +155,27 @@ class Orchestration:
         try:
             notices = begin()
         except RunLockedError as error:
-            answer = self.execution(run_id)
+            answer = self._of_another(run_id)
             note = f"It is running already ({error}); sage_workflow_status follows it."
             return answer.model_copy(update={"message": note})
         answer = self.execution(run_id)
         said = "; ".join(notices)
         return answer.model_copy(update={"message": said}) if said else answer
+
+    def _of_another(self, run_id: str) -> Execution:
+        """The run that another process has locked. It may have been locked a moment ago, and be admitted in the next.
+
+        Raises:
+            NoCheckpointError: it still is not, after a while.
+        """
+        until = time.monotonic() + _ADMITTED_S
+        while True:
+            try:
+                return self.execution(run_id)
+            except NoCheckpointError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(_TICK_S)
 
 
 def create_orchestration_server(project: Path, core: Orchestration | None = None) -> OrchestrationServer:

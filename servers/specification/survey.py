@@ -347,7 +347,11 @@ class Survey:
     @cached_property
     def settings(self) -> list[Place]:
         """Definitions that hold configuration; the most mentioned first."""
-        found = [s for s in self.sources.symbols if _SETTING.fullmatch(s.short_name) and self.is_public(s)]
+        found = [
+            s
+            for s in self.sources.symbols
+            if _SETTING.fullmatch(s.short_name) and self.is_public(s) and not s.signature.startswith("def ")
+        ]
         found.sort(key=lambda s: -self.words.mentions(s.short_name, "code", "test", "documentation"))
         return [Place(s.path, s.line, s.signature) for s in found]
 
