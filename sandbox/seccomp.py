@@ -34,6 +34,8 @@ _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 5, 0xF
 _IPPROTO_TCP = 6
+_SET_USER_ID = 0o4000
+_O_CREAT, _O_TMPFILE = 0o100, 0o20000000
 
 _Instruction = tuple[int, int, int, int]
 
@@ -72,6 +74,11 @@ _ON_PROCESS = (
 _ON_PROCESSES = {"setpriority": 2, "ioprio_set": 3}
 
 
+# Calls with the mode of a file, and which argument it is; some have it only with certain flags, the one before.
+_WITH_MODE = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "creat": 1, "mknod": 1, "mknodat": 2}
+_WITH_MODE_IF_NEW = {"open": 2, "openat": 3}
+
+
 def program(*, sockets: bool, namespaces: bool, own_pids: bool) -> bytes:
     """A filter. sockets: TCP over IPv4 and IPv6 is allowed. namespaces: the mounts and IPC are our own, so changing
     files' metadata, SysV IPC and inotify reach nothing outside. own_pids: so are the process numbers."""
@@ -86,7 +93,7 @@ def _program(machine: str, sockets: bool, namespaces: bool, own_pid: int | None)
         code += _deny(_METADATA) + _deny(_SHARED) + _only_now_on_open_file()
     if own_pid is not None:
         code += _only_on_itself(own_pid)
-    code += _no_new_namespaces()
+    code += _no_new_namespaces() + _no_set_user_id()
     code += _no_requests((_TIOCSTI, _TIOCLINUX, *(() if namespaces else _FILE_REQUESTS)))
     code += _socket_pairs() + _no_fast_open() + _sockets(allowed=sockets)
     code.append((_RETURN, 0, 0, _ALLOW))
@@ -153,6 +160,18 @@ def _no_new_namespaces() -> list[_Instruction]:
     code = _on("clone3", [_refuse(errno.ENOSYS)])
     flags = [_argument(0), (_IF_ANY_BIT, 0, 1, _NAMESPACE_FLAGS), _refuse(), (_RETURN, 0, 0, _ALLOW)]
     return code + _on("clone", flags)
+
+
+def _no_set_user_id() -> list[_Instruction]:
+    """Whoever else is on the machine could execute such a file in the project, as this user."""
+    set_ = [(_IF_ANY_BIT, 0, 1, _SET_USER_ID), _refuse(), (_RETURN, 0, 0, _ALLOW)]
+    code = _on("openat2", [_refuse(errno.ENOSYS)])  # its mode is out of sight; programs fall back on openat
+    for name, index in _WITH_MODE.items():
+        code += _on(name, [_argument(index), *set_])
+    for name, index in _WITH_MODE_IF_NEW.items():
+        new = [_argument(index - 1), (_IF_ANY_BIT, 0, 3, _O_CREAT | _O_TMPFILE)]
+        code += _on(name, [*new, _argument(index), *set_])
+    return code
 
 
 def _no_requests(refused: Iterable[int]) -> list[_Instruction]:

@@ -463,6 +463,30 @@ def chmod_by_a_descriptor_without_rights(s: Scene) -> None:
     os.chmod(f"/proc/self/fd/{opened}", 0o777)
 
 
+def _set_user_id(path: str) -> None:
+    try:
+        need(os.stat(path).st_mode & 0o4000)
+    finally:
+        os.unlink(path)
+
+
+@_in(FILES)
+def set_user_id_of_a_program_in_the_project(s: Scene) -> None:
+    path = s.project + "/sub/program"
+    shutil.copyfile("/bin/true", path)
+    try:
+        os.chmod(path, 0o4755)
+    finally:
+        _set_user_id(path)
+
+
+@_in(FILES)
+def make_a_program_with_set_user_id(s: Scene) -> None:
+    path = s.project + "/sub/made"
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o4755))
+    _set_user_id(path)
+
+
 @_in(FILES)
 def chmod_what_may_only_be_read(s: Scene) -> None:
     with open(s.project + "/.git/config") as opened:
