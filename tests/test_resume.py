@@ -484,6 +484,20 @@ def test_a_fork_repeats_no_child_of_which_nobody_knows(how: str, tmp_path: Path)
     assert forked.status == ("paused" if how == "in doubt" else "failed")
 
 
+def test_what_others_succeeded_without_is_not_resolved_again(tmp_path: Path) -> None:
+    flow = Workflow("payments")
+    flow.add(ops.pay_and_die, id="each", foreach=[1], path=str(tmp_path / "paid"), on_failure="continue")
+    run(tmp_path, flow)
+
+    def resolve(how: str) -> None:
+        act_on_run(tmp_path, KEYS, "r", {"action": "resolve", "node": "each[0]", "how": how}, by="me")
+
+    resolve("fail")
+    assert run(tmp_path, flow).results == {"each": [None]}
+    with pytest.raises(UsageError, match="is not in doubt: it is failed"):
+        resolve("retry")
+
+
 @pytest.mark.requirement("G-07")
 def test_what_was_resolved_as_failed_runs_again_only_when_somebody_says_so(tmp_path: Path) -> None:
     def flow(version: str) -> Workflow:

@@ -59,7 +59,7 @@ class RunInstances(RunSavings):
 
     def _waits_for_room(self, node: int) -> bool:
         """Whether `node` must wait for another of its instance; else it has its place in each around it."""
-        around = [self.rooms[owner] for owner in self._owners(node) if owner in self.rooms]
+        around = [self.rooms[owner] for owner in self.owners_of(node) if owner in self.rooms]
         for room in around:
             if not room.has_place(node):
                 self.state[node] = st.HELD
@@ -72,7 +72,7 @@ class RunInstances(RunSavings):
 
     def _leave(self, node: int) -> None:
         """`node` executes no more, nor is it about to."""
-        for owner in self._owners(node):
+        for owner in self.owners_of(node):
             room = self.rooms.get(owner)
             if room is not None and node in room.inside:
                 room.inside.remove(node)
@@ -106,7 +106,7 @@ class RunInstances(RunSavings):
 
     def is_cut(self, node: int) -> bool:
         """Whether `node` belongs to an instance whose time is up."""
-        return bool(self.overdue) and any(owner in self.overdue for owner in self._owners(node))
+        return bool(self.overdue) and any(owner in self.overdue for owner in self.owners_of(node))
 
     def _cut_off(self, owner: int) -> None:
         """The time of an instance is up. What executes is ended by the engine, and comes back as lost."""
@@ -128,7 +128,7 @@ class RunInstances(RunSavings):
         if self.is_gate(node):
             self._end(node, st.SKIPPED)
             return
-        owner = next(each for each in self._owners(node) if each in self.overdue)
+        owner = next(each for each in self.owners_of(node) if each in self.overdue)
         self._skip(node, f"the timeout of {self.id_of(owner)} was over", st.SKIPPED)
 
     def _fail_overdue(self, owner: int) -> None:
@@ -144,7 +144,7 @@ class RunInstances(RunSavings):
 
     # ------------------------------------------------------------------ who is inside
 
-    def _owners(self, node: int) -> Iterator[int]:
+    def owners_of(self, node: int) -> Iterator[int]:
         """The expanded nodes around `node`, the nearest first."""
         size = self.plan.size
         while node >= size:

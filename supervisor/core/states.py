@@ -9,7 +9,8 @@
        |         `-> EXPANDED (children run) -> COMMITTING | FAILED | TOLERATED | DROPPED
        `-> SKIPPED | EXCUSED
 
-Only SUCCEEDED is final over a resume. TOLERATED is a failure under `on_failure: continue`, DROPPED one under
+Only SUCCEEDED is final over a resume, and a doubt that a person resolved as FAILED.
+TOLERATED is a failure under `on_failure: continue`, DROPPED one under
 `on_failure: skip`. EXCUSED is a node whose own `when` was false; SKIPPED is one that something before it stopped.
 """
 

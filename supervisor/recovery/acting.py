@@ -127,10 +127,21 @@ class _Decision:
             decided = self._approve if kind == "approve" else self._reject
             return [*doubts, *decided(node, action.get("data")), *self._pause(node)]
         if kind == "resolve":
-            settled = self._restored.refused if action.get("how") != "fail" else {}
-            node = self._node(action, {**doubtful(self._restored), **settled}, "is not in doubt")
+            node = self._node(
+                action, {**doubtful(self._restored), **self._refused(action)}, "is not in doubt"
+            )
             return [*doubts, *self._resolve(node, action), *self._pause(node)]
         raise UsageError(f"an action is approve, reject, resolve or cancel, not {kind!r}")
+
+    def _refused(self, action: Mapping[str, Any]) -> dict[int, Any]:
+        """What was resolved as failed, and can be resolved otherwise: it is no part of what succeeded without it."""
+        if action.get("how") == "fail":
+            return {}
+        state, owners = self._run.state, self._run.owners_of
+        refused = self._restored.refused.items()
+        return {
+            node: by for node, by in refused if not any(state[each] == st.SUCCEEDED for each in owners(node))
+        }
 
     def _approvals(self) -> dict[int, Any]:
         return {node: wait for node, wait in self._restored.waits.items() if wait[0] == "approval"}

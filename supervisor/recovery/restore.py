@@ -3,7 +3,8 @@
     frames -> records -> apply, one by one, in order      (pure: the same journal gives the same state)
                       -> prepare: what did not succeed is open again, what executed is marked
 
-Only `succeeded` is final. What failed or was skipped is tried again with a fresh retry budget; a retry that was
+Only `succeeded` is final, and a doubt that a person resolved as failed.
+What failed or was skipped is tried again with a fresh retry budget; a retry that was
 waiting waits on; crash counts stay; what executed when the supervisor died runs alone, or is in doubt.
 """
 
