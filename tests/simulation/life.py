@@ -433,10 +433,10 @@ class Life:
         executing = [
             key[1] for each in self.workers.values() for key in each.executing if key[0] == core.number
         ]
-        for owner in core._owners(node):
+        for owner in core.owners_of(node):
             limit = core.inner[owner].plan.spec.concurrency if owner in core.inner else None
             if limit is not None:
-                now = sum(owner in core._owners(each) for each in executing)
+                now = sum(owner in core.owners_of(each) for each in executing)
                 ensure(
                     now < limit, "G-11", f"{now + 1} nodes in {core.id_of(owner)} execute, at most {limit}"
                 )
