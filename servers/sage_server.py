@@ -33,7 +33,8 @@ class SageServer(MCPServer[Any]):
     dump of pydantic's; `refused` answers in its place."""
 
     def __init__(self, name: str, **settings: Any) -> None:
-        super().__init__(name, **{"version": package_version(), "log_level": "WARNING"} | settings)
+        settings.setdefault("log_level", "WARNING")  # else each refused call is a box of lines on stderr
+        super().__init__(name, version=package_version(), **settings)
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
         """As MCPServer's. A blank text where one is needed is a wrong argument, too."""
