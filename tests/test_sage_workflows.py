@@ -323,7 +323,7 @@ def test_a_run_goes_on_days_later_in_another_process_and_the_cache_keeps_a_month
         wait_until(lambda: "review/pause" in run.status().waiting, what="it still waits on the second day")
     with Supervisor(sage.project, clock=Moved(2.5)) as supervisor:
         run = supervisor.resume("long")
-        run.result(60).raise_for_status()
+        run.result(180).raise_for_status()
         started = {event.node for event in run.events() if event.event == "node_started"}
         assert not started & set(first.succeeded)
         assert "planning/write" in started

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,109 +12,61 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import operations_engine as operations
 import pytest
 from cli_harness import CommandLine
-from engine_harness import make_supervisor
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import StatusCode
-
-from sage_actors import RetryPolicy, Workflow
-from sage_actors.tracing import Spans
 
 _PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-class Recorder:
-    """An SDK that keeps what it is told."""
+class Traced:
+    """The spans of `traced_program`, as the SDK writes them."""
 
-    def __init__(self) -> None:
-        self._exporter = InMemorySpanExporter()
-        self.provider = TracerProvider()
-        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+    def __init__(self, spans: list[dict[str, Any]]) -> None:
+        self.spans = spans
 
-    def spans(self) -> list[ReadableSpan]:
-        return list(self._exporter.get_finished_spans())
-
-    def named(self, name: str) -> list[ReadableSpan]:
-        found = [each for each in self.spans() if each.name == name]
-        return sorted(found, key=lambda span: span.start_time or 0)
+    def named(self, name: str) -> list[dict[str, Any]]:
+        found = [each for each in self.spans if each["name"] == name]
+        return sorted(found, key=lambda span: str(span["start_time"]))
 
 
-@pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    project = tmp_path_factory.mktemp("traced")
+    program = Path(__file__).with_name("traced_program.py")
+    done = subprocess.run([sys.executable, program, project], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return Traced(json.loads(done.stdout))
 
 
-def said(span: ReadableSpan) -> dict[str, Any]:
-    return dict(span.attributes or {})
+def test_a_run_is_a_span_and_each_attempt_one_below_it(traced: Traced) -> None:
+    (whole,) = traced.named("run traced")
+    failed, succeeded = traced.named("flaky")
+    assert [each["parent_id"] for each in (failed, succeeded)] == [whole["context"]["span_id"]] * 2
+    assert (failed["status"]["status_code"], failed["attributes"]["error.type"]) == ("ERROR", "RuntimeError")
+    assert succeeded["status"]["status_code"] == "UNSET"
+    assert [each["attributes"]["sage.node.attempt"] for each in (failed, succeeded)] == [1, 2]
+    assert whole["attributes"]["sage.run.status"] == "succeeded"
+    times = [whole["start_time"], failed["start_time"], failed["end_time"], succeeded["start_time"]]
+    assert [*times, whole["end_time"]] == sorted([*times, whole["end_time"]])
 
 
-def _id_of(span: ReadableSpan) -> int:
-    assert span.context is not None
-    return int(span.context.span_id)
+def test_an_attempt_whose_worker_dies_ends_as_an_error(traced: Traced) -> None:
+    first, *_, last = traced.named("killed")
+    assert (first["status"]["status_code"], first["attributes"]["error.type"]) == ("ERROR", "WorkerLost")
+    assert last["status"]["status_code"] == "UNSET"
+    (whole,) = traced.named("run traced")
+    assert "worker_lost" in [each["name"] for each in whole["events"]]
 
 
-def run(project: Path, flow: Workflow, recorder: Recorder) -> Any:
-    with make_supervisor(project) as supervisor:
-        return supervisor.start(
-            flow, run_id="traced", on_event=Spans(tracer_provider=recorder.provider)
-        ).result(60)
+def test_nothing_that_an_operation_takes_or_gives_is_in_a_trace(traced: Traced) -> None:
+    assert traced.named("talks")
+    assert "in confidence" not in json.dumps(traced.spans)
 
 
-def test_a_run_is_a_span_and_each_attempt_one_below_it(tmp_path: Path, recorder: Recorder) -> None:
-    flow = Workflow("traced")
-    retry = RetryPolicy(max_attempts=3, backoff=0.01)
-    flow.add(operations.fail_until, id="flaky", path=str(tmp_path / "tries"), times=1, value=1, retry=retry)
-
-    run(tmp_path, flow, recorder)
-
-    (whole,) = recorder.named("run traced")
-    failed, succeeded = recorder.named("flaky")
-    assert [each.parent and each.parent.span_id for each in (failed, succeeded)] == [_id_of(whole)] * 2
-    assert (failed.status.status_code, said(failed)["error.type"]) == (StatusCode.ERROR, "RuntimeError")
-    assert succeeded.status.status_code is StatusCode.UNSET
-    assert [said(each)["sage.node.attempt"] for each in (failed, succeeded)] == [1, 2]
-    assert said(whole)["sage.run.status"] == "succeeded"
-    times = [whole.start_time, failed.start_time, failed.end_time, succeeded.start_time, whole.end_time]
-    assert times == sorted(each for each in times if each is not None)
-
-
-def test_an_attempt_whose_worker_dies_ends_as_an_error(tmp_path: Path, recorder: Recorder) -> None:
-    flow = Workflow("traced")
-    flow.add(operations.die_until, id="killed", path=str(tmp_path / "deaths"), times=1, value=1)
-
-    run(tmp_path, flow, recorder)
-
-    first, *_, last = recorder.named("killed")
-    assert (first.status.status_code, said(first)["error.type"]) == (StatusCode.ERROR, "WorkerLost")
-    assert last.status.status_code is StatusCode.UNSET
-    (whole,) = recorder.named("run traced")
-    assert "worker_lost" in [each.name for each in whole.events]
-
-
-def test_nothing_that_an_operation_takes_or_gives_is_in_a_trace(tmp_path: Path, recorder: Recorder) -> None:
-    flow = Workflow("traced")
-    flow.add(operations.say, id="talks", text="a word in confidence")
-
-    run(tmp_path, flow, recorder)
-
-    assert recorder.named("talks")
-    assert "in confidence" not in "".join(span.to_json() for span in recorder.spans())
-
-
-def test_a_run_that_fails_says_so(tmp_path: Path, recorder: Recorder) -> None:
-    flow = Workflow("traced")
-    flow.add(operations.boom, id="bad", retry=RetryPolicy(max_attempts=1))
-
-    with make_supervisor(tmp_path) as supervisor:
-        supervisor.start(flow, on_event=Spans(tracer_provider=recorder.provider))._done.wait(60)
-
-    (whole,) = recorder.named("run traced")
-    assert (whole.status.status_code, said(whole)["sage.run.status"]) == (StatusCode.ERROR, "failed")
+def test_a_run_that_fails_says_so(traced: Traced) -> None:
+    (whole,) = traced.named("run fails")
+    assert (whole["status"]["status_code"], whole["attributes"]["sage.run.status"]) == ("ERROR", "failed")
 
 
 class Collector:
