@@ -67,3 +67,18 @@ def test_a_folder_that_is_no_text_is_refused(tmp_path: Path, cwd: Any) -> None:
 def test_bytes_are_refused_with_their_place(tmp_path: Path, config: dict[str, Any], place: str) -> None:
     with pytest.raises(UsageError, match=place):
         run(tmp_path, **config)
+
+
+@pytest.mark.parametrize(
+    ("config", "place"),
+    [
+        ({"command": "echo a\0b"}, "`command`"),
+        ({"command": ["echo", "a\0b"]}, r"`command\[1\]`"),
+        ({"command": ["true"], "env": {"X": "a\0b"}}, "`env.X`"),
+    ],
+)
+def test_a_nul_character_is_refused_with_its_place(
+    tmp_path: Path, config: dict[str, Any], place: str
+) -> None:
+    with pytest.raises(UsageError, match=place):
+        run(tmp_path, **config)

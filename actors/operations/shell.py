@@ -61,10 +61,19 @@ class ShellRunner:
 
 def _arguments(command: Any) -> list[str]:
     if isinstance(command, str):
-        return ["/bin/sh", "-c", command]
+        return ["/bin/sh", "-c", _word("command", command)]
     if isinstance(command, list) and command:
-        return [text_of(f"command[{number}]", each) for number, each in enumerate(command)]
+        return [_word(f"command[{number}]", each) for number, each in enumerate(command)]
     raise UsageError("`command` must be a list of words, or a string for the shell")
+
+
+def _word(name: str, value: Any) -> str:
+    text = text_of(name, value)
+    if "\0" in text:
+        raise UsageError(
+            f"`{name}` holds a NUL character, which no program can be given: use stdin, or a file"
+        )
+    return text
 
 
 def _folder(cwd: Any) -> str:
@@ -79,5 +88,5 @@ def _environment(variables: Mapping[str, Any]) -> dict[str, str]:
         if value is None:
             environ.pop(name, None)
         else:
-            environ[name] = text_of(f"env.{name}", value)
+            environ[name] = _word(f"env.{name}", value)
     return environ
