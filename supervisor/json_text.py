@@ -8,7 +8,7 @@ import math
 import re
 from typing import Any
 
-__all__ = ["abbreviate", "from_json", "to_json", "to_line"]
+__all__ = ["abbreviate", "finite", "from_json", "no_constant", "to_json", "to_line"]
 
 BYTES_MARK = "$base64"
 _DRIVING = re.compile(
@@ -42,19 +42,21 @@ def to_json(value: Any) -> str:
 def from_json(text: str) -> Any:
     """The value that a person's JSON says. ValueError for what is none: NaN and the infinities too."""
     try:
-        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        return json.loads(text, parse_constant=no_constant, parse_float=finite)
     except RecursionError as cause:
         raise ValueError("nested too deep") from cause
 
 
-def _finite(text: str) -> float:
+def finite(text: str) -> float:
+    """A number as JSON spells it. ValueError for what a float cannot hold, which is not taken for infinity."""
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"{text[:40]} is too large for a number")
     return number
 
 
-def _no_constant(name: str) -> Any:
+def no_constant(name: str) -> Any:
+    """For NaN and the infinities, which JSON does not have. Raises ValueError."""
     raise ValueError(f"{name} is no JSON value")
 
 

@@ -8,7 +8,6 @@ without bound. Both formats refuse a key that stands twice in one map.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable
 from json.decoder import scanstring  # type: ignore[attr-defined]
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from sage_actors.messages.errors import DefinitionError, Problem
+from sage_actors.supervisor.json_text import finite, no_constant
 
 __all__ = ["MAX_FILE_BYTES", "Lines", "parse_json", "parse_yaml"]
 
@@ -70,7 +70,7 @@ def parse_json(text: str) -> tuple[Any, Lines]:
 
     try:
         data = json.loads(
-            text, object_pairs_hook=pairs, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole
+            text, object_pairs_hook=pairs, parse_constant=no_constant, parse_float=finite, parse_int=_whole
         )
     except json.JSONDecodeError as cause:
         message = f"bad JSON at column {cause.colno}: {cause.msg}"
@@ -84,18 +84,6 @@ def parse_json(text: str) -> tuple[Any, Lines]:
         _JsonPlaces(text, problems).read()
         raise DefinitionError(problems)
     return data, Lines(lambda: _JsonPlaces(text, []).read())
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
-
-
-def _finite(text: str) -> float:
-    """What a float cannot hold is not taken for infinity."""
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{text[:40]} is too large for a number")
-    return number
 
 
 def _whole(text: str) -> int:
@@ -352,11 +340,11 @@ def _resolve_plain(text: str) -> Any:
     if text in _WORDS:
         return _WORDS[text]
     if _NO_JSON.match(text):
-        _no_constant(text)
+        no_constant(text)
     if _INT.match(text):
         base = {"0o": 8, "0x": 16}.get(text[:2], 10)
         return int(text, base) if len(text) < _MOST_DIGITS else text
-    return _finite(text) if _FLOAT.match(text) else text
+    return finite(text) if _FLOAT.match(text) else text
 
 
 def _twice(place: str, line: int) -> Problem:
