@@ -6,9 +6,10 @@ import math
 import re
 from collections import Counter
 
+from sage_actors.messages.units import counted
 from sage_actors.servers.specification import background, sections
 from sage_actors.servers.specification.feature import questions
-from sage_actors.servers.specification.markdown import Document, amount, code, plain
+from sage_actors.servers.specification.markdown import Document, code, plain
 from sage_actors.servers.specification.measured import Measured
 from sage_actors.servers.specification.places import Spot, near, spots
 from sage_actors.servers.specification.requirements import Requirements, project_requirements
@@ -126,12 +127,12 @@ def write_enhancement(study: Study, document: Document) -> tuple[Requirements, l
 def _said(figures: FileFigures) -> str:
     hot = figures.hot
     parts = [
-        amount(figures.lines, "line"),
+        counted(figures.lines, "line"),
         f"complexity {hot.complexity}"
         if hot
         else f"{figures.branches} branch{'es' * (figures.branches != 1)}",
     ]
-    parts += [amount(figures.commits, "commit")] if figures.commits else []
+    parts += [counted(figures.commits, "commit")] if figures.commits else []
     parts.append(f"tested in {code(figures.tests[0])}" if figures.tests else "no test found for it")
     return ", ".join(parts)
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sage_actors.servers.corpus.sources import Sources
 
-__all__ = ["Document", "HasPlace", "amount", "block", "code", "plain", "shortened", "unmarked"]
+__all__ = ["Document", "HasPlace", "block", "code", "plain", "shortened", "unmarked"]
 
 _MARKUP = re.compile(r"([\\`*<\[\]]|(?<!\w)_|_(?!\w))")
 _LINK = re.compile(r"!?\[([^\]]*)\]\(([^)\s]*)[^)]*\)")
@@ -22,11 +22,6 @@ class HasPlace(Protocol):
     def path(self) -> str: ...
     @property
     def line(self) -> int: ...
-
-
-def amount(count: int, what: str) -> str:
-    """The number with its noun: 1 line, 1,200 lines."""
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def shortened(text: str, limit: int = 160) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
+from sage_actors.messages.units import counted
 from sage_actors.servers.corpus.sources import Symbol
 from sage_actors.servers.specification.evidence import Item
 from sage_actors.servers.specification.markdown import (
     Document,
-    amount,
     block,
     code,
     plain,
@@ -78,10 +78,10 @@ def _counted(languages: dict[str, tuple[int, int]]) -> list[str]:
     total = sum(lines for _, lines in languages.values())
     ranked = sorted(languages.items(), key=lambda item: -item[1][1])
     return [
-        f"{amount(lines, 'line')} of {_LANGUAGE.get(name, name)} in {amount(files, 'file')}"
+        f"{counted(lines, 'line')} of {_LANGUAGE.get(name, name)} in {counted(files, 'file')}"
         for name, (files, lines) in ranked
         if lines * 5 >= total
-    ] or [f"{amount(total, 'line')} of code"]
+    ] or [f"{counted(total, 'line')} of code"]
 
 
 _LANGUAGE = {
@@ -106,7 +106,7 @@ def presence(study: Study, document: Document) -> None:
         words = f"{needed if len(named) == len(stems) else 'most'} of {', '.join(named)}"
     together = " together" if len(named) > 1 else ""
     stand = "stands" if len(named) == 1 else "stand"
-    counted = []
+    told = []
     for kind, name in (
         ("code", "code"),
         ("test", "tests"),
@@ -116,17 +116,17 @@ def presence(study: Study, document: Document) -> None:
         hits = study.survey.whole(kind)
         if hits:
             shown = ", ".join(document.at(h.path, h.line, "words of the topic") for h in hits[:2])
-            counted.append(f"{amount(len(hits), 'line')} of {name} ({shown}{', …' if len(hits) > 2 else ''})")
-    if counted:
+            told.append(f"{counted(len(hits), 'line')} of {name} ({shown}{', …' if len(hits) > 2 else ''})")
+    if told:
         no_code = "" if study.survey.whole("code") else f"No line of code has {words}{together}; but "
         subject = words if not no_code else "it" if len(named) == 1 else "they"
         document.bullet(
-            f"**Is it there already?** {no_code}{subject} {stand}{together} in {', '.join(counted)}."
+            f"**Is it there already?** {no_code}{subject} {stand}{together} in {', '.join(told)}."
         )
     else:
         document.bullet(
             f"**Is it there already?** No: {words} {stand}{together} in no line of its code, tests or documentation"
-            f" ({amount(len(study.sources.classes), 'file')} looked at)."
+            f" ({counted(len(study.sources.classes), 'file')} looked at)."
         )
 
 
@@ -315,7 +315,7 @@ def _settings(study: Study, document: Document) -> None:
         shown = document.at_place(reads[0], "environment")
         verb = "reads" if len(reads) == 1 else "read"
         such_as = "" if len(reads) == 1 else "such as "
-        parts.append(f"{amount(len(reads), 'line')} that {verb} the environment, {such_as}{shown}")
+        parts.append(f"{counted(len(reads), 'line')} that {verb} the environment, {such_as}{shown}")
     if parts:
         document.add("", f"Configuration that is there: {'; '.join(parts)}.")
 
@@ -330,7 +330,7 @@ def constraints(study: Study, document: Document) -> None:
             rows.append((name, plain(fact.text), document.at_place(fact, name.lower())))
     if facts.manifest:
         needed = facts.dependencies
-        said = amount(len(needed), "package") if needed else "none"
+        said = counted(len(needed), "package") if needed else "none"
         rows.append(
             (
                 "Dependencies at run time",
