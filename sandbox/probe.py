@@ -94,7 +94,7 @@ def probe() -> Report:
     except OSError as cause:
         return Report("none", (Check("platform", False, cause.strerror or str(cause)),), _gaps("none"))
     try:
-        checks = _checks()
+        checks = _checks(time.monotonic() + _HANGS_S)
     except _NotHereError:
         checks = _checks_of_a_clean_process()
     passed = {each.name for each in checks if each.ok}
@@ -106,10 +106,10 @@ def probe() -> Report:
     return Report(tier, checks, _gaps(tier))
 
 
-def _checks() -> tuple[Check, ...]:
+def _checks(until: float | None = None) -> tuple[Check, ...]:
+    """until: monotonic; what has not answered by then hangs in a hook. None waits, as nothing is known to hang."""
     tried = {"namespaces": _enter_namespaces, "landlock": _use_landlock, "seccomp": _use_seccomp}
     started = [(name, *_start(act)) for name, act in tried.items()]  # at once: most of it is waiting
-    until = time.monotonic() + _HANGS_S
     found = [_finish(*each, until) for each in started]
     if None in found:
         raise _NotHereError
@@ -174,12 +174,13 @@ def _start(act: Callable[[], None]) -> tuple[int, int]:
     return child, read
 
 
-def _finish(name: str, child: int, read: int, until: float) -> Check | None:
+def _finish(name: str, child: int, read: int, until: float | None) -> Check | None:
     """None: it could not even be tried in that child."""
     with open(read, "rb") as answers:
         poll = select.poll()  # select takes no descriptor beyond 1,023
         poll.register(read)
-        text = answers.read() if poll.poll(max(0.0, until - time.monotonic()) * 1e3) else _NOT_HERE
+        left_ms = None if until is None else max(0.0, until - time.monotonic()) * 1e3
+        text = answers.read() if poll.poll(left_ms) else _NOT_HERE
     if text == _NOT_HERE:
         os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
