@@ -12,7 +12,7 @@ __all__ = ["add_campaign", "campaigns_of", "missing", "render", "summary"]
 _CAMPAIGNS = """\
 ## Long campaigns
 
-Run by hand, each noted by itself: `SAGE_CHAOS_KILLS=2000 SAGE_CHAOS_RECORD=1 pytest tests/test_chaos.py`.
+Run by hand, each noted by itself: `SAGE_CHAOS_KILLS=2000 SAGE_CHAOS_RECORD=1 pytest tests/runs/test_chaos.py`.
 """
 
 _HEAD = """\
