@@ -44,9 +44,8 @@ _SHOWN_LEVELS, _SHOWN_CHARS = 20, 80
 _PACKED = 1  # msgpack extension type: the packed bytes of another value
 _SECRET = 2
 _GIVEN = ("the arguments", "the inputs")  # of `what`: values that no operation made
-WITHHELD = bytes(
-    msgpack.packb(msgpack.ExtType(_SECRET, b""))
-)  # in the place of a secret result; never its value
+# In the place of a secret result; never its value.
+WITHHELD = bytes(msgpack.packb(msgpack.ExtType(_SECRET, b"")))
 
 
 def embed(packed: bytes) -> msgpack.ExtType:

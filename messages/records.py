@@ -260,9 +260,8 @@ _CHECKS: dict[type[Any], tuple[type | tuple[type, ...], ...]] = {
 }
 
 
-_LEAST = {
-    each: sum(one.default is MISSING for one in fields(each)) for each in _TYPES
-}  # fields without default
+# How many fields of each have no default.
+_LEAST = {each: sum(one.default is MISSING for one in fields(each)) for each in _TYPES}
 
 
 def encode_records(records: list[Record]) -> bytes:

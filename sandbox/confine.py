@@ -39,9 +39,8 @@ STEPS = (
 )
 _SHARED_MEMORY = "/dev/shm"
 
-_AS_ROOT = frozenset(
-    (kernel.CAP_CHOWN, kernel.CAP_DAC_OVERRIDE, kernel.CAP_FOWNER, kernel.CAP_FSETID)
-)  # so that files of others in the project can be worked on
+# So that files of others in the project can be worked on.
+_AS_ROOT = frozenset((kernel.CAP_CHOWN, kernel.CAP_DAC_OVERRIDE, kernel.CAP_FOWNER, kernel.CAP_FSETID))
 
 
 @dataclass(slots=True)

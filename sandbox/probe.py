@@ -163,9 +163,8 @@ def _start(act: Callable[[], None]) -> tuple[int, int]:
     """Does it in a child: (its pid, where it writes the failed step and the error; nothing at all is success)."""
     read, write = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # fork among threads: the child only makes system calls
+        # fork among threads: the child only makes system calls
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
         os.close(read)

@@ -67,9 +67,8 @@ _GRACE_S = 5.0  # between SIGTERM and SIGKILL
 _ANSWER_S = 60.0
 _LISTEN_S = 10.0  # for listeners that are behind with the events
 _INSPECT_S = 120.0
-_WORKERS = max(
-    6, os.cpu_count() or 1
-)  # four to six operations at once are wanted where nobody says otherwise
+# Four to six operations at once are wanted where nobody says otherwise.
+_WORKERS = max(6, os.cpu_count() or 1)
 
 
 def load(path: str | Path) -> WorkflowSpec:

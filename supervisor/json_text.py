@@ -11,9 +11,8 @@ from typing import Any
 __all__ = ["abbreviate", "finite", "from_json", "no_constant", "to_json", "to_line"]
 
 BYTES_MARK = "$base64"
-_DRIVING = re.compile(
-    r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
-)  # what JSON leaves, and terminals obey
+# What JSON leaves as it is, and terminals obey.
+_DRIVING = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def to_line(value: Any) -> str:

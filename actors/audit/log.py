@@ -71,10 +71,8 @@ class AuditLog:
         self._user, self._pid = _user_name(), os.getpid()
         self._mutex = threading.Lock()
         self._fd, self._inode = -1, -1
-        self._valid, self._end = (
-            0,
-            -1,
-        )  # bytes of genuine lines; where the file ends, -1 while that is not known
+        self._valid = 0  # bytes of genuine lines
+        self._end = -1  # where the file ends, -1 while that is not known
         self._torn = 0
         self.head: Head | None = None
         self._lock_fd = audit_lock(state)

@@ -82,9 +82,8 @@ def _read_profile(link: socket.socket, *, apart: bool) -> tuple[dict[str, Any], 
         if kind != Kind.EXPECT:
             os._exit(_SETUP_FAILED)
         if apart and prepared is None:
-            with contextlib.suppress(
-                OSError
-            ):  # then it is done when it is needed, and fails where that is heard
+            # Where this fails it is done when it is needed, and fails where that is heard.
+            with contextlib.suppress(OSError):
                 prepared = prepare(Profile.from_dict(payload))
 
 

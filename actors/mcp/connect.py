@@ -121,9 +121,8 @@ class ServerFinder:
         return "" if self._trust.trusts(self._project, entry.trust_item()) else _no_consent(entry)
 
     def _built_in(self, name: str, hear: Hear) -> OpenServer:
-        runs_checks = (
-            name == IMPLEMENTATION
-        )  # to look at what configures them takes as long as to list the project
+        # To look at what configures the checks takes as long as to list the project.
+        runs_checks = name == IMPLEMENTATION
         trusts_checks = runs_checks and self._trust.trusts(self._project, checks_item(self._project))
         settings = ServerSettings(self._project, _load_backend(self._project), trusts_checks)
         client = _client(create_server(name, settings), hear)

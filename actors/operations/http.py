@@ -153,9 +153,8 @@ def _new_client(proxy: str | None) -> httpx.AsyncClient:
     most = 1000 if proxy is None else _THROUGH_PROXY
     limits = httpx.Limits(max_connections=most, max_keepalive_connections=100)
     return httpx.AsyncClient(
-        timeout=httpx.Timeout(
-            _TIMEOUT_S, pool=None
-        ),  # others may hold the connections for as long as they like
+        # pool=None: others may hold the connections for as long as they like
+        timeout=httpx.Timeout(_TIMEOUT_S, pool=None),
         limits=limits,
         proxy=proxy,
         trust_env=proxy is None,

@@ -161,9 +161,8 @@ class WorkerHandle:
 
     def remember_lines(self, key: Key, text: str) -> None:
         lines = text.splitlines()
-        fatal = [
-            line for line in lines if line.startswith(_FATAL)
-        ]  # a long stack follows: say it at the end too
+        # A long stack follows such a line: it is said at the end too.
+        fatal = [line for line in lines if line.startswith(_FATAL)]
         for line in (*lines[-_TAIL_LINES:], *fatal):
             self._tail.append((key, line[:_TAIL_LINE_CHARS]))
 

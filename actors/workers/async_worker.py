@@ -148,9 +148,8 @@ class AsyncWorker:
 
     def _finish(self, task: Task, status: int, payload: Any) -> None:
         if len(self._running) == 1:
-            self._pipes.drain(
-                lambda: task.key
-            )  # what C code and child processes printed is its own beyond doubt
+            # What C code and child processes printed is its own beyond doubt.
+            self._pipes.drain(lambda: task.key)
         if self._project.was_left:  # those that run beside it were moved along: no longer than it lives
             self._project.enter()
         self._running.pop(task.key, None)

@@ -25,9 +25,8 @@ _BOTS = ("[bot]", "dependabot", "renovate", "github-actions", "pre-commit-ci", "
 class _Commit:
     at: int
     author: str
-    changes: list[tuple[int, int, bytes, bytes | None]] = field(
-        default_factory=list
-    )  # +, -, path, path before
+    # (lines added, lines removed, path, path before a rename)
+    changes: list[tuple[int, int, bytes, bytes | None]] = field(default_factory=list)
 
     @property
     def is_by_bot(self) -> bool:

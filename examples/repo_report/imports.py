@@ -45,9 +45,8 @@ class Graph:
     entry_points: set[str] = field(default_factory=set)
     dynamic: set[str] = field(default_factory=set)  # files that import by a computed name
     unparsed: set[str] = field(default_factory=set)
-    names: dict[str, set[str]] = field(
-        default_factory=lambda: defaultdict(set)
-    )  # how other files may call one
+    # how other files may call one
+    names: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
 
 def import_report(sources: Sources) -> dict[str, Any]:

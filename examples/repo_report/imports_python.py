@@ -231,9 +231,8 @@ class _Reader(ast.NodeVisitor):
         self.graph.edges[self.path] |= found
         if loads and not self.in_function and not self.for_types:
             packages = {each for each in found if self.path.startswith(each.removesuffix("__init__.py"))}
-            self.graph.at_load[self.path] |= (
-                found - packages - {self.path}
-            )  # its own package is loaded anyway
+            # Its own package is loaded anyway.
+            self.graph.at_load[self.path] |= found - packages - {self.path}
 
     def _up(self, level: int) -> str:
         return (

@@ -165,9 +165,8 @@ def code_pieces(
     for definition, end in zip(found, ends, strict=True):
         defines = bool(definition.name)
         cuts = _cuts(lines, definition.first_line - 1, end)
-        for first, last in (
-            islice(cuts, 1) if kind == "test" else cuts
-        ):  # a test says at its beginning what it tests
+        # A test says at its beginning what it tests.
+        for first, last in islice(cuts, 1) if kind == "test" else cuts:
             text = "\n".join(line.rstrip()[:_PIECE_CHARS] for line in lines[first:last])
             own = weight if definition.name or not _mostly_imports(text) else weight * _IMPORTS_WEIGHT
             passage = Passage(text.rstrip(), source, first + 1, kind, own)

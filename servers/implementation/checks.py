@@ -215,9 +215,8 @@ def _python_tests(files: _Part) -> Iterator[Check]:
         yield _check("pytest", "test", (*_PYTHON, "pytest", "-q"), *found)
     elif found := _first_line(files, tests, "unittest", r"\s*(import|from) unittest\b"):
         yield _check("unittest", "test", (*_PYTHON, "unittest", "discover"), *found)
-    elif found := _first_line(
-        files, tests, "def test_", r"(async )?def test_\w*\("
-    ):  # pytest alone collects functions
+    elif found := _first_line(files, tests, "def test_", r"(async )?def test_\w*\("):
+        # Of the two only pytest collects functions.
         yield _check("pytest", "test", (*_PYTHON, "pytest", "-q"), *found)
 
 

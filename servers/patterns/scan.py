@@ -270,9 +270,8 @@ def _read_language(facts: FileFacts, content: bytes) -> None:
     if facts.language == "python":
         read_python(facts, content)
         return
-    from sage_actors.servers.patterns.treesitter import (
-        read_with,
-    )  # with its grammars: only where they are needed
+    # With its grammars: only where they are needed.
+    from sage_actors.servers.patterns.treesitter import read_with
 
     read_with(_grammar(facts), facts, content)
 

@@ -113,9 +113,8 @@ def _skills_in(base: Path, place: _Place, seen: set[str], warnings: list[str]) -
         try:
             skill, faults = read_skill(path, format=form, origin=place.origin, place=shown)
         except SkillFileError as error:
-            if form == "agent-skill" or "no frontmatter" not in str(
-                error
-            ):  # a README beside skills is no fault
+            # A README beside skills is no fault.
+            if form == "agent-skill" or "no frontmatter" not in str(error):
                 warnings.append(f"{shown}: left out: {error}")
             continue
         warnings += [f"{shown}: {fault}" for fault in faults]

@@ -36,10 +36,8 @@ class RunAnswers(RunInstances):
         if self.secrets:
             self._clean(rows)
         for row in rows:
-            del (
-                row[3],
-                row[0],
-            )  # what is left is the journal's row: node, attempt, microseconds, result, usage
+            # What is left is the journal's row: node, attempt, microseconds, result, usage.
+            del row[3], row[0]
             node = row[0]
             state[node] = st.COMMITTING
             if keep_all or node >= size or uses.get(node):
@@ -113,11 +111,10 @@ class RunAnswers(RunInstances):
             self._add_usage(usage)
             self._mind_budget()
         retry_after = error.get("retry_after")
-        answered: bool | None = bool(
-            (error.get("details") or {}).get("answered")
-        )  # the endpoint did: it is well
+        # Whether the endpoint answered, and so is well; None where it was never asked.
+        answered: bool | None = bool((error.get("details") or {}).get("answered"))
         if error["type"] == "SandboxViolation":
-            answered = None  # it was never asked
+            answered = None
         if self.gaps is not None:
             usage = {**(usage or {}), "sandbox": self.gaps}
         self._return_permit(node, answered, retry_after)

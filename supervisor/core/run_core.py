@@ -96,9 +96,8 @@ class RunCore(RunEnding):
         """What waited when the last process ended waits on; what it executed with effect `once` is in doubt."""
         now = self.clock.now()
         for reason, node, delay in self.resumed_waits:
-            if (
-                reason == "approval" and delay == 0
-            ):  # a timer would come after the pause that asks for the answer
+            if reason == "approval" and delay == 0:
+                # A timer would fire only after the pause that asks for the answer.
                 del self.held[node]
                 self._waited_too_long(node)
                 continue

@@ -73,9 +73,8 @@ class RunState:
         self.op_numbers: list[tuple[int, float | None, bool] | None] = [None] * len(plan.ops)
         self.ready = tuple(ReadyQueue() for _ in LANES)
         self.solo: tuple[list[int], ...] = tuple([] for _ in LANES)
-        self.lanes = {
-            kind - 1 for kind in set(self.simple) if kind
-        }  # where something may be ready; the engine's own
+        # Where something may be ready; from `Engine.add` on it is the engine's own set.
+        self.lanes = {kind - 1 for kind in set(self.simple) if kind}
         self.alone: set[int] = set()
         self.values: dict[int, bytes] = {}
         self.uses: dict[int, int] = dict(plan.value_uses)

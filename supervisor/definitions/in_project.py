@@ -33,9 +33,8 @@ def project_problems(spec: WorkflowSpec, project: Path, *, places: Places | None
     types = {node.operation.type for node in spec.nodes}
     if types.isdisjoint(("mcp", "skill", "workflow")):
         return []
-    from sage_actors.supervisor.definitions.validation import (
-        places_of,  # only where there is something to check
-    )
+    # Loaded only where there is something to check.
+    from sage_actors.supervisor.definitions.validation import places_of
 
     placed = list(zip((places or places_of(spec)).nodes, spec.nodes, strict=True))
     problems: list[Problem] = []

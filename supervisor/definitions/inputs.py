@@ -37,9 +37,8 @@ def resolve_inputs(spec: WorkflowSpec, given: Mapping[str, Any]) -> dict[str, An
     problems: list[Problem] = []
     problems += problems_in((f"inputs.{name}", value) for name, value in given.items())
     if problems:
-        raise SecretInStateError(
-            problems, source=f"inputs of {spec.name}"
-        )  # no other message may show the value
+        # Before all other problems, whose messages would show the value.
+        raise SecretInStateError(problems, source=f"inputs of {spec.name}")
     for name in given:
         if name not in spec.inputs:
             known = ", ".join(spec.inputs) or "none"

@@ -280,9 +280,8 @@ def _operations(items: Any, prefix: str, places: list[str]) -> list[Any]:
     kept = []
     for at, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict) and isinstance(item.get("id"), str):
-            kept.append(
-                {"type": "approval", **item, "needs": _known(item.get("needs"))}
-            )  # a type is reported
+            # A missing or wrong type has been reported.
+            kept.append({"type": "approval", **item, "needs": _known(item.get("needs"))})
             places.append(f"{prefix}[{at}]")
     return kept
 

@@ -210,9 +210,8 @@ class Workflow:
 
             check_spec(spec)
             return spec
-        from sage_actors.supervisor.definitions.literals import (
-            refuse_literals,  # not for a worker that imports a script
-        )
+        # Not loaded by a worker, which only imports the script.
+        from sage_actors.supervisor.definitions.literals import refuse_literals
 
         refuse_literals(spec, [node.id for node in self._nodes])
         return spec

@@ -15,9 +15,8 @@ from sage_actors.supervisor.core.run_core import RunCore
 
 __all__ = ["Transient", "carry_nodes", "items_of", "top_of"]
 
-Transient = tuple[
-    dict[int, Any], dict[int, Any]
-]  # what was open, by old number; where it goes, by new number
+# What was open, by old number; where it goes, by new number.
+Transient = tuple[dict[int, Any], dict[int, Any]]
 
 
 def top_of(run: RunCore, node: int) -> int:

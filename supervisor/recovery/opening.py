@@ -331,9 +331,8 @@ class Opening:
             "inputs": dict(inputs),
             "project": str(self._state.project),
         }
-        header["search_paths"] = (
-            self._search_paths
-        )  # a resume finds the modules that the run was started with
+        # So that a resume finds the modules that the run was started with.
+        header["search_paths"] = self._search_paths
         budget = {"tokens": options.max_tokens, "cost": options.max_cost}
         if any(each is not None for each in budget.values()):
             header["budget"] = budget  # given with the run: a resume keeps to it

@@ -81,9 +81,8 @@ class Restored:
     retries: dict[int, tuple[float, float]] = field(default_factory=dict)
     verdicts: dict[int, dict[str, Any]] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
-    fallbacks: set[int] = field(
-        default_factory=set
-    )  # all attempts failed, and the fallback was not taken yet
+    # Nodes whose attempts all failed, and whose fallback was not taken yet.
+    fallbacks: set[int] = field(default_factory=set)
     breakers: dict[str, tuple[str, float]] = field(default_factory=dict)
     phases: set[str] = field(default_factory=set)
     segments: list[SegmentOpened] = field(default_factory=list)
@@ -296,9 +295,8 @@ def _apply_run(restored: Restored, run: RunCore, record: Record) -> None:
     elif isinstance(record, RunFinished):
         restored.status, restored.reason, restored.ended_at = record.status, record.reason, record.at
         restored.seconds += record.seconds
-        if (
-            record.status == "succeeded"
-        ):  # with what failed and was skipped, and how often something was tried again
+        if record.status == "succeeded":
+            # With what failed and was skipped, and how often something was tried again.
             run.counts.update(record.counts)
 
 

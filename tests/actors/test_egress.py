@@ -557,9 +557,8 @@ def test_a_thousand_tokens_are_told_apart(net: World, origin: Origin) -> None:
     assert len(set(tokens)) == 1000
     last = net.grant(local(origin), label="last")
     for number in (0, 500, 999):
-        assert (
-            status(net.connect(tokens[number], f"host-{number}.test:443")) == 502
-        )  # allowed, but it has no address
+        # Allowed, but it has no address.
+        assert status(net.connect(tokens[number], f"host-{number}.test:443")) == 502
         assert status(net.connect(tokens[number], f"host-{number - 1}.test:443")) in (400, 403)
     for token in tokens:
         net.proxy.revoke(token)

@@ -186,9 +186,8 @@ def test_fifteen_thousand_passages_are_indexed_and_searched_at_once(engine: str)
     built = time.process_time() - began
     index.search("request 4711 limiter")
     searched = time.process_time() - began - built
-    slack = (
-        4 if engine == "fts5" else 40
-    )  # 0.5 s and 50 ms on a quiet machine; the own engine is the spare one
+    # 0.5 s and 50 ms on a quiet machine; the own engine is the spare one.
+    slack = 4 if engine == "fts5" else 40
     assert built < 0.6 * slack
     assert searched < 0.15 * slack
 

@@ -195,9 +195,8 @@ def test_a_hostile_repository_gets_its_documents_as_any_other(hostile: Hostile, 
     assert ended.end["status"] == "succeeded"
     assert hostile.sage.history(ended.run_id).value("implementation/execute")["status"] == "needs_agent"
     for name, text in documents(hostile.root).items():
-        tame = " ".join(
-            re.findall(r"(?<!`)`[\w./-]+:\d+`(?!`)", text)
-        )  # names with spaces are another matter
+        # Names with spaces are another matter.
+        tame = " ".join(re.findall(r"(?<!`)`[\w./-]+:\d+`(?!`)", text))
         assert tame
         assert false_citations(hostile.root, tame) == [], name
 

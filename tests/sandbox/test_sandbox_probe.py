@@ -206,9 +206,8 @@ def test_a_library_with_a_hook_in_every_fork_changes_nothing(hook: str) -> None:
 @linux
 def test_a_machine_that_is_slow_is_not_taken_for_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = probe()
-    monkeypatch.setattr(
-        "sage_actors.sandbox.probe._HANGS_S", 0.0
-    )  # no fork answers in time, here or elsewhere
+    # No fork answers in time, here or elsewhere.
+    monkeypatch.setattr("sage_actors.sandbox.probe._HANGS_S", 0.0)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     slow = "from sage_actors.sandbox import probe; probe._HANGS_S = 0.0; probe.tell_checks()"
     done = subprocess.run(

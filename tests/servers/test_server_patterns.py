@@ -447,9 +447,8 @@ def test_a_share_is_stated_without_overstating_it() -> None:
     assert percent(0, 1000) == "0 %"
     assert percent(1000, 1000) == "100 %"
     assert lower_bound(3, 3) < lower_bound(300, 300) < 1
-    assert lower_bound(5, 10) == pytest.approx(
-        0.237, abs=0.001
-    )  # tables of the Wilson interval: [0.237, 0.763]
+    # Tables of the Wilson interval say [0.237, 0.763].
+    assert lower_bound(5, 10) == pytest.approx(0.237, abs=0.001)
 
 
 @given(st.integers(0, 2000), st.integers(0, 2000))

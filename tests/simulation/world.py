@@ -176,9 +176,8 @@ class World:
                 return self._wait(life, choices)
         weights = [weight for weight, _, _ in choices]
         _, action, arguments = self.rng.choices(choices, weights)[0]
-        life.engine.deferred = (
-            life.engine.deferred or self.rng.random() < 0.2
-        )  # the actor tells many events before it dispatches
+        # The actor tells many events before it dispatches.
+        life.engine.deferred = life.engine.deferred or self.rng.random() < 0.2
         action(*arguments)
         return self.life is not None
 
