@@ -42,7 +42,9 @@ def is_gone(pid: int) -> bool:
 
 
 def start_owner(project: Path, *, then: str = "") -> subprocess.Popen[bytes]:
-    text = textwrap.dedent(OWNER).format(here=str(SUPPORT), source=str(SOURCES), project=str(project), then=then)
+    text = textwrap.dedent(OWNER).format(
+        here=str(SUPPORT), source=str(SOURCES), project=str(project), then=then
+    )
     return subprocess.Popen([sys.executable, "-c", text])
 
 

@@ -163,7 +163,7 @@ def test_a_refusal_names_rule_and_place_and_never_the_value() -> None:
 # ---------------------------------------------------------------------- what is no secret
 
 
-PLANTED = {"tests/golden/format-1/about.json", "tests/test_flow.py"}  # these hold a key, and a secret
+PLANTED = {"tests/golden/format-1/about.json", "tests/runs/test_flow.py"}  # these hold a key, and a secret
 
 
 def of_the_repository() -> Iterator[tuple[str, Any]]:
