@@ -46,8 +46,8 @@ from sage_actors.supervisor.core.plan import wire_spec
 from sage_actors.supervisor.core.run_core import RunOptions
 from sage_actors.supervisor.definitions.in_project import refuse_absent
 from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
-from sage_actors.supervisor.definitions.workflow import Node, Operation, Workflow, operation
-from sage_actors.supervisor.handle import Outcome, Run, RunStatus, outcome_of
+from sage_actors.supervisor.definitions.workflow import Workflow
+from sage_actors.supervisor.handle import Outcome, Run, outcome_of
 from sage_actors.supervisor.host_process import SWITCHING, main_file, main_path, package_version
 from sage_actors.supervisor.recovery.changes import Accept
 from sage_actors.supervisor.recovery.opening import Opened, Opening
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from sage_actors.actors.egress.gate import BreakerGate
     from sage_actors.actors.pool.io_loop import IoLoop
 
-__all__ = ["Node", "Operation", "Outcome", "Run", "RunStatus", "Supervisor", "Workflow", "load", "operation"]
+__all__ = ["Supervisor", "load"]
 
 _log = logging.getLogger(__name__)
 _GRACE_S = 5.0  # between SIGTERM and SIGKILL

@@ -103,7 +103,7 @@ def _with_operations(spec: WorkflowSpec, placed: Mapping[int, OperationSpec]) ->
 
 def _with_policy(operation: OperationSpec, policy: Mapping[str, Any]) -> OperationSpec:
     """The decorator's policies, where the file says nothing else."""
-    from sage_actors.supervisor.definitions.workflow import build_operation
+    from sage_actors.supervisor.definitions.operation import build_operation
 
     own = build_operation("python", dict(operation.config), dict(policy))
     plain = OperationSpec(type="python")

@@ -22,8 +22,9 @@ from sage_actors.supervisor.recovery.acting import act_on_run
 
 if TYPE_CHECKING:
     from sage_actors.messages.definition import WorkflowSpec
-    from sage_actors.supervisor.api import Run, Supervisor
+    from sage_actors.supervisor.api import Supervisor
     from sage_actors.supervisor.control.server import ControlServer
+    from sage_actors.supervisor.handle import Run
 
 __all__ = ["Runs", "Standing"]
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     )
     from sage_actors.messages.events import Event
     from sage_actors.supervisor.api import Supervisor, load
-    from sage_actors.supervisor.definitions.workflow import Node, Workflow, operation
+    from sage_actors.supervisor.definitions.operation import operation
+    from sage_actors.supervisor.definitions.workflow import Node, Workflow
     from sage_actors.supervisor.handle import Outcome, Run, RunStatus
 else:
     in_worker = False  # set by worker processes, which never need a Supervisor
@@ -53,7 +54,7 @@ else:
         "RunStatus": "supervisor.handle",
         "Node": "supervisor.definitions.workflow",
         "Workflow": "supervisor.definitions.workflow",
-        "operation": "supervisor.definitions.workflow",
+        "operation": "supervisor.definitions.operation",
     }
 
     def __getattr__(name):

@@ -31,7 +31,8 @@ from sage_actors.actors.trust.consents import TrustStore
 from sage_actors.actors.user_config import load_user_config
 from sage_actors.messages.codec import FrameReader
 from sage_actors.sandbox.probe import probe
-from sage_actors.supervisor.api import Outcome, load
+from sage_actors.supervisor.api import load
+from sage_actors.supervisor.handle import Outcome
 from sage_actors.supervisor.sandboxing import make_confinement
 
 pytestmark = [

@@ -33,7 +33,8 @@ from sage_actors.actors.state.directory import StateDirectory
 from sage_actors.messages.errors import DefinitionError, SandboxUnavailable, UsageError
 from sage_actors.sandbox import landlock
 from sage_actors.sandbox.probe import probe
-from sage_actors.supervisor.api import Workflow, load
+from sage_actors.supervisor.api import load
+from sage_actors.supervisor.definitions.workflow import Workflow
 
 pytestmark = [
     pytest.mark.usefixtures("confined"),

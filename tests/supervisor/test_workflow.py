@@ -17,7 +17,8 @@ from sage_actors.messages.definition import InputSpec, RetryPolicy
 from sage_actors.messages.errors import CycleError, DefinitionError
 from sage_actors.supervisor.core.plan import compile_plan
 from sage_actors.supervisor.definitions.loading import load_dict
-from sage_actors.supervisor.definitions.workflow import Workflow, operation
+from sage_actors.supervisor.definitions.operation import operation
+from sage_actors.supervisor.definitions.workflow import Workflow
 
 pytestmark = pytest.mark.requirement("ORCH-003")
 

@@ -12,7 +12,8 @@ from engine_harness import KEYS
 from places import SUPPORT
 
 from sage_actors.sandbox.probe import Check, Report, probe
-from sage_actors.supervisor.api import Outcome, Supervisor, load
+from sage_actors.supervisor.api import Supervisor, load
+from sage_actors.supervisor.handle import Outcome
 
 NAMESPACES = probe().tier == "namespaces"
 needs_namespaces = pytest.mark.skipif(not NAMESPACES, reason=f"no namespaces: {probe().reason}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.actors.operations.context import Context
-from sage_actors.supervisor.definitions.workflow import operation
+from sage_actors.supervisor.definitions.operation import operation
 
 
 def echo(value: Any = None) -> Any:
