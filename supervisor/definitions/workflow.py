@@ -46,9 +46,13 @@ class Workflow:
     timeout: seconds for the whole run. inputs: names that `"${inputs.NAME}"` may refer to, with their
     defaults (a value) or `InputSpec`s.
 
-    >>> flow = Workflow("sums")
-    >>> flow.add(double, id="twice", number=4)
-    Node(id='twice')
+    >>> import statistics
+    >>> flow = Workflow("averages")
+    >>> average = flow.add(statistics.mean, data=[1, 2, 6])
+    >>> flow.add(statistics.fsum, id="sum", seq=[average, 4])
+    Node(id='sum')
+    >>> flow.to_spec().nodes[1].arguments
+    {'seq': ['${mean}', 4]}
     """
 
     def __init__(
