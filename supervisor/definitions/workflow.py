@@ -71,6 +71,7 @@ class Workflow:
         self.timeout = None if timeout is None else _seconds(timeout)
         self._nodes: list[NodeSpec] = []
         self._ids: set[str] = set()
+        self._last_numbers: dict[str, int] = {}  # of ids that were made from an operation's name
         self._operations: dict[Any, OperationSpec] = {}
         self._functions: dict[str, Any] = {}  # by import path; None where only that was given
 
@@ -193,10 +194,12 @@ class Workflow:
                 )
             return given
         base = operation if type(operation) is str else _name_of(operation)
-        node_id, number = (f"{base}-1", 1) if base in _RESERVED else (base, 1)
+        number = self._last_numbers.get(base, 1)
+        node_id = base if number == 1 and base not in _RESERVED else f"{base}-{number}"
         while node_id in self._ids:
             number += 1
             node_id = f"{base}-{number}"
+        self._last_numbers[base] = number
         return node_id
 
     def _operation(

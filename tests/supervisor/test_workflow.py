@@ -98,6 +98,22 @@ def test_ids_are_the_names_of_functions_numbered_where_taken() -> None:
     assert len(flow) == 4
 
 
+def test_the_id_of_the_thousandth_node_is_found_as_fast_as_that_of_the_second() -> None:
+    class Counted(set[str]):
+        asked = 0
+
+        def __contains__(self, each: object) -> bool:
+            self.asked += 1
+            return super().__contains__(each)
+
+    flow = Workflow("many")
+    flow._ids = taken = Counted()
+    nodes = [flow.add(ops.echo, value=1) for _ in range(1000)]
+    assert [nodes[0].id, nodes[999].id] == ["echo", "echo-1000"]
+    assert taken.asked <= 3 * len(nodes)
+
+
+
 def test_a_node_as_an_argument_is_an_edge_and_its_value_wherever_it_stands(tmp_path: Path) -> None:
     flow = Workflow("edges")
     one, two = flow.add(ops.echo, id="one", value=1), flow.add(ops.echo, id="two", value={"deep": [2]})
