@@ -363,7 +363,8 @@ def test_progress_that_goes_backwards_is_passed_on_as_it_increases(mcp: McpProje
     assert with_sessions(mcp.project, lambda: mcp.call("raw", "backwards")) == "done"
     fractions = [report["fraction"] for report in mcp.services.reports]
     assert fractions == sorted(set(fractions))
-    assert {0.1, 0.5} <= set(fractions)
+    assert fractions[0] == 0.1
+    assert len(fractions) > 1  # those that come too close to each other are one
 
 
 def test_a_flood_of_notifications_does_not_keep_other_servers_waiting(mcp: McpProject) -> None:

@@ -22,8 +22,9 @@ from sage_actors.tracing import Spans
 def main(project: Path) -> None:
     traced = Workflow("traced")
     retry = RetryPolicy(max_attempts=3, backoff=0.01)
-    traced.add(operations.fail_until, id="flaky", path=str(project / "tries"), times=1, retry=retry)
-    traced.add(operations.die_until, id="killed", path=str(project / "deaths"), times=1)
+    flaky = traced.add(operations.fail_until, id="flaky", path=str(project / "tries"), times=1, retry=retry)
+    # After it: what it killed beside itself would have one attempt more.
+    traced.add(operations.die_until, id="killed", path=str(project / "deaths"), times=1, after=[flaky])
     traced.add(operations.say, id="talks", text="a word in confidence")
     fails = Workflow("fails")
     fails.add(operations.boom, id="bad", retry=RetryPolicy(max_attempts=1))
