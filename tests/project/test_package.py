@@ -79,6 +79,15 @@ def test_what_is_imported_often_imports_little(statement: str, heavy: tuple[str,
     run_python(code, cwd=ROOT / "tests")
 
 
+def test_a_workflow_of_plain_functions_needs_no_models_of_files() -> None:
+    code = (
+        "import sys\nfrom golden import golden_steps\nfrom sage_actors import Workflow\n"
+        "flow = Workflow('plain')\nflow.add(golden_steps.numbers, count=2)\nflow.to_spec()\n"
+        "assert 'pydantic' not in sys.modules"
+    )
+    run_python(code, cwd=ROOT / "tests")
+
+
 def test_layers_import_in_one_direction() -> None:
     allowed = {
         "messages": {"messages"},

@@ -113,7 +113,6 @@ def test_the_id_of_the_thousandth_node_is_found_as_fast_as_that_of_the_second() 
     assert taken.asked <= 3 * len(nodes)
 
 
-
 def test_a_node_as_an_argument_is_an_edge_and_its_value_wherever_it_stands(tmp_path: Path) -> None:
     flow = Workflow("edges")
     one, two = flow.add(ops.echo, id="one", value=1), flow.add(ops.echo, id="two", value={"deep": [2]})
