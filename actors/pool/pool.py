@@ -56,6 +56,7 @@ __all__ = ["LocalPool"]
 
 _READS_A_TURN = 8
 _EOF_GRACE_S = 1.0
+_SPENT_GRACE_S = 1.0  # for a worker of one task to end, once that is answered
 _ORPHAN_S = 1.0
 _KEEPER_START_S = 30.0
 _INSPECT_S = 60.0
@@ -269,6 +270,9 @@ class LocalPool:
         if handle is not None:
             handle.ending = handle.ending or "stopped"
             self._send(handle, frame(Kind.STOP, None))
+            if handle.kind == "own":  # it may have said itself that its operation was over
+                until = time.monotonic() + _SPENT_GRACE_S
+                self._loop.call_at(until, lambda: self._kill(worker, "stopped", 0.0))
 
     def permit(self, worker: int, token: int, granted: bool, error: dict[str, Any] | None = None) -> None:
         self._send_to(worker, frame(Kind.PERMIT, [token, granted, error]))

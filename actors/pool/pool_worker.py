@@ -172,7 +172,7 @@ class WorkerHandle:
         if not (self._tail or self.limits):
             return
         keys = {(row[0], row[1], row[2]) for row in rows}
-        for key in keys:
+        for key in keys if self.kind != "own" else ():  # the limits of that one hold until it is gone
             self.limits.pop(key, None)
             self.watches.pop(key, None)
         if self._tail:

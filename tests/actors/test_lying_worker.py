@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,18 @@ def test_a_lie_ends_its_worker_and_no_run(supervisor: Supervisor) -> None:
     flow.add(lying.wait, id="honest", after=list(LIES), seconds=0.0, trigger="all_done")
     outcome = supervisor.run(flow, run_id="lies")
     assert outcome["honest"] == "waited"
+
+
+def test_a_worker_of_one_task_that_goes_on_after_its_answer_is_ended(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    sign = tmp_path / "sign"
+    flow = Workflow("late")
+    flow.add(lying.answer_and_go_on, id="late", arguments={"path": str(sign)}, **OWN)
+    flow.add(lying.wait, id="meanwhile", after=["late"], seconds=2.0)
+    outcome = supervisor.run(flow, run_id="late")
+    assert outcome["late"] == "over"
+    assert time.time() - float(sign.read_text(encoding="utf-8")) > 0.5
 
 
 UNREADABLE = {
