@@ -33,6 +33,8 @@ __all__ = ["Outcome", "Run", "RunStatus", "check_given"]
 
 _MOST_GIVEN_BYTES = 16 * 1024 * 1024
 _KEPT_EVENTS = 100_000
+_KEPT_CHARS = 64 * 1024 * 1024  # of what nodes print and report, in those
+_SAID_BY_NODES = frozenset(("node_log", "node_progress"))
 _ERRORS: dict[str, type[SageError]] = {
     each.__name__: each
     for each in (
@@ -167,7 +169,8 @@ class Run:
         self._waiters: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._listening = listening
-        self._kept: deque[Event] = deque(maxlen=_KEPT_EVENTS)
+        self._kept: deque[Event] = deque()
+        self._kept_chars = 0
         self._queues: list[queue.SimpleQueue[Event | None]] = []
 
     def __repr__(self) -> str:
@@ -175,7 +178,8 @@ class Run:
         return f"<Run {self.run_id} {state}>"
 
     def events(self) -> Iterator[Event]:
-        """Every event of this run from its start (of the last 100,000), until it ends. Any number may listen."""
+        """Every event of this run from its start (of the last 100,000, with up to 64 MiB of what nodes printed and
+        reported), until it ends. Any number may listen."""
         own: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         with self._lock:
             for event in self._kept:
@@ -291,9 +295,19 @@ class Run:
         if not self._listening:
             return
         with self._lock:
-            self._kept.append(event)
+            self._keep(event)
             for each in self._queues:
                 each.put(event)
+
+    def _keep(self, event: Event) -> None:
+        kept = self._kept
+        kept.append(event)
+        if event.event in _SAID_BY_NODES:
+            self._kept_chars += _chars(event)
+        while len(kept) > _KEPT_EVENTS or self._kept_chars > _KEPT_CHARS:
+            oldest = kept.popleft()
+            if oldest.event in _SAID_BY_NODES:
+                self._kept_chars -= _chars(oldest)
 
     def finish(self, outcome: Outcome | None, error: BaseException | None = None) -> None:
         with self._lock:
@@ -308,6 +322,12 @@ class Run:
             each.put(None)
         for wake in waiters:
             wake()
+
+
+def _chars(event: Event) -> int:
+    """About what it takes to keep it."""
+    text = event.data.get("text")
+    return len(text) if type(text) is str else len(repr(event.data))
 
 
 def _check_words(**said: object) -> None:

@@ -21,6 +21,7 @@ from pool_harness import pid_exists
 import sage_actors
 from sage_actors.actors.state.directory import StateDirectory
 from sage_actors.messages.errors import (
+    ActorDeadError,
     DefinitionError,
     KeyUnusableError,
     NoCheckpointError,
@@ -32,9 +33,11 @@ from sage_actors.messages.errors import (
     TimeoutExceeded,
     UsageError,
 )
+from sage_actors.messages.events import Event
 from sage_actors.supervisor.api import Supervisor, load
 from sage_actors.supervisor.definitions.loading import load_dict
 from sage_actors.supervisor.definitions.workflow import Workflow
+from sage_actors.supervisor.handle import Run
 
 pytestmark = pytest.mark.requirement("ORCH-011")
 
@@ -544,3 +547,16 @@ def test_whoever_reads_results_leaves_no_file_open(tmp_path: Path) -> None:
         assert [each.results["total"] for each in outcomes] == [6] * 4
         assert opened() == unread  # while they are kept, too
     assert unread <= 3  # the audit log and its lock, which live as long as the supervisor
+
+
+def test_what_nodes_print_is_kept_for_a_late_listener_up_to_a_size() -> None:
+    run = Run("long", resumed=False, completed=0, notices=[], listening=True)
+    run.publish(Event("run_started", "long", 0.0))
+    for number in range(200):
+        run.publish(Event("node_log", "long", float(number), "a", {"text": "x" * 1_000_000}))
+        run.publish(Event("node_progress", "long", float(number), "a", {"progress": {"x": "y" * 100_000}}))
+    run.publish(Event("run_finished", "long", 200.0))
+    run.finish(None, ActorDeadError("over"))
+    heard = list(run.events())
+    assert heard[-1].event == "run_finished"
+    assert 55 <= sum(event.event == "node_log" for event in heard) < 65
