@@ -6,6 +6,7 @@ puts back, in front, what it must not handle itself.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -38,14 +39,15 @@ class Inbox:
         """These come next, in this order."""
         self._front.extendleft(reversed(messages))
 
-    def take_all(self) -> list[Any]:
-        """Everything that waits."""
+    def take_all(self, most: float = math.inf) -> list[Any]:
+        """Everything that waits, or the first `most` of it."""
         taken: list[Any] = []
         try:
-            while True:
+            while len(taken) < most:
                 taken.append(self.get_nowait())
         except Empty:
-            return taken
+            pass
+        return taken
 
     def empty(self) -> bool:
         return not self._front and self._queue.empty()

@@ -25,6 +25,8 @@ from sage_actors.supervisor.core.run_core import RunCore
 
 __all__ = ["OutsideCalls"]
 
+_MOST_GUARDS = 10_000  # of one worker at once, which has room for 1,024 operations
+
 
 class OutsideCalls:
     """Lives in the supervisor's thread. `handlers`: message type -> who takes it."""
@@ -101,7 +103,11 @@ class OutsideCalls:
 
     def _guard_request(self, message: pp.GuardRequest) -> None:
         token = ("guard", message.worker, message.token)
-        self._guards.setdefault(message.worker, set()).add(token)
+        asked = self._guards.setdefault(message.worker, set())
+        if len(asked) >= _MOST_GUARDS:  # it would cost all runs their time, and the supervisor its memory
+            self._pool.kill(message.worker, "protocol", grace_s=0.0)
+            return
+        asked.add(token)
         self._callers.add(message.run)
         self._breaker.tell(br.Request(message.endpoint, token))
 

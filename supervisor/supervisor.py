@@ -191,14 +191,10 @@ class SupervisorActor(MailboxActor):
 
     def _waiting_events(self) -> list[Any]:
         """Our events at the head of the inbox, up to what Pykka must handle itself."""
-        waiting = self.actor_inbox.take_all()
+        waiting = self.actor_inbox.take_all(_MOST_EVENTS)
         for i, envelope in enumerate(waiting):
             kind = type(envelope.message)
-            if (
-                i >= _MOST_EVENTS
-                or envelope.reply_to is not None
-                or not (kind in self._handlers or envelope.message is _TICK)
-            ):
+            if envelope.reply_to is not None or not (kind in self._handlers or envelope.message is _TICK):
                 self.actor_inbox.put_back(waiting[i:])
                 return waiting[:i]
         return waiting

@@ -71,6 +71,13 @@ def test_a_worker_of_one_task_that_goes_on_after_its_answer_is_ended(
     assert time.time() - float(sign.read_text(encoding="utf-8")) > 0.5
 
 
+def test_a_worker_that_asks_for_permits_without_end_is_ended(supervisor: Supervisor) -> None:
+    flow = Workflow("asks")
+    flow.add(lying.ask_without_end, id="asks", on_failure="continue", max_crashes=1, **OWN)
+    outcome = supervisor.run(flow, run_id="asks")
+    assert outcome.errors["asks"]["details"]["reason"] == "protocol"
+
+
 UNREADABLE = {
     "no-format": b"\xc1",
     "nothing": b"",
