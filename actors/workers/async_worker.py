@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.actors.operations.context import Task
+from sage_actors.actors.operations.types import Runner
 from sage_actors.actors.workers.link import Link
 from sage_actors.actors.workers.output import UNKNOWN, AttributedStream, LogBook, OutputPipes
 from sage_actors.actors.workers.redaction import Redactor
@@ -171,7 +172,7 @@ class AsyncWorker:
     async def _call(self, task: Task, op: int) -> Any:
         if op in self._table.limited:
             self._link.send(Kind.HEARTBEAT, [list(task.key)])
-        runner = self._table.runner(op)
+        runner = self._table.runners.get(op) or self._load(task, op)
         if task.timeout is None:
             return await self._run(runner, task)
         try:
@@ -184,6 +185,13 @@ class AsyncWorker:
             raise TimeoutExceeded(
                 f"node {task.node_id!r} took longer than its timeout of {task.timeout:g} s"
             ) from error
+
+    def _load(self, task: Task, op: int) -> Runner:
+        """Imports what an operation needs, the first time. Its time, and its timeout, begin after that."""
+        runner = self._table.runner(op)
+        task.started = time.monotonic()
+        self._link.send(Kind.BEGUN, list(task.key))
+        return runner
 
     async def _run(self, runner: Any, task: Task) -> Any:
         if runner.is_async:

@@ -260,7 +260,7 @@ class Engine:
             for run, rows in given:
                 run.announce(rows, worker.number)
                 if worker.is_async:
-                    self._watch_each(worker, run, rows)
+                    self._watch_each(worker, run, [(row[0], row[1], row[2]) for row in rows])
             if not worker.is_async:
                 self._watch(worker, self.clock.monotonic())
         return bool(batch)
@@ -325,7 +325,7 @@ class Engine:
         self.ports.submit(number, [row])
         run.announce([row], number)
         if worker.is_async:
-            self._watch_each(worker, run, [row])
+            self._watch_each(worker, run, [(row[0], row[1], row[2])])
         else:
             self._watch(worker, worker.head_since)
 
@@ -552,12 +552,18 @@ class Engine:
                 worker.head_since = self.clock.monotonic()
 
     def begun(self, number: int, key: Key) -> None:
-        """A blocking worker has imported what its head needs: the head's time counts from here."""
+        """A worker has imported what this attempt needs: its time counts from here."""
         worker = self.workers.get(number)
         if worker is None or key not in worker.tasks:
             return
+        op = worker.tasks[key]
+        worker.loaded.add(op)
+        if worker.is_async:
+            run = self.runs.get(key[0])
+            if run is not None:
+                self._watch_each(worker, run, [each for each, its in worker.tasks.items() if its == op])
+            return
         now = worker.head_since = self.clock.monotonic()
-        worker.loaded.add(worker.tasks[key])
         self._watch(worker, now)
 
     def _tell_lost(self, keys: list[Key], evidence: Evidence) -> None:
@@ -653,13 +659,12 @@ class Engine:
             when = min(when, worker.head_since + timeout)
         self._check_at(worker, max(when, now))
 
-    def _watch_each(self, worker: Worker, run: RunCore, rows: list[Any]) -> None:
+    def _watch_each(self, worker: Worker, run: RunCore, keys: list[Key]) -> None:
         """The worker ends what takes too long by cancelling it. Look whether that was heeded."""
         late: dict[float, list[Key]] = {}
-        for row in rows:
-            timeout = run.operation(row[1]).timeout
+        for key in keys:
+            timeout = run.operation(key[1]).timeout
             if timeout is not None:
-                key = (row[0], row[1], row[2])
                 first = 0.0 if worker.tasks[key] in worker.loaded else _LOOP_S
                 late.setdefault(timeout + first, []).append(key)
         for after, keys in late.items():

@@ -100,7 +100,7 @@ class FakeWorker:
             error = error_map("OperationCancelled", "cancelled before it started")
             self.results.append([*key, FAILED, 0, error, None])
             return
-        if not self.is_async and row[3] not in self.imported:
+        if row[3] not in self.imported:
             self.imported.add(row[3])
             self.out.append(("begun", key))
         fate = self.judge.begins(self, row)
