@@ -24,7 +24,7 @@ from typing import Any
 from sage_actors.actors.state.directory import StateDirectory, check_run_id
 from sage_actors.messages.errors import RunLockedError, StateError, StorageError
 
-__all__ = ["KEEPER_WAIT_S", "RunLock", "holder", "process_start_time"]
+__all__ = ["KEEPER_WAIT_S", "RunLock", "holder", "if_stopped", "process_start_time"]
 
 KEEPER_WAIT_S = 2.0
 _PROBE_WAIT_S = 0.25  # how long a lock may be held by who only looks, or has not written its name yet
@@ -127,12 +127,24 @@ def process_start_time(pid: int) -> int | None:
     """When process `pid` started, in the system's own unit; None if it is gone (a zombie is gone)."""
     if sys.platform != "linux":
         return _psutil_start_time(pid)
+    fields = _stat_fields(pid)
+    return None if not fields or fields[0] in b"ZXx" else int(fields[19])
+
+
+def if_stopped(pid: object) -> str:
+    """What to do about process `pid` if it is stopped, as by SIGSTOP or Ctrl-Z; "" if it is not, or nobody knows."""
+    if sys.platform != "linux" or type(pid) is not int or _stat_fields(pid)[:1] not in ([b"T"], [b"t"]):
+        return ""
+    return f"it is stopped (SIGSTOP, Ctrl-Z): continue it with `kill -CONT {pid}`, or end it with `kill -KILL {pid}`"
+
+
+def _stat_fields(pid: int) -> list[bytes]:
+    """What /proc/PID/stat says from the state on; nothing of a process that is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
-        return None
-    fields = stat.rpartition(b")")[2].split()  # the name before it may hold spaces and parentheses
-    return None if fields[0] in b"ZXx" else int(fields[19])
+        return []
+    return stat.rpartition(b")")[2].split()  # the name before it may hold spaces and parentheses
 
 
 def _psutil_start_time(pid: int) -> int | None:
@@ -192,7 +204,8 @@ def _is_alive(process: dict[str, Any]) -> bool:
 def _locked(run_id: str, content: dict[str, Any]) -> RunLockedError:
     pid = content.get("pid", "unknown")
     since = f" since {content['since']}" if "since" in content else ""
-    return RunLockedError(f"run {run_id} is owned by process {pid}{since}; attach to it, or wait for its end")
+    what_next = if_stopped(pid) or "attach to it, or wait for its end"
+    return RunLockedError(f"run {run_id} is owned by process {pid}{since}; {what_next}")
 
 
 def _own_content() -> dict[str, Any]:

@@ -22,7 +22,7 @@ from sage_actors.supervisor.cli.options import (
 
 if TYPE_CHECKING:
     from sage_actors.messages.events import Event
-    from sage_actors.supervisor.cli.follow import Mode
+    from sage_actors.supervisor.cli.follow import Mode, Screen
 
 __all__ = ["approve_command", "attach", "attach_command", "cancel_command", "resolve_command"]
 
@@ -54,7 +54,15 @@ def attach(project: Path, run_id: str, mode: Mode) -> int:
     from sage_actors.supervisor.cli.follow import make_screen
     from sage_actors.supervisor.control.client import ControlClient, NoControlError
 
-    stream = ControlClient(project, run_id).events()
+    def tell(text: str) -> None:
+        if screen is None:
+            click.echo(text, err=True)
+        else:
+            screen.note(text)
+            screen.tick()
+
+    screen: Screen | None = None
+    stream = ControlClient(project, run_id).events(tell=tell)
     try:
         snapshot = next(stream).get("status") or {}
     except (StopIteration, NoControlError) as cause:

@@ -146,7 +146,7 @@ def status_command(run_id: str, project: Path, as_json: bool) -> None:
     facts = {"run_id": run_id} | _summary(past) | {"breakers": {}}
     facts["running"] = [node.id for node in nodes if node.state == "running"]
     facts["waiting"] = {node.id: node.reason or node.state for node in nodes if node.state in _WAITING}
-    facts |= {key: value for key, value in live.items() if key not in ("seconds", "reason")}
+    facts |= live
     if as_json:
         from sage_actors.supervisor.json_text import to_json
 
@@ -156,14 +156,17 @@ def status_command(run_id: str, project: Path, as_json: bool) -> None:
 
 
 def _live_status(project: Path, run_id: str) -> dict[str, Any]:
-    """What only the run's owner knows; nothing if it does not answer."""
-    from sage_actors.messages.errors import SageError
+    """What only the run's owner knows; why it does not answer, where it is there."""
+    from sage_actors.messages.errors import RunLockedError, SageError
     from sage_actors.supervisor.control.client import ControlClient
 
     try:
-        return ControlClient(project, run_id, timeout_s=5.0).status()
+        live = ControlClient(project, run_id, timeout_s=5.0).status()
+    except RunLockedError as error:
+        return {"reason": str(error)}
     except SageError:
         return {}
+    return {key: value for key, value in live.items() if key not in ("seconds", "reason")}
 
 
 def _print_status(facts: Mapping[str, Any], nodes: list[NodeView]) -> None:
@@ -354,7 +357,7 @@ def _follow(project: Path, run_id: str) -> Iterator[tuple[Any, str, int, str, st
     """The log lines that the run's owner tells from now on; None if nobody answers."""
     from sage_actors.supervisor.control.client import ControlClient, NoControlError
 
-    events = ControlClient(project, run_id).events()
+    events = ControlClient(project, run_id).events(tell=lambda text: click.echo(text, err=True))
     try:
         next(events)  # connected: nothing that comes after this is missed
     except (NoControlError, StopIteration):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sage_actors.messages.errors import UsageError
 
-__all__ = ["NoControlError", "listen", "may_speak", "socket_paths", "unlink_own", "why_not_ours"]
+__all__ = ["NoControlError", "listen", "may_speak", "owner_of", "socket_paths", "unlink_own", "why_not_ours"]
 
 _MAX_PATH_BYTES = 100  # of the 108 that an address has; macOS has 104
 
@@ -104,8 +104,19 @@ def may_speak(sock: socket.socket) -> bool:
     """Whether the peer is this user or root. Where the system does not say, the directory's mode must do."""
     if sys.platform != "linux":
         return True
-    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    _, uid, _ = _credentials(sock)
     return uid in (os.getuid(), 0)
+
+
+def owner_of(sock: socket.socket) -> int | None:
+    """The process that listens at the other end; None where the system does not say."""
+    return _credentials(sock)[0] or None if sys.platform == "linux" else None
+
+
+def _credentials(sock: socket.socket) -> tuple[int, int, int]:
+    """The peer's process, user and group."""
+    pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid, gid
 
 
 def unlink_own(path: Path, inode: int) -> None:

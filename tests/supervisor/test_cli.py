@@ -694,6 +694,31 @@ def test_a_second_process_on_one_run_exits_3(sage: CommandLine) -> None:
         process.communicate()
 
 
+def test_a_stopped_owner_is_named_with_what_to_do(sage: CommandLine, inside: Inside) -> None:
+    """Ctrl-Z in another terminal: `cancel` waited for a minute and a half, `attach` for ever."""
+    process, flow = _running(sage)
+    follower = sage.start("attach", "flow")
+    try:
+        assert follower.stdout is not None
+        follower.stdout.readline()  # it follows
+        process.send_signal(signal.SIGSTOP)
+        hint = f"kill -CONT {process.pid}"
+        assert hint in follower.stdout.readline()
+        assert hint in inside("status", "flow").stdout
+        assert hint in inside("run", flow, code=3).stderr
+        said = inside("cancel", "flow", code=3).stderr
+        assert hint in said
+        assert "does it if it goes on" in said
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=30)
+        assert (process.returncode, follower.wait(30)) == (1, 1)
+    finally:
+        process.kill()
+        follower.kill()
+        process.communicate()
+        follower.communicate()
+
+
 # ------------------------------------------------------------------ keys and damage
 
 
