@@ -6,14 +6,14 @@ the records before it made, so that it needs no records of its own and cannot be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from sage_actors.messages.codec import pack
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.run_core import RunCore
 
-__all__ = ["Transient", "carry_nodes", "items_of", "top_of"]
+__all__ = ["Transient", "carry_nodes", "items_of", "started_inside", "top_of"]
 
 # What was open, by old number; where it goes, by new number.
 Transient = tuple[dict[int, Any], dict[int, Any]]
@@ -24,6 +24,16 @@ def top_of(run: RunCore, node: int) -> int:
     while node >= run.plan.size:
         node = run.scopes[node - run.plan.size].owner
     return node
+
+
+def started_inside(run: RunCore, refused: Container[int]) -> dict[int, int]:
+    """The expansions in which a `once` node has happened, or may have: the node of the definition -> the first such."""
+    found: dict[int, int] = {}
+    for node in range(run.plan.size, len(run.state)):
+        started = run.state[node] in (st.SUCCEEDED, st.IN_DOUBT, st.RUNNING) or node in refused
+        if started and run.operation(node).effect == "once":
+            found.setdefault(top_of(run, node), node)
+    return found
 
 
 def items_of(run: RunCore, node: int) -> bytes:

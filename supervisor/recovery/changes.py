@@ -12,7 +12,8 @@ from sage_actors.messages.errors import ChangedDefinitionError
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.plan import compile_plan, fingerprint
 from sage_actors.supervisor.core.run_core import RunCore
-from sage_actors.supervisor.recovery.carrying import top_of
+from sage_actors.supervisor.recovery.carrying import started_inside
+from sage_actors.supervisor.recovery.removed import Removed, stored_at
 from sage_actors.supervisor.recovery.restore import Restored
 
 __all__ = ["Accept", "Edit"]
@@ -26,8 +27,8 @@ _MOST_REFUSED = 10
 class Edit:
     """The definition and the inputs that a run is to be continued with, against those it began with.
 
-    changed: ids whose results cannot be kept, in order: new, different, given an input with another value, or
-    downstream of such a node. A succeeded node with effect `once` is never in it.
+    changed: ids whose results cannot be kept, in order: new (or back, not as it was), different, given an input with
+    another value, or downstream of such a node. A succeeded node with effect `once` is never in it.
     """
 
     def __init__(self, restored: Restored, spec: WorkflowSpec, inputs: Mapping[str, Any]) -> None:
@@ -35,6 +36,9 @@ class Edit:
         assert restored.spec is not None
         self.spec, self.inputs = spec, inputs
         self._run, self._before, self._refused = restored.run, restored.spec, restored.refused
+        self._removed = restored.removed
+        ids = {node.id for node in spec.nodes}
+        self._back = {each: was for each, was in restored.removed.items() if each in ids}
         self._other_inputs = _differences(restored.header["inputs"], inputs)
         self.changed = self._changed()
 
@@ -74,13 +78,14 @@ class Edit:
         """ChangedDefinitionError: a `once` node has happened, or may have, in an expansion that would be made anew."""
         old = self._run
         ids = set(self.changed) & new.plan.by_id.keys()
-        for node in range(old.plan.size, len(old.state)):
-            if old.state[node] not in (st.SUCCEEDED, st.IN_DOUBT, st.RUNNING) and node not in self._refused:
-                continue
-            top = old.id_of(top_of(old, node))
-            if top in ids and old.operation(node).effect == "once":
+        started = {
+            old.id_of(top): old.id_of(node) for top, node in started_inside(old, self._refused).items()
+        }
+        started |= {node_id: was.inside for node_id, was in self._removed.items() if was.inside}
+        for top, node in started.items():
+            if top in ids:
                 raise ChangedDefinitionError(
-                    f"run {old.run_id!r}: {old.id_of(node)} has effect `once` and was started; it would be repeated "
+                    f"run {old.run_id!r}: {node} has effect `once` and was started; it would be repeated "
                     f"if {top} ran again. Undo the change to {top}, give it another id, or use another --run-id"
                 )
 
@@ -88,10 +93,16 @@ class Edit:
         plan = compile_plan(self.spec)
         before = {node.id: node for node in self._before.nodes}
         dirty = bytearray(
-            _is_other(before.get(node.id), node) or _uses_inputs(node, self._other_inputs)
+            self._is_new(node, self._back[node.id])
+            if node.id in self._back
+            else _is_other(before.get(node.id), node) or _uses_inputs(node, self._other_inputs)
             for node in self.spec.nodes
         ).ljust(plan.size, b"\0")  # gates of phases follow
         for number in plan.topological():
+            if number < plan.visible and (was := self._back.get(plan.ids[number])) and not dirty[number]:
+                dirty[number] = was.parents != {
+                    plan.ids[each]: self._stored_at(plan.ids[each]) for each in plan.parents_of(number)
+                }
             if dirty[number]:
                 for child in plan.children(number):
                     dirty[child] = 1
@@ -99,7 +110,20 @@ class Edit:
             node.id for i, node in enumerate(self.spec.nodes) if dirty[i] and not self._is_done_once(node)
         ]
 
+    def _is_new(self, node: NodeSpec, was: Removed) -> bool:
+        return not was.is_same(node) or _uses_inputs(node, _differences(was.inputs, self.inputs))
+
+    def _stored_at(self, node_id: str) -> int:
+        """Where the result is that a node of this id has if nothing changes it."""
+        if node_id in self._back:
+            return self._back[node_id].stored
+        number = self._run.plan.by_id.get(node_id)
+        return 0 if number is None else stored_at(self._run, number)
+
     def _is_done_once(self, node: NodeSpec) -> bool:
+        was = self._back.get(node.id)
+        if was is not None:
+            return was.is_done_once(node)
         return node.operation.effect == "once" and self._is_done(node.id)
 
     def _is_done(self, node_id: str) -> bool:
@@ -124,8 +148,13 @@ class Edit:
     def _harmless(self) -> list[str]:
         now = {node.id: node for node in self.spec.nodes}
         done = [node for node in self._before.nodes if self._is_done(node.id)]
-        gone = [f"{node.id} is no more, and its result is not kept" for node in done if node.id not in now]
+        gone = [f"{node.id} is no more" for node in done if node.id not in now]
         changed = set(self.changed)
+        gone += [
+            f"{each} is back, with its result"
+            for each, was in self._back.items()
+            if was.stored and each not in changed
+        ]
         stays = [f"{each} stays failed, as it was resolved" for each in self._stays_failed()]
         return [*gone, *stays] + [
             f"{node.id} keeps the result of its old definition: it has `effect: once`"

@@ -290,6 +290,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.tracks: dict[int, _Track] = {}
+        self._removed: dict[str, _Track] = {}
         self.last_at = 0.0
         self._core: RunCore | None = None
         self._opened_at = 0.0
@@ -300,15 +301,17 @@ class _Watch:
         return self._worked + max(0.0, until - self._opened_at)
 
     def begin(self, core: RunCore) -> None:
-        """A definition was admitted: tracks go over to the nodes of the same id that keep their result."""
+        """A definition was admitted: tracks go over to the nodes of the same id, however long they were gone."""
         old, tracks = self._core, self.tracks
-        self._core, self.tracks = core, {}
+        self._core = core
         if old is None:
             return
-        for number, track in tracks.items():
-            here = core.plan.by_id.get(old.plan.ids[number]) if number < old.plan.visible else None
-            if here is not None:
-                self.tracks[here] = track
+        known = self._removed | {
+            old.plan.ids[number]: track for number, track in tracks.items() if number < old.plan.visible
+        }
+        ids = core.plan.by_id
+        self.tracks = {ids[node_id]: track for node_id, track in known.items() if node_id in ids}
+        self._removed = {node_id: track for node_id, track in known.items() if node_id not in ids}
 
     def see(self, location: Location, record: Record) -> None:
         if isinstance(record, AuditNoted):

@@ -43,6 +43,7 @@ from sage_actors.supervisor.core.run_core import RunCore
 from sage_actors.supervisor.core.run_waits import resolved_as_failed
 from sage_actors.supervisor.recovery.admission import Assembly
 from sage_actors.supervisor.recovery.carrying import Transient, carry_nodes
+from sage_actors.supervisor.recovery.removed import Removed, give_back, take_out
 
 __all__ = ["DECIDED_OFFLINE", "Restored", "carry_over", "doubtful", "prepare", "replay"]
 
@@ -63,6 +64,7 @@ class Restored:
     (anew), less idle_s then.
     verdicts: node -> error, failed by a decision while nobody carried the run out: not tried again at once.
     refused: node -> who said so, in doubt and resolved as failed: no resume tries it again.
+    removed: id -> what is known of a node that an edit took out.
     """
 
     header: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +83,7 @@ class Restored:
     retries: dict[int, tuple[float, float]] = field(default_factory=dict)
     verdicts: dict[int, dict[str, Any]] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
+    removed: dict[str, Removed] = field(default_factory=dict)
     # Nodes whose attempts all failed, and whose fallback was not taken yet.
     fallbacks: set[int] = field(default_factory=set)
     breakers: dict[str, tuple[str, float]] = field(default_factory=dict)
@@ -142,6 +145,7 @@ def carry_over(restored: Restored, new: RunCore, changed: Iterable[str]) -> None
     waits, retries = dict(restored.waits), dict(restored.retries)
     inflight, verdicts, begun = dict(restored.inflight), dict(restored.verdicts), dict(restored.begun)
     doubts, refused = doubtful(restored), dict(restored.refused)
+    removed = take_out(old, restored.header["inputs"], new.plan.by_id, doubts=doubts, refused=refused)
     restored.forget_what_was_open()
     open_nodes: list[Transient] = [
         (waits, restored.waits),
@@ -154,6 +158,8 @@ def carry_over(restored: Restored, new: RunCore, changed: Iterable[str]) -> None
     for node, by in refused.items():
         if (here := same.get(node)) is not None:
             restored.refused[here], new.attempts[here] = by, old.attempts[node]
+    give_back(restored.removed, new, changed, refused=restored.refused)
+    restored.removed |= removed
 
 
 def _apply(restored: Restored, record: Record, location: Location, index: int) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import operations_engine as ops
 import pytest
-from engine_harness import Script, history, lines, make_supervisor, states, wait_until
+from engine_harness import KEYS, Script, history, lines, make_supervisor, states, wait_until
 
 from sage_actors.messages.errors import ChangedDefinitionError, UsageError
 from sage_actors.supervisor.definitions.workflow import Workflow
 from sage_actors.supervisor.handle import Run
+from sage_actors.supervisor.recovery.acting import act_on_run
 
 pytestmark = [pytest.mark.requirement("ORCH-015"), pytest.mark.requirement("ORCH-017")]
 
@@ -212,6 +213,64 @@ def test_a_once_node_is_not_repeated_when_its_definition_is_edited(tmp_path: Pat
         outcome = supervisor.run(edited, run_id="r", timeout=30, accept_changes=True).raise_for_status()
     assert outcome["receipt"] == ["paid"]
     assert (lines(tmp_path / "paid"), lines(tmp_path / "receipt")) == (1, 2)
+
+
+def test_a_once_node_is_not_repeated_when_it_was_removed_and_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "gate").touch()
+    without = Workflow("payment")
+    without.add(ops.echo, id="beside", value=1)
+    with make_supervisor(tmp_path) as supervisor:
+        supervisor.run(payment(tmp_path), run_id="r", timeout=30).raise_for_status()
+        for number in range(2):
+            supervisor.run(without, run_id="r", timeout=30, accept_changes=True).raise_for_status()
+            edited = Workflow("payment")
+            paid = edited.add(ops.pay, id="pay", path=str(tmp_path / "paid"), value=number)
+            edited.add(ops.echo, id=f"receipt-{number}", value=[paid])
+            outcome = supervisor.run(edited, run_id="r", timeout=30, accept_changes=True).raise_for_status()
+            assert outcome[f"receipt-{number}"] == ["paid"]
+    assert lines(tmp_path / "paid") == 1
+
+
+@pytest.mark.parametrize("how", ["doubt", "fail"])
+def test_what_was_said_of_a_once_node_outlives_its_removal(tmp_path: Path, how: str) -> None:
+    without = Workflow("payment")
+    without.add(ops.echo, id="other", value=1)
+    with make_supervisor(tmp_path) as supervisor:
+        wait_for_pause(supervisor.start(dies(tmp_path), run_id="r"))
+    if how == "fail":
+        act_on_run(tmp_path, KEYS, "r", {"action": "resolve", "node": "pay", "how": "fail"}, by="me")
+    with make_supervisor(tmp_path) as supervisor:
+        supervisor.run(without, run_id="r", timeout=30, accept_changes=True).raise_for_status()
+        again = supervisor.start(dies(tmp_path), run_id="r", accept_changes=True)
+        if how == "doubt":
+            wait_for_pause(again)
+        else:
+            assert again.result(30).status == "failed"
+    assert lines(tmp_path / "paid") == 1
+    assert states(tmp_path, "r")["pay"] == ("in_doubt" if how == "doubt" else "failed")
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_what_happened_once_in_an_expansion_that_was_removed_is_not_repeated(
+    tmp_path: Path, succeeds: bool
+) -> None:
+    def flow(*, whole: bool) -> Workflow:
+        made = Workflow("payments")
+        made.add(ops.echo, id="beside", value=1)
+        if whole:
+            pay = ops.pay if succeeds else ops.pay_and_die
+            made.add(pay, id="each", foreach=[1, 2], path=str(tmp_path / "paid"))
+        return made
+
+    (tmp_path / "gate").touch()
+    with make_supervisor(tmp_path) as supervisor:
+        supervisor.run(flow(whole=True), run_id="r", timeout=30)
+        paid = lines(tmp_path / "paid")
+        assert paid
+        supervisor.run(flow(whole=False), run_id="r", timeout=30).raise_for_status()
+        with pytest.raises(ChangedDefinitionError, match=r"each\[\d\] has effect `once`"):
+            supervisor.run(flow(whole=True), run_id="r", accept_changes=True)
+    assert lines(tmp_path / "paid") == paid
 
 
 def test_the_start_of_a_once_node_is_on_disk_before_it_runs(tmp_path: Path) -> None:

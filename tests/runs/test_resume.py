@@ -244,6 +244,65 @@ def test_a_removed_node_takes_nothing_with_it(tmp_path: Path) -> None:
     assert calls(tmp_path) == {"first": 1, "middle": 1, "last": 1, "side": 1}
 
 
+def test_a_removed_node_that_comes_back_has_its_result_still(tmp_path: Path) -> None:
+    """With what depended on it, over any number of edits: a program may add to its graph step by step."""
+    run(tmp_path, chain(tmp_path))
+    only = Workflow("chain")
+    only.add(ops.mark, id="first", path=str(tmp_path / "first"), value=1)
+    for _ in range(2):
+        assert dict(run(tmp_path, only).results) == {"first": 1}
+        outcome = run(tmp_path, chain(tmp_path))
+        assert dict(outcome.results) == {"last": [1, 3], "side": "side"}
+    assert calls(tmp_path) == {"first": 1, "middle": 1, "last": 1, "side": 1}
+    with make_supervisor(tmp_path) as supervisor:
+        assert supervisor.resume("r", from_node="last").result(30)["last"] == [1, 3]
+    assert calls(tmp_path) == {"first": 1, "middle": 1, "last": 2, "side": 1}
+
+
+@pytest.mark.parametrize("what", ["itself", "parent", "parent meanwhile", "input"])
+def test_a_removed_node_that_comes_back_otherwise_runs_again(tmp_path: Path, what: str) -> None:
+    def flow(*, parent: int = 1, note: str | None = None) -> Workflow:
+        made = Workflow("back", inputs={"topic": "tea"})
+        first = made.add(ops.mark, id="first", path=str(tmp_path / "first"), value=parent)
+        if note is not None:
+            value = [first, note, "${inputs.topic}"]
+            middle = made.add(ops.mark, id="middle", path=str(tmp_path / "middle"), value=value)
+            made.add(ops.mark, id="last", path=str(tmp_path / "last"), value=middle)
+        return made
+
+    run(tmp_path, flow(note="a"))
+    run(tmp_path, flow())
+    if what == "parent meanwhile":  # it gives the same again, but it is another result
+        run(tmp_path, flow(parent=2), accept_changes=True)
+        run(tmp_path, flow(), accept_changes=True)
+    edited = flow(parent=3 if what == "parent" else 1, note="b" if what == "itself" else "a")
+    inputs = {"topic": "cake"} if what == "input" else {}
+    with pytest.raises(ChangedDefinitionError, match=r"middle is new or was not done; last is new"):
+        run(tmp_path, edited, inputs=inputs)
+    outcome = run(tmp_path, edited, inputs=inputs, accept_changes=True)
+    expected = [3 if what == "parent" else 1, "b" if what == "itself" else "a", inputs.get("topic", "tea")]
+    assert outcome["last"] == expected
+    assert (lines(tmp_path / "middle"), lines(tmp_path / "last")) == (2, 2)
+
+
+def test_a_removed_node_counts_only_with_the_results_that_it_had(tmp_path: Path) -> None:
+    """It was fed by a failure that was tolerated; now there is a result."""
+
+    def flow(*, whole: bool) -> Workflow:
+        made = Workflow("back")
+        gate = str(tmp_path / "gate")
+        first = made.add(ops.fail_while, id="first", gate=gate, value=1, on_failure="continue")
+        made.add(ops.fail_while, id="bad", gate=str(tmp_path / "other"))
+        if whole:
+            made.add(ops.mark, id="middle", path=str(tmp_path / "middle"), value=[first])
+        return made
+
+    assert run(tmp_path, flow(whole=True))["middle"] == [None]
+    (tmp_path / "gate").touch()
+    assert run(tmp_path, flow(whole=False))["first"] == 1
+    assert run(tmp_path, flow(whole=True), accept_changes=True)["middle"] == [1]
+
+
 def test_an_added_node_runs_alone(tmp_path: Path) -> None:
     run(tmp_path, chain(tmp_path, side=False))
     outcome = run(tmp_path, chain(tmp_path), accept_changes=True)
