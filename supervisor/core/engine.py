@@ -7,7 +7,6 @@ about a millisecond of work ahead for short operations and exactly one for long 
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Iterable, Sequence
 from itertools import count
@@ -19,10 +18,13 @@ from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import StorageError
 from sage_actors.messages.limits import limit_error
 from sage_actors.messages.wire import OK, Evidence, error_map
+from sage_actors.supervisor.core.blame import blame
 from sage_actors.supervisor.core.ports import Ports
 from sage_actors.supervisor.core.restart_policy import RestartIntensity, RestartPolicy
 from sage_actors.supervisor.core.run_core import RunCore
+from sage_actors.supervisor.core.timers import Timers
 from sage_actors.supervisor.core.worker import AHEAD_US, ASYNC_ROWS, MOST_ROWS, OWN, Key, Worker
+from sage_actors.supervisor.core.worker_watch import WorkerWatch
 
 __all__ = ["Engine", "EnginePorts"]
 
@@ -31,11 +33,6 @@ _LEAST_US = 8.0  # what any task costs a worker, however short
 _WEIGHT = 0.3  # of the newest batch in the estimate of what an operation costs
 _ASYNC_SHARE = 128  # from how many coroutines on another async worker is worth its start
 _SPENT = "spent"  # a worker of one task that has answered
-_OVERRUN_S = 0.02  # a node that runs this long gives the queue behind it back
-_IMPORT_S = 120.0  # for the first use of an operation in a worker, besides its timeout
-_HEED_S = 5.0  # what is cancelled may take this long to end
-_LOOP_S = 15.0  # an import may stop an event loop for so long; then it counts as hung
-_CERTAIN_S = 0.05  # a head that ran this long is what the worker executed: results are flushed after 2 ms
 
 
 class EnginePorts(Ports, Protocol):
@@ -72,9 +69,15 @@ class Engine:
         self.refused = 0  # answers of attempts that had been given up
         self._op_numbers: dict[int, dict[OperationSpec, int]] = {}  # by run: two may share a definition
         self._next_op = count(1)
-        self._timers: list[tuple[float, int, tuple[Any, ...]]] = []
-        self._timer_order = count()
-        self._tick_at = math.inf
+        self._timers = Timers(ports.tick_at)
+        self._watch = WorkerWatch(
+            self.workers,
+            self._timers,
+            clock,
+            timeout_of=self._timeout_of,
+            kill=self._kill,
+            ask_back=self._ask_back,
+        )
 
     # ------------------------------------------------------------------ runs
 
@@ -138,7 +141,7 @@ class Engine:
             run.stop("interrupted")
         for worker in self.workers.values():
             self._ask_back(worker)
-        self._at(self.clock.monotonic() + grace_s, ("abort",))
+        self._timers.at(self.clock.monotonic() + grace_s, lambda now: self.abort())
 
     def abort(self) -> None:
         """Stop everything now; all runs stay resumable."""
@@ -162,7 +165,7 @@ class Engine:
                 continue
             if worker.is_async:
                 self.ports.cancel(worker.number, keys)
-                self._at(self.clock.monotonic() + _HEED_S, ("unheeded", worker.number, keys, "cancelled"))
+                self._watch.ending(worker, keys, "cancelled")
                 continue
             head = next(iter(worker.tasks))
             if worker.solo and not worker.head_since:
@@ -260,9 +263,9 @@ class Engine:
             for run, rows in given:
                 run.announce(rows, worker.number)
                 if worker.is_async:
-                    self._watch_each(worker, run, [(row[0], row[1], row[2]) for row in rows])
+                    self._watch.tasks(worker, [(row[0], row[1], row[2]) for row in rows])
             if not worker.is_async:
-                self._watch(worker, self.clock.monotonic())
+                self._watch.head(worker, self.clock.monotonic())
         return bool(batch)
 
     def _room(self, worker: Worker, run: RunCore) -> int:
@@ -325,9 +328,9 @@ class Engine:
         self.ports.submit(number, [row])
         run.announce([row], number)
         if worker.is_async:
-            self._watch_each(worker, run, [(row[0], row[1], row[2])])
+            self._watch.tasks(worker, [(row[0], row[1], row[2])])
         else:
-            self._watch(worker, worker.head_since)
+            self._watch.head(worker, worker.head_since)
 
     def _wants_worker(self, mine: list[Worker], lane: int) -> bool:
         """Whether one more worker of that kind would have something to do at once."""
@@ -382,7 +385,7 @@ class Engine:
         worker.ready = True
         if worker.overrun:
             worker.overrun = False
-            self._watch(worker, worker.head_since)
+            self._watch.head(worker, worker.head_since)
         worker.solo = worker.solo and bool(tasks)
         if worker.lane == OWN and not worker.dying:
             worker.dying = _SPENT
@@ -481,7 +484,7 @@ class Engine:
         if worker is None:
             return
         keys = list(worker.tasks)
-        guilty, suspects = self._judge(worker, keys, evidence, culprits)
+        guilty, suspects = blame(worker, evidence, culprits, now=self.clock.monotonic())
         self._tell_lost(keys, evidence)
         touched: dict[int, RunCore] = {}
         for key in keys:
@@ -506,28 +509,6 @@ class Engine:
         for run in touched.values():
             run.settle()
         self.dispatch()
-
-    def _judge(
-        self, worker: Worker, keys: list[Key], evidence: Evidence, culprits: Sequence[Key]
-    ) -> tuple[set[Key], set[Key]]:
-        """Who caused it, and who perhaps did: what only waited in the queue is neither."""
-        named = set(culprits) & set(keys)
-        if named:
-            return named, set()
-        if not worker.ready:
-            return set(), set()
-        if worker.is_async and worker.dying == "timeout" and worker.doomed in keys:
-            return {worker.doomed}, set()
-        if worker.is_async and len(keys) > 1:
-            return set(), set(keys)
-        if worker.doomed is not None and worker.doomed not in keys:
-            return set(), set(keys[:1])  # it answered at the last moment: whoever came after is not to blame
-        if len(keys) <= 1:
-            return set(keys), set()
-        certain = self.clock.monotonic() - worker.head_since > _CERTAIN_S
-        if worker.dying or evidence.reason in ("timeout", "limit", "cancelled") or certain:
-            return {keys[0]}, set()
-        return set(), set(keys)
 
     def _charge(self, run: RunCore, node: int, evidence: Evidence, reason: str) -> None:
         once = run.operation(node).effect == "once"
@@ -559,12 +540,10 @@ class Engine:
         op = worker.tasks[key]
         worker.loaded.add(op)
         if worker.is_async:
-            run = self.runs.get(key[0])
-            if run is not None:
-                self._watch_each(worker, run, [each for each, its in worker.tasks.items() if its == op])
+            self._watch.tasks(worker, [each for each, its in worker.tasks.items() if its == op])
             return
         now = worker.head_since = self.clock.monotonic()
-        self._watch(worker, now)
+        self._watch.head(worker, now)
 
     def _tell_lost(self, keys: list[Key], evidence: Evidence) -> None:
         if evidence.reason == "stopped":
@@ -602,98 +581,27 @@ class Engine:
 
     # ------------------------------------------------------------------ time
 
-    def set_timer(self, run: RunCore, at: float, token: tuple[str, int, int]) -> None:
-        self._at(at, ("run", run.number, token))
-
-    def _at(self, when: float, what: tuple[Any, ...]) -> None:
-        heapq.heappush(self._timers, (when, next(self._timer_order), what))
-        self._arm()
-
-    def _arm(self) -> None:
-        if self._timers and self._timers[0][0] < self._tick_at:
-            self._tick_at = self._timers[0][0]
-            self.ports.tick_at(self._tick_at)
-
     def tick(self) -> None:
         """Time has come for something."""
-        now = self.clock.monotonic()
-        self._tick_at = math.inf
-        while self._timers and self._timers[0][0] <= now:
-            what = heapq.heappop(self._timers)[2]
-            self._ring(what, now)
-        self._arm()
+        self._timers.run_due(self.clock.monotonic())
         self.dispatch()
 
-    def _ring(self, what: tuple[Any, ...], now: float) -> None:
-        if what[0] == "run":
-            run = self.runs.get(what[1])
-            if run is not None:
-                run.timer_fired(*what[2])
-                if run.timed_out:
-                    self._stop_tasks(run)
-                    run.settle()
-                elif run.overdue:
-                    self._end_tasks(run)
-        elif what[0] == "check":
-            worker = self.workers.get(what[1])
-            if worker is not None:
-                if worker.check_at <= now:
-                    worker.check_at = math.inf
-                self._check(worker, now)
-        elif what[0] == "unheeded":
-            _, number, keys, reason = what
-            worker = self.workers.get(number)
-            key = next((key for key in keys if worker is not None and key in worker.tasks), None)
-            if worker is not None and key is not None:
-                self._kill(worker, reason, key)
-        elif what[0] == "abort":
-            self.abort()
+    def set_timer(self, run: RunCore, at: float, token: tuple[str, int, int]) -> None:
+        """Tell the run of `token` at that time (monotonic), if it is still there."""
+        number = run.number
+        self._timers.at(at, lambda now: self._run_timer(number, token))
 
-    def _watch(self, worker: Worker, now: float) -> None:
-        """Look at the worker again when its head may have overrun, or timed out."""
-        if not worker.tasks or worker.dying:
+    def _run_timer(self, number: int, token: tuple[str, int, int]) -> None:
+        run = self.runs.get(number)
+        if run is None:
             return
-        when = worker.head_since + _OVERRUN_S if len(worker.tasks) > 1 else math.inf
-        timeout = self._head_timeout(worker)
-        if timeout is not None:
-            when = min(when, worker.head_since + timeout)
-        self._check_at(worker, max(when, now))
+        run.timer_fired(*token)
+        if run.timed_out:
+            self._stop_tasks(run)
+            run.settle()
+        elif run.overdue:
+            self._end_tasks(run)
 
-    def _watch_each(self, worker: Worker, run: RunCore, keys: list[Key]) -> None:
-        """The worker ends what takes too long by cancelling it. Look whether that was heeded."""
-        late: dict[float, list[Key]] = {}
-        for key in keys:
-            timeout = run.operation(key[1]).timeout
-            if timeout is not None:
-                first = 0.0 if worker.tasks[key] in worker.loaded else _LOOP_S
-                late.setdefault(timeout + first, []).append(key)
-        for after, keys in late.items():
-            self._at(self.clock.monotonic() + after + _HEED_S, ("unheeded", worker.number, keys, "timeout"))
-
-    def _check_at(self, worker: Worker, when: float) -> None:
-        """The earliest wish counts; a later check that was asked for before finds nothing to do."""
-        if when < worker.check_at:
-            worker.check_at = when
-            self._at(when, ("check", worker.number))
-
-    def _head_timeout(self, worker: Worker) -> float | None:
-        """Seconds that the head may take; more where it must import its operation first."""
-        key, op = next(iter(worker.tasks.items()))
+    def _timeout_of(self, key: Key) -> float | None:
         run = self.runs.get(key[0])
-        timeout = None if run is None else run.operation(key[1]).timeout
-        return timeout if timeout is None or op in worker.loaded else timeout + _IMPORT_S
-
-    def _check(self, worker: Worker, now: float) -> None:
-        if not worker.tasks or worker.dying or worker.is_async:
-            return
-        timeout = self._head_timeout(worker)
-        if timeout is not None and now >= worker.head_since + timeout:  # as it was planned, to the last bit
-            self._kill(worker, "timeout")
-            return
-        if now >= worker.head_since + _OVERRUN_S:
-            worker.overrun = True
-            self._ask_back(worker)
-            if timeout is not None:
-                self._check_at(worker, worker.head_since + timeout)
-            return
-        self._watch(worker, now)
+        return None if run is None else run.operation(key[1]).timeout

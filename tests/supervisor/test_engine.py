@@ -326,7 +326,7 @@ def test_a_check_at_its_very_moment_ends() -> None:
         held.head_since = 1_000.1 + ulps * 1.1e-13
         moment = held.head_since + 0.3
         core.clock.advance(max(0.0, moment - core.clock.monotonic()))
-        core.engine._check(held, moment)
+        core.engine._watch.check(held, moment)
         assert held.dying == "timeout"
         held.dying = ""
 
