@@ -104,7 +104,7 @@ class RunWaits(RunExpansions):
         elif how == "fail":
             self._persist([record], sync=True, token=token)
             self.running += 1
-            self._fail(node, resolved_as_failed(self, node, by))
+            self._give_up(node, resolved_as_failed(self, node, by), 0, None)
         else:
             self._persist([record], sync=True, token=token)
             self.state[node] = st.PENDING

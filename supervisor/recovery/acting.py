@@ -189,7 +189,8 @@ class _Decision:
         if how == "result":
             return [self._success(node, pack(result, what="the given result")), decision]
         if how == "fail":
-            return [decision, self._failure(node, resolved_as_failed(self._run, node, self._by))]
+            error = resolved_as_failed(self._run, node, self._by)
+            return [decision, self._failure(node, error, falls_back=True)]
         if how == "retry":
             return [decision]
         raise UsageError(f"resolve needs retry, result or fail, not {how!r}")

@@ -313,6 +313,7 @@ def _resolved(restored: Restored, run: RunCore, record: DecisionTaken) -> None:
     run.errors.pop(node, None)
     restored.refused.pop(node, None)
     restored.verdicts.pop(node, None)
+    restored.fallbacks.discard(node)
     if run.state[node] == st.SUCCEEDED:
         return
     run.state[node] = st.PENDING
@@ -359,8 +360,10 @@ def prepare(restored: Restored, *, now: float) -> None:
         run.held[node] = reason
         run.resumed_waits.append((reason, node, delay))
     refused = {node: resolved_as_failed(run, node, by) for node, by in restored.refused.items()}
+    restored.fallbacks.update(node for node in refused if run.operation(node).has_fallback)
     for node, error in (restored.verdicts | refused).items():
-        if run.state[node] == st.PENDING:  # else it is a part of what succeeded without it
+        if run.state[node] == st.PENDING and node not in restored.fallbacks:
+            # In another state it is a part of what succeeded without it.
             run.state[node] = st.COMMITTING
             run.resumed_failures.append((node, error))
     for node in restored.fallbacks:

@@ -581,6 +581,31 @@ def test_what_was_resolved_as_failed_runs_again_only_when_somebody_says_so(tmp_p
     assert lines(tmp_path / "paid") == 2
 
 
+@pytest.mark.requirement("G-07")
+@pytest.mark.parametrize("fallback", ["unpaid", "${seven | length(@)}"])
+def test_what_was_resolved_as_failed_takes_its_fallback(tmp_path: Path, fallback: str) -> None:
+    """Where that cannot be made the node has failed; it is not executed again for that."""
+    flow = Workflow("payments")
+    seven = flow.add(ops.echo, id="seven", value=7)
+    paid = flow.add(ops.pay_and_die, id="pay", path=str(tmp_path / "paid"), fallback=fallback, after=[seven])
+    flow.add(ops.echo, id="last", value=paid)
+
+    def resolve(how: str) -> None:
+        act_on_run(tmp_path, KEYS, "r", {"action": "resolve", "node": "pay", "how": how}, by="me")
+
+    assert run(tmp_path, flow).status == "paused"
+    resolve("fail")
+    if fallback == "unpaid":
+        assert run(tmp_path, flow)["last"] == "unpaid"
+        return
+    for _ in range(2):
+        assert run(tmp_path, flow).errors["pay"]["type"] == "ExpressionError"
+    assert lines(tmp_path / "paid") == 1
+    resolve("retry")
+    run(tmp_path, flow)
+    assert lines(tmp_path / "paid") == 2
+
+
 def test_forked_runs_have_idempotency_keys_of_their_own(tmp_path: Path) -> None:
     flow = Workflow("keys")
     flow.add(ops.who, id="who")

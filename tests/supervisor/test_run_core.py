@@ -100,6 +100,18 @@ def test_a_rejection_leads_to_the_fallback_where_there_is_one() -> None:
     assert core.told("node_failed")[0].data["fallback"]
 
 
+def test_what_is_resolved_as_failed_takes_its_fallback() -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", effect="once", fallback="no"), node("b", "a"), node("c", **ASK)]})
+    core.ack()
+    core.take()
+    run.lost(0, Evidence(exitcode=-9), charged=True, suspect=False)
+    core.ack()
+    run.resolve(0, how="fail", result=None, by="me", token=TOKEN)
+    assert core.carry_out() == ["b"]
+    assert core.told("node_failed")[0].data["fallback"]
+
+
 @pytest.mark.parametrize("more", [{}, {"fallback": 7}, {"on_failure": "continue"}])
 def test_an_approval_that_nobody_answers_in_time_has_failed(more: dict[str, Any]) -> None:
     core = Core()
