@@ -10,7 +10,7 @@ One run is one object, written in layers, each of which knows the ones below it:
     RunEnding       when it is over          RunWaits       people, clocks, breakers
     RunExpansions   foreach, sub-workflows   RunAnswers     results, retries, fallbacks, failure
     RunInstances    a sub-workflow's limits  RunSavings     cache and budgets
-    RunState        what is known
+    RunValues       results, secrets         RunState       what else is known
 """
 
 from __future__ import annotations

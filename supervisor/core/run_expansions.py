@@ -17,7 +17,7 @@ from sage_actors.messages.wire import error_map
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.ports import Scope
 from sage_actors.supervisor.core.run_answers import RunAnswers
-from sage_actors.supervisor.core.run_state import GATHER
+from sage_actors.supervisor.core.run_values import GATHER
 
 __all__ = ["RunExpansions"]
 

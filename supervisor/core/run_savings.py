@@ -15,7 +15,7 @@ from sage_actors.actors.cache.store import DEFAULT_TTL_S, CacheEntry
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.servers.catalog import SAGE_SERVERS
 from sage_actors.supervisor.core import states as st
-from sage_actors.supervisor.core.run_state import RunState
+from sage_actors.supervisor.core.run_values import RunValues
 
 __all__ = ["RunSavings", "question_of"]
 
@@ -24,7 +24,7 @@ _LARGER = "resume with a larger budget (--max-tokens; max_tokens= or max_cost= o
 _TOLD_AGAIN = ("raw_bytes", "kept_bytes", "raw_tokens", "kept_tokens", "tokenizer")
 
 
-class RunSavings(RunState):
+class RunSavings(RunValues):
     """The part of a run's decisions that asks the cache and minds the budget. `RunCore` is the whole."""
 
     if TYPE_CHECKING:
