@@ -10,7 +10,7 @@ from core_harness import Core, flow, node
 from sage_actors.messages.errors import ResultError, StorageError
 from sage_actors.messages.records import NodeFailed, NodesSucceeded
 from sage_actors.messages.wire import Evidence
-from sage_actors.supervisor.core import run_core, run_expansions, run_state, run_waits
+from sage_actors.supervisor.core import run_core, run_expansions, run_values, run_waits
 
 pytestmark = pytest.mark.requirement("ORCH-002")
 
@@ -493,7 +493,7 @@ def test_too_many_items_fail_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_results_that_are_too_large_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_state, "MAX_RESULT_BYTES", 100)
+    monkeypatch.setattr(run_values, "MAX_RESULT_BYTES", 100)
     _, run = ended({"nodes": [node("a", foreach=[1, 2, 3]), node("b", arguments={"x": "${a}"})]}, "x" * 50)
     assert run.status == "failed"
     assert "together exceed 100 bytes" in run.errors[1]["message"]
