@@ -102,13 +102,17 @@ def test_a_rejection_leads_to_the_fallback_where_there_is_one() -> None:
 
 def test_what_is_resolved_as_failed_takes_its_fallback() -> None:
     core = Core()
-    run = core.run({"nodes": [node("a", effect="once", fallback="no"), node("b", "a"), node("c", **ASK)]})
+    run = core.run({"nodes": [node("a", effect="once", fallback="no"), node("b", "a"), node("c")]})
     core.ack()
-    core.take()
-    run.lost(0, Evidence(exitcode=-9), charged=True, suspect=False)
+    worker = {row[4]: worker for worker, row in core.take()}["a"]
+    core.engine.ready(worker)
+    core.engine.lost(worker, Evidence(exitcode=-9))
     core.ack()
+    assert core.state(run, "a") == "in_doubt"
     run.resolve(0, how="fail", result=None, by="me", token=TOKEN)
-    assert core.carry_out() == ["b"]
+    core.ack()
+    core.ack()
+    assert (core.state(run, "a"), core.state(run, "b")) == ("succeeded", "ready")
     assert core.told("node_failed")[0].data["fallback"]
 
 
