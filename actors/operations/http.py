@@ -148,11 +148,13 @@ def _client(proxy: str | None) -> httpx.AsyncClient:
 
 
 def _new_client(proxy: str | None) -> httpx.AsyncClient:
+    from http.cookiejar import DefaultCookiePolicy
+
     import httpx
 
     most = 1000 if proxy is None else _THROUGH_PROXY
     limits = httpx.Limits(max_connections=most, max_keepalive_connections=100)
-    return httpx.AsyncClient(
+    client = httpx.AsyncClient(
         # pool=None: others may hold the connections for as long as they like
         timeout=httpx.Timeout(_TIMEOUT_S, pool=None),
         limits=limits,
@@ -160,6 +162,10 @@ def _new_client(proxy: str | None) -> httpx.AsyncClient:
         trust_env=proxy is None,
         verify=_certificates(),
     )
+    client.cookies.jar.set_policy(
+        DefaultCookiePolicy(allowed_domains=[])
+    )  # it serves one node after the other
+    return client
 
 
 @cache
@@ -171,13 +177,18 @@ def _certificates() -> ssl.SSLContext:
 
 
 async def _send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-    """The response, its body still to be read, behind redirects that stay on the host."""
+    """The response, its body still to be read, behind redirects that stay on the host. Cookies live as long."""
+    import httpx
+
+    cookies = httpx.Cookies()
     for _ in range(_REDIRECTS):
         response = await _send_once(client, request)
         following = response.next_request
         if following is None or _origin(following) != _origin(request):
             return response
         await response.aclose()
+        cookies.extract_cookies(response)
+        cookies.set_cookie_header(following)
         request = following
     raise OperationError(f"{_without_secrets(request.url)}: more than {_REDIRECTS} redirects")
 

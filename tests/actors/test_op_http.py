@@ -177,6 +177,18 @@ def test_a_redirect_on_the_host_is_followed(net: World, origin: Origin, tmp_path
     assert origin.seen[-1][1] == "/there"
 
 
+@pytest.mark.parametrize("confined", [True, False])
+def test_a_cookie_lives_as_long_as_its_request(
+    net: World, origin: Origin, tmp_path: Path, *, confined: bool
+) -> None:
+    origin.answers["/login"] = (302, {"Location": "/home", "Set-Cookie": "session=alice"}, b"")
+    token = net.grant({"host": "127.0.0.1", "port": origin.port, "private": True})
+    login, other = {"url": f"{url_of(origin)}/login"}, {"url": f"{url_of(origin)}/other"}
+    run(tmp_path, through(net, token) if confined else None, login, other)
+    sent = [(path, headers.get("cookie")) for _, path, headers, _ in origin.seen]
+    assert sent == [("/login", None), ("/home", "session=alice"), ("/other", None)]
+
+
 def test_the_environment_leads_nowhere_else(
     net: World, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
