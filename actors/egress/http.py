@@ -252,6 +252,8 @@ def _passed_on(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         each.strip().lower() for name, value in headers if name == b"connection" for each in value.split(b",")
     }
     named -= {b"content-length", b"transfer-encoding", b"host"}
+    if any(name == b"transfer-encoding" for name, _ in headers):
+        named.add(b"content-length")  # who heeds this one would end the message elsewhere (RFC 9112, 6.3)
     kept = [(name, value) for name, value in headers if name not in _HOP_BY_HOP and name not in named]
     return [*kept, (b"connection", b"close")]
 

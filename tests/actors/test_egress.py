@@ -396,6 +396,16 @@ def test_private_opens_loopback_and_still_not_the_credentials_of_a_cloud(net: Wo
     assert status(net.ask(token, get(origin.port, host="rebound.lan"))) == 403
 
 
+def test_a_message_says_one_length_only(net: World, origin: Origin) -> None:
+    token = net.grant({"host": "127.0.0.1", "port": origin.port, "private": True})
+    lengths = "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"
+    head = f"POST http://127.0.0.1:{origin.port}/ HTTP/1.1\r\nHost: a\r\n{lengths}"
+    assert status(net.ask(token, head, body=b"5\r\nhello\r\n0\r\n\r\n")) == 200
+    (_, _, headers, body) = origin.seen[0]
+    assert body == b"hello"
+    assert "content-length" not in headers
+
+
 def test_plain_http_to_a_public_host_is_denied(net: World, origin: Origin) -> None:
     net.network.names["good.test"] = [PUBLIC]
     net.network.routes[PUBLIC, 80] = origin.port
