@@ -1,6 +1,7 @@
 """Which programs of a project a command line executes, by content: consent to the command is consent to them.
 
     tools/server.py    ./server    --config=run.sh        a file that is named, if it is a program
+    bash start    python server.txt                       what an interpreter is given first, whatever its name
     -m package.server                                     a module, and the packages around it
     python tools/    node .                               what a folder is executed by
     sh -c 'exec ./run.sh'    NODE_OPTIONS="-r ./a.js"     words inside words, and in variables
@@ -30,6 +31,11 @@ _PIECES = re.compile(r"[\s;|&<>()'\"`=:,$]+")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _ENTRIES = ("__main__.py", "__init__.py", "package.json", "index.js", "index.mjs", "index.cjs", "index.ts")
 _INTERPRETER = re.compile(r"(python|pypy|node|bun|deno|ts-node|tsx|uv)[\d.]*", re.IGNORECASE)
+_READS_A_SCRIPT = re.compile(
+    r"(python|pypy|node|bun|deno|ts-node|tsx|ruby|perl|php|lua|rscript|(ba|da|z|k|fi)?sh|source|g?make|just)[\d.]*",
+    re.IGNORECASE,
+)
+_SAYS_IT_ITSELF = frozenset(("-c", "-e", "-m", "--eval"))  # what follows is given to what was said there
 _LOCAL_TOOLS = "node_modules/.bin"  # npx and its like look there first
 # what a program that takes its commands from a file reads
 _MANIFESTS: dict[str, tuple[str, ...]] = {
@@ -47,8 +53,7 @@ _MANIFESTS: dict[str, tuple[str, ...]] = {
 _READ_BY_PROGRAMS = frozenset(
     os.path.basename(each) for names in (*_MANIFESTS.values(), _ENTRIES) for each in names
 )
-_MOST_WORDS = 400
-_MOST_FOLDERS = 10
+_ELSEWHERE = {"", ".", ".."}
 
 
 def named_programs(
@@ -62,16 +67,16 @@ def named_programs(
         directory: where it starts.
     """
     inside = _Inside(project)
-    pieces = [piece for word in (*words, *env.values()) for piece in _pieces(word)][:_MOST_WORDS]
-    folders = [directory]
-    for piece in pieces:
-        folder = directory / piece
-        if len(folders) < _MOST_FOLDERS and folder not in folders and _is_folder(folder):
-            folders.append(folder)
-    candidates = dict.fromkeys(_candidates(pieces))
-    for folder in folders:
-        for candidate in candidates:
-            inside.add(folder / candidate)
+    pieces = [piece for word in (*words, *env.values()) for piece in _pieces(word)]
+    tools, candidates = _by_first(pieces), _by_first(_candidates(pieces))
+    named = (directory / piece for piece in _there(directory, tools))
+    for folder in dict.fromkeys((directory, *filter(_is_folder, named))):
+        for place, paths in ((folder, candidates), (folder / _LOCAL_TOOLS, tools)):
+            for path in _there(place, paths):
+                inside.add(place / path)
+        for given in _given_to_interpreters(pieces):
+            if script := next(filter(_is_file, (folder / word for word in given)), None):
+                inside.add(script, executed=True)
     for place in _search_path(env) if words and "/" not in words[0] else ():
         inside.add(directory / place / words[0])
     return inside.found
@@ -87,6 +92,24 @@ def named_modules(names: Iterable[str], *, folders: Sequence[Path], project: Pat
     return inside.found
 
 
+def _by_first(paths: Iterable[str]) -> dict[str, list[str]]:
+    """The same paths, each once, by their first part: most words name nothing that is there."""
+    found: dict[str, list[str]] = {}
+    for path in dict.fromkeys(paths):
+        found.setdefault(path.partition("/")[0].casefold(), []).append(path)
+    return found
+
+
+def _there(folder: Path, paths: Mapping[str, list[str]]) -> Iterator[str]:
+    """Those of `paths` whose first part is in `folder`, or leads elsewhere. A file system may not tell a from A."""
+    try:
+        names = {name.casefold() for name in os.listdir(folder)}
+    except OSError:
+        return
+    for first in paths.keys() & (names | _ELSEWHERE):
+        yield from paths[first]
+
+
 def _candidates(pieces: Sequence[str]) -> Iterator[str]:
     """Paths, relative to a folder in which the command may look for them."""
     executes_folders = any(_INTERPRETER.fullmatch(os.path.basename(piece)) for piece in pieces)
@@ -95,12 +118,26 @@ def _candidates(pieces: Sequence[str]) -> Iterator[str]:
             yield piece
         if number and executes_folders:
             yield from (f"{piece}/{entry}" for entry in _ENTRIES)
-        yield f"{_LOCAL_TOOLS}/{piece}"
         yield from _MANIFESTS.get(os.path.basename(piece), ())
         if number and pieces[number - 1] == "-m":
             yield from _module(piece)
         elif piece.startswith("-m"):
             yield from _module(piece[2:])
+
+
+def _given_to_interpreters(pieces: Sequence[str]) -> list[list[str]]:
+    """The words behind each interpreter, up to the next one: the first that is a file is what it executes."""
+    found: list[list[str]] = []
+    is_open = False
+    for piece in pieces:
+        if _READS_A_SCRIPT.fullmatch(os.path.basename(piece)):
+            found.append([])
+            is_open = True
+        elif piece in _SAYS_IT_ITSELF:
+            is_open = False
+        elif is_open:
+            found[-1].append(piece)
+    return found
 
 
 def _search_path(env: Mapping[str, str]) -> list[str]:
@@ -137,11 +174,12 @@ class _Inside:
         self.found: dict[str, str] = {}
         self._roots = dict.fromkeys((Path(os.path.abspath(project)), Path(os.path.realpath(project))))
 
-    def add(self, path: Path) -> None:
+    def add(self, path: Path, *, executed: bool = False) -> None:
+        """executed: whatever it is called. Else a file that is no program is data."""
         try:
             for place in (Path(os.path.abspath(path)), Path(os.path.realpath(path))):
                 root = next((each for each in self._roots if place.is_relative_to(each)), None)
-                if root is None or not _is_program(place):
+                if root is None or not (_is_file(place) if executed else _is_program(place)):
                     continue
                 name = os.fsencode(place.relative_to(root)).decode("utf-8", "backslashreplace")
                 if name not in self.found:
@@ -153,6 +191,13 @@ class _Inside:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
     except (OSError, ValueError):
         return False
 

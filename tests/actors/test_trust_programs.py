@@ -119,6 +119,36 @@ def test_many_words_take_no_time_to_speak_of(project: Path, count_calls: Any) ->
     assert count_calls() < 100_000
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bash", "start"),
+        ("python3", "-W", "ignore", "-u", "start", "data.csv"),
+        ("sh", "-c", "cd tools && exec /bin/bash ../start"),
+        ("sh", "-c", "python < start"),
+        ("make", "-f", "start"),
+    ],
+)
+def test_what_an_interpreter_is_given_is_executed_whatever_its_name(
+    project: Path, words: tuple[str, ...]
+) -> None:
+    (project / "start").write_text("echo hello")
+    found = named(project, *words)
+    assert "start" in found
+    assert "data.csv" not in found
+    assert "data.csv" not in named(project, "python", "-m", "package.server", "data.csv")
+
+
+def test_no_number_of_words_or_folders_hides_a_program(project: Path, count_calls: Any) -> None:
+    words = " ".join(f"w{number}" for number in range(5_000))
+    assert "run.sh" in named(project, "sh", "-c", f": {words}; ./run.sh")
+    for number in range(20):
+        (project / f"decoy{number}").mkdir()
+    decoys = " ".join(f"decoy{number}" for number in range(20))
+    assert "tools/server.py" in named(project, "sh", "-c", f": {words} {decoys}; cd tools; python server.py")
+    assert count_calls() < 1_000
+
+
 @pytest.fixture
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> Any:
     """How often a file was looked at."""
