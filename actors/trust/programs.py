@@ -77,8 +77,8 @@ def named_programs(
         for given in _given_to_interpreters(pieces):
             if script := next(filter(_is_file, (folder / word for word in given)), None):
                 inside.add(script, executed=True)
-    for place in _search_path(env) if words and "/" not in words[0] else ():
-        inside.add(directory / place / words[0])
+    for searched in _search_path(env) if words and "/" not in words[0] else ():
+        inside.add(directory / searched / words[0])
     return inside.found
 
 
