@@ -34,6 +34,7 @@ from sage_actors.messages.codec import pack, unpack
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import (
     ActorDeadError,
+    ChangedDefinitionError,
     DefinitionError,
     NoCheckpointError,
     SageError,
@@ -49,6 +50,7 @@ from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_in
 from sage_actors.supervisor.definitions.workflow import Workflow
 from sage_actors.supervisor.handle import Outcome, Run, outcome_of
 from sage_actors.supervisor.host_process import SWITCHING, main_file, main_path, package_version
+from sage_actors.supervisor.recovery.admission import pack_definition
 from sage_actors.supervisor.recovery.changes import Accept
 from sage_actors.supervisor.recovery.opening import Opened, Opening
 from sage_actors.supervisor.sandboxing import make_confinement
@@ -158,6 +160,7 @@ class Supervisor:
         self._registry = Registry(self.state)
         self._handles: dict[str, Run] = {}
         self._lock = threading.Lock()
+        self._claimed = threading.Condition(self._lock)  # `_handles` has another run, or one less
         self._closed = False
         self._pid = os.getpid()
         self._is_stopping = False
@@ -239,6 +242,7 @@ class Supervisor:
         inputs: Mapping[str, Any] | None = None,
         fresh: bool = False,
         must_exist: bool = False,
+        join: bool = False,
         repair: bool = False,
         accept_changes: Accept = False,
         on_event: Callable[[Event], None] | None = None,
@@ -251,6 +255,8 @@ class Supervisor:
                 that has succeeded gives its results again.
             fresh: archive what exists under that id and start anew.
             must_exist: refuse where there is nothing to continue.
+            join: where this supervisor carries out the run of that id already, with this definition and these inputs,
+                return its `Run`: two requests of one key in one moment get one run.
             repair: cut a damaged journal back to its longest valid prefix first; the rest is kept aside.
             accept_changes: what to do where the run exists under another definition that costs results:
                 True, or a function that is told what would run again.
@@ -260,7 +266,7 @@ class Supervisor:
         Raises:
             DefinitionError: the workflow or an input is invalid, a call cannot be imported, or a server, tool or
                 skill is not there.
-            RunLockedError: another process owns the run, or this supervisor is carrying it out already.
+            RunLockedError: another process owns the run, or this supervisor is carrying it out already (see `join`).
             ChangedDefinitionError, NoCheckpointError, StateCorruptedError, WrongKeyError, StorageError.
         """
         self._check_usable()
@@ -279,7 +285,9 @@ class Supervisor:
         for node in all_nodes(spec):
             if node.operation.sandbox == "trusted":
                 self.audit.record("trusted", name, node=node.id)
-        with self._claim(name):
+        with self._claim(name, join=join) as running:
+            if running is not None:
+                return self._joined(running, spec, values, on_event)
             if self.durability == "none":
                 if must_exist:
                     raise NoCheckpointError("durability none keeps nothing that could be resumed")
@@ -334,7 +342,7 @@ class Supervisor:
 
     def run(self, flow: Workflow | WorkflowSpec, *, timeout: float | None = None, **options: Any) -> Outcome:
         """`start` and wait for the end. Takes what `start` takes; `timeout` seconds as `Run.result` does."""
-        options.setdefault("listening", options.get("on_event") is not None)
+        options.setdefault("listening", options.get("on_event") is not None or bool(options.get("join")))
         return self.start(flow, **options).result(timeout)
 
     def stop(self, grace_s: float = 10.0) -> None:
@@ -424,16 +432,12 @@ class Supervisor:
             notices=opened.notices,
             listening=core.options.listening,
         )
-        if on_event is not None:
-            listener = threading.Thread(
-                target=_forward, args=(handle.events(), on_event), name="sage-events", daemon=True
-            )
-            self._listeners = [each for each in self._listeners if each.is_alive()] + [listener]
-            listener.start()
+        self._listen(handle, on_event)
         if opened.finished:
             self._tell_finished(handle, opened)
             return handle
         handle._ask = self._ask
+        handle.begun_with = core.plan.spec, core.root.inputs
         if opened.lock is not None:
             try:
                 self._registry.note_started(core.run_id, core.plan.spec.name, os.getpid())
@@ -462,6 +466,33 @@ class Supervisor:
                 self._handles.pop(core.run_id, None)
             raise
         return handle
+
+    def _joined(
+        self,
+        run: Run,
+        spec: WorkflowSpec,
+        inputs: Mapping[str, Any],
+        on_event: Callable[[Event], None] | None,
+    ) -> Run:
+        begun = run.begun_with
+        if begun is not None and (
+            pack(dict(begun[1])) != pack(dict(inputs)) or pack_definition(begun[0]) != pack_definition(spec)
+        ):
+            raise ChangedDefinitionError(
+                f"this supervisor is carrying out run {run.run_id!r} already, with another definition or other inputs: "
+                "wait for its end, or use another run_id"
+            )
+        self._listen(run, on_event)
+        return run
+
+    def _listen(self, run: Run, on_event: Callable[[Event], None] | None) -> None:
+        if on_event is None:
+            return
+        listener = threading.Thread(
+            target=_forward, args=(run.events(), on_event), name="sage-events", daemon=True
+        )
+        self._listeners = [each for each in self._listeners if each.is_alive()] + [listener]
+        listener.start()
 
     def _tell_finished(self, handle: Run, opened: Opened) -> None:
         core, now = opened.core, self._clock.now()
@@ -505,7 +536,7 @@ class Supervisor:
                 "this Supervisor belongs to the process that this one was forked from; make one here"
             )
 
-    def _claim(self, run_id: str) -> _Claim:
+    def _claim(self, run_id: str, *, join: bool = False) -> _Claim:
         self._check_usable()
         with self._lock:
             if self._closed:
@@ -516,7 +547,7 @@ class Supervisor:
                 )
         if not self._actor.is_alive():
             raise ActorDeadError("the supervisor actor has failed; make a new Supervisor and resume")
-        return _Claim(self, run_id)
+        return _Claim(self, run_id, join=join)
 
     def _options(self, spec: WorkflowSpec | None, listening: bool) -> RunOptions:
         return RunOptions(
@@ -635,23 +666,32 @@ class Supervisor:
 
 
 class _Claim:
-    """Refuses to carry one run out twice in this process."""
+    """Refuses to carry one run out twice in this process; gives the Run that is carried out to who wants to join."""
 
-    def __init__(self, supervisor: Supervisor, run_id: str) -> None:
-        self._supervisor, self._run_id = supervisor, run_id
+    def __init__(self, supervisor: Supervisor, run_id: str, *, join: bool) -> None:
+        self._supervisor, self._run_id, self._join = supervisor, run_id, join
+        self._is_mine = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Run | None:
         from sage_actors.messages.errors import RunLockedError
 
-        with self._supervisor._lock:
-            if self._run_id in self._supervisor._handles:
+        handles, changed = self._supervisor._handles, self._supervisor._claimed
+        with changed:
+            if self._join:  # another thread may be about to begin it
+                changed.wait_for(lambda: handles.get(self._run_id) is not _NOBODY, _ANSWER_S)
+            running = handles.get(self._run_id)
+            if running is None:
+                handles[self._run_id] = _NOBODY
+                self._is_mine = True
+            elif running is _NOBODY or not self._join:
                 raise RunLockedError(f"this supervisor is carrying out run {self._run_id!r} already")
-            self._supervisor._handles[self._run_id] = _NOBODY
+            return running
 
     def __exit__(self, *error: object) -> None:
-        with self._supervisor._lock:
-            if self._supervisor._handles.get(self._run_id) is _NOBODY:
+        with self._supervisor._claimed:
+            if self._is_mine and self._supervisor._handles.get(self._run_id) is _NOBODY:
                 del self._supervisor._handles[self._run_id]
+            self._supervisor._claimed.notify_all()
 
 
 _NOBODY = Run("", resumed=False, completed=0, notices=[], listening=False)

@@ -27,6 +27,7 @@ from sage_actors.messages.errors import (
 from sage_actors.messages.events import Event
 
 if TYPE_CHECKING:
+    from sage_actors.messages.definition import WorkflowSpec
     from sage_actors.supervisor.core.run_core import RunCore
 
 __all__ = ["Outcome", "Run", "RunStatus", "check_given"]
@@ -162,6 +163,9 @@ class Run:
         self, run_id: str, *, resumed: bool, completed: int, notices: list[str], listening: bool
     ) -> None:
         self.run_id, self.resumed, self.completed, self.notices = run_id, resumed, completed, notices
+        self.begun_with: tuple[WorkflowSpec, Mapping[str, Any]] | None = (
+            None  # definition and inputs, till the end
+        )
         self._ask: Callable[..., Any] | None = None
         self._outcome: Outcome | None = None
         self._error: BaseException | None = None
@@ -314,7 +318,7 @@ class Run:
             if self._done.is_set():
                 return
             self._outcome, self._error = outcome, error
-            self._ask = None
+            self._ask = self.begun_with = None
             self._done.set()
             waiters, queues = self._waiters, self._queues
             self._waiters, self._queues = [], []

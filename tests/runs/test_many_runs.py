@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import operations_engine as ops
 import pytest
 from engine_harness import Script, history, lines, make_supervisor, states, wait_until
 
 from sage_actors.actors.state.directory import Registry, StateDirectory
-from sage_actors.messages.errors import RunLockedError
+from sage_actors.messages.errors import ChangedDefinitionError, RunLockedError
 from sage_actors.supervisor.definitions.workflow import Workflow
 
 pytestmark = pytest.mark.requirement("ORCH-021")
@@ -97,6 +99,47 @@ def test_one_supervisor_refuses_a_run_that_it_carries_out_already(tmp_path: Path
         (tmp_path / "gate").touch()
         run.result(30).raise_for_status()
     assert lines(tmp_path / "calls") == 1
+
+
+@pytest.mark.parametrize("calling", [True, False])
+def test_who_joins_gets_the_run_that_is_carried_out(tmp_path: Path, calling: bool) -> None:
+    """However many ask in one moment: one begins it, and each has its outcome and its events."""
+    flow = Workflow("slow", inputs={"n": 1})
+    flow.add(
+        ops.mark_and_wait_for, path=str(tmp_path / "calls"), gate=str(tmp_path / "gate"), value="${inputs.n}"
+    )
+    told: list[list[str]] = [[] for _ in range(8)]
+
+    def ask(number: int) -> Any:
+        said = told[number]
+        return supervisor.run(
+            flow, run_id="r", join=True, timeout=60, on_event=lambda each: said.append(each.event)
+        )
+
+    with make_supervisor(tmp_path) as supervisor, ThreadPoolExecutor(8) as threads:
+        if calling:  # it may have begun by other means, too
+            supervisor.start(flow, run_id="r")
+        asked = [threads.submit(ask, number) for number in range(8)]
+        wait_until(lambda: lines(tmp_path / "calls"))
+        with pytest.raises(ChangedDefinitionError, match="other inputs"):
+            supervisor.start(flow, run_id="r", inputs={"n": 2}, join=True)
+        with pytest.raises(RunLockedError, match="already"):
+            supervisor.start(flow, run_id="r")
+        (tmp_path / "gate").touch()
+        outcomes = [each.result(60) for each in asked]
+        assert supervisor.run(flow, run_id="r", join=True, timeout=30)["mark_and_wait_for"] == 1
+    assert {(each.status, each["mark_and_wait_for"]) for each in outcomes} == {("succeeded", 1)}
+    assert lines(tmp_path / "calls") == 1
+    assert {each[-1] for each in told} == {"run_finished"}
+
+
+def test_who_joins_begins_what_is_not_carried_out(tmp_path: Path) -> None:
+    with make_supervisor(tmp_path) as supervisor:
+        supervisor.run(small(1), run_id="r", timeout=30).raise_for_status()
+        with pytest.raises(ChangedDefinitionError, match="will run again"):
+            supervisor.start(small(2), run_id="r", join=True)
+        again = supervisor.run(small(2), run_id="r", join=True, accept_changes=True, timeout=30)
+        assert again["three"] == 3
 
 
 def test_two_supervisors_of_one_process_do_not_disturb_each_other(tmp_path: Path) -> None:
