@@ -45,6 +45,20 @@ _PACKED = 1  # msgpack extension type: the packed bytes of another value
 _SECRET = 2
 _GIVEN = ("the arguments", "the inputs")  # of `what`: values that no operation made
 # In the place of a secret result; never its value.
+# What a value can be made into before it is handed on, by an attribute that its type has.
+_WAYS = (
+    ("model_dump", "use its model_dump(mode='json')"),
+    ("__dataclass_fields__", "use dataclasses.asdict"),
+    ("isoformat", "use its isoformat()"),
+    ("total_seconds", "use its total_seconds()"),
+    ("tolist", "use its tolist()"),
+    ("to_dict", "use its to_dict()"),
+    ("__fspath__", "use str(path)"),
+    ("_value_", "use its value"),
+    ("isdisjoint", "use sorted(...), a list"),
+    ("cr_await", "await it"),
+    ("__next__", "use list(...)"),
+)
 WITHHELD = bytes(msgpack.packb(msgpack.ExtType(_SECRET, b"")))
 
 
@@ -220,7 +234,8 @@ def _why(value: object, cause: Exception, *, is_result: bool) -> str:
         return "an integer of more than 64 bits (use a string)"
     if isinstance(value, str):
         return f"a string that is not valid Unicode ({cause})"
-    return f"of type {_kind(value)}; msgpack carries None, bool, int, float, str, bytes, list and dict"
+    hint = next((f" ({way})" for name, way in _WAYS if hasattr(value, name)), "")
+    return f"of type {_kind(value)}; msgpack carries None, bool, int, float, str, bytes, list and dict{hint}"
 
 
 def _kind(value: object) -> str:

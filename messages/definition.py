@@ -7,7 +7,8 @@ by the pydantic models in `schema.py` first. `WorkflowSpec.to_dict` gives the fi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "PhaseSpec",
     "RetryPolicy",
     "WorkflowSpec",
+    "policy_in_file",
 ]
 
 OnFailure = Literal["fail", "continue", "skip"]
@@ -235,3 +237,19 @@ def _input_to_dict(each: InputSpec) -> dict[str, Any]:
     if each.enum is not None:
         out["enum"] = list(each.enum)
     return out
+
+
+def policy_in_file(value: Any) -> Any:
+    """A policy as a file says it: a RetryPolicy or Limits is a map, a timedelta its seconds.
+
+    >>> policy_in_file({"ttl": timedelta(hours=1)}), policy_in_file(Limits(memory=1_000_000))
+    ({'ttl': 3600.0}, {'memory': 1000000})
+    """
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if is_dataclass(value) and not isinstance(value, type):
+        said = {each.name: getattr(value, each.name) for each in fields(value)}
+        return {name: policy_in_file(each) for name, each in said.items() if each is not None}
+    if isinstance(value, Mapping):
+        return {name: policy_in_file(each) for name, each in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -14,6 +14,7 @@ from typing import Any
 from sage_actors.actors.operations.context import Task
 from sage_actors.actors.operations.types import RunnerSettings
 from sage_actors.messages.codec import pack, unpack
+from sage_actors.messages.definition import policy_in_file
 from sage_actors.messages.errors import ResultError, UsageError
 
 __all__ = ["PythonRunner", "inspect_call", "load_call"]
@@ -53,7 +54,8 @@ def load_call(call: str, main_path: str | None = None) -> Callable[..., Any]:
         try:
             target = getattr(target, part)
         except AttributeError:
-            raise ImportError(f"{call!r}: {module_name} has no {qualname!r}") from None
+            hint = "; the run was started by a script: run that again" if module_name == "__main__" else ""
+            raise ImportError(f"{call!r}: {module_name} has no {qualname!r}{hint}") from None
     if not callable(target):
         raise ImportError(f"{call!r} is a {type(target).__name__}, which cannot be called")
     found: Callable[..., Any] = target
@@ -97,6 +99,7 @@ def _policy(function: Callable[..., Any]) -> dict[str, Any] | None:
     policy = getattr(function, "policy", None)
     if not isinstance(policy, dict):
         return None
+    policy = {name: each if name == "fallback" else policy_in_file(each) for name, each in policy.items()}
     try:
         pack(policy)
     except ResultError as error:

@@ -7,14 +7,22 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from sage_actors.messages.definition import OperationSpec
+from sage_actors.messages.definition import OperationSpec, policy_in_file
 from sage_actors.messages.errors import DefinitionError, Problem
 
-__all__ = ["POLICIES", "Operation", "build_operation", "call_path", "operation", "plain", "refuse_another"]
+__all__ = [
+    "POLICIES",
+    "Operation",
+    "build_operation",
+    "call_path",
+    "names_of",
+    "operation",
+    "refuse_another",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,11 +93,33 @@ def build_operation(kind: str, config: dict[str, Any], policy: dict[str, Any]) -
     """
     from sage_actors.supervisor.definitions.specs import spec_from_dict
 
-    said = {"id": "operation", "type": kind, **config, **{key: plain(each) for key, each in policy.items()}}
+    own = {key: _seconds(each) for key, each in config.items()}
+    said = {"id": "operation", "type": kind, **own, **{key: _policy(key, policy[key]) for key in policy}}
     whole = {"name": "workflow", "nodes": [said]}
     if not (kind == "python" and config.keys() == {"call"} and _is_path(config["call"]) and not policy):
         _check_operation(whole, config.get("call", kind))
     return spec_from_dict(whole).nodes[0].operation
+
+
+def names_of(function: Callable[..., Any]) -> frozenset[str] | None:
+    """The parameters that can be given by name; None where that may be any, or cannot be known."""
+    try:
+        found = inspect.signature(function, follow_wrapped=False).parameters.values()
+    except (TypeError, ValueError):  # built in, without a signature
+        return None
+    if any(each.kind is each.VAR_KEYWORD for each in found):
+        return None
+    return frozenset(
+        each.name for each in found if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+    )
+
+
+def _seconds(value: Any) -> Any:
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _policy(name: str, value: Any) -> Any:
+    return value if name == "fallback" else policy_in_file(value)
 
 
 def _is_path(call: Any) -> bool:
@@ -107,20 +137,6 @@ def _check_operation(whole: dict[str, Any], name: Any) -> None:
         raise DefinitionError(
             [replace(each, place=each.place.replace("nodes[0]", str(name), 1)) for each in problems]
         )
-
-
-def plain(value: Any) -> Any:
-    """A policy in the terms of a file."""
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if is_dataclass(value) and not isinstance(value, type):
-        out = {each.name: getattr(value, each.name) for each in fields(value)}
-        return {
-            key: list(each) if isinstance(each, tuple) else each
-            for key, each in out.items()
-            if each is not None
-        }
-    return value
 
 
 def call_path(function: Any) -> str:

@@ -409,7 +409,10 @@ class _Checker:
         given |= dict.fromkeys(node.operation.config.get("inputs") or (), "inputs")
         for name, where in given.items():
             if name not in inputs:
-                hint = nearest(name, inputs, otherwise="remove it, or declare it there")
+                otherwise = "remove it, or declare it there"
+                if (name, where) == ("inputs", "arguments"):  # of `add`, where a file says `inputs`
+                    otherwise = "its inputs are keywords of their own"
+                hint = nearest(name, inputs, otherwise=otherwise)
                 self._error(f"{place}.{where}.{name}", f"the sub-workflow has no input {name!r}", hint)
         for name, declared in inputs.items():
             if declared.required and name not in given:

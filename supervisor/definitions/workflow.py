@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sage_actors.messages.definition import InputSpec, NodeSpec, OperationSpec, WorkflowSpec
+from sage_actors.messages.definition import InputSpec, NodeSpec, OperationSpec, WorkflowSpec, policy_in_file
 from sage_actors.messages.errors import DefinitionError, Problem
 from sage_actors.messages.units import counted
 from sage_actors.supervisor.definitions.operation import (
@@ -19,13 +19,14 @@ from sage_actors.supervisor.definitions.operation import (
     Operation,
     build_operation,
     call_path,
-    plain,
+    names_of,
     refuse_another,
 )
 
 __all__ = ["Node", "Workflow"]
 
 _NO_ARGUMENTS: Mapping[str, Any] = {}
+_MISSING: Any = object()
 _ID = re.compile(r"[A-Za-z0-9_-]+\Z")
 _MAX_ID = 200  # characters, as in files
 _RESERVED = frozenset({"inputs", "env", "keyring", "item", "index"})
@@ -73,6 +74,7 @@ class Workflow:
         self._ids: set[str] = set()
         self._last_numbers: dict[str, int] = {}  # of ids that were made from an operation's name
         self._operations: dict[Any, OperationSpec] = {}
+        self._names: dict[Any, frozenset[str] | None] = {}  # of an operation's parameters
         self._functions: dict[str, Any] = {}  # by import path; None where only that was given
 
     def __len__(self) -> int:
@@ -108,8 +110,8 @@ class Workflow:
             when, foreach: as in workflow files; a Node may be given.
 
         Raises:
-            DefinitionError: the id is taken or malformed, the function cannot be imported by a worker, or a
-                node of another workflow is used.
+            DefinitionError: the id is taken or malformed, the function cannot be imported by a worker or has no
+                parameter of that name, or a node of another workflow is used.
         """
         given_policy = {
             key: self._value(given.pop(key), id, key)
@@ -119,6 +121,8 @@ class Workflow:
         spec = self._operation(operation, given_policy, given, id)
         node_id = self._new_id(id, operation)
         own = {**arguments, **given} if arguments else given
+        if not isinstance(operation, (str, Workflow, WorkflowSpec)):
+            self._check_names(operation, own, node_id)
         if isinstance(after, (str, Node)):
             raise DefinitionError(
                 [Problem(f"{node_id}.after", "must be a list of nodes", "put it into a list")]
@@ -185,7 +189,10 @@ class Workflow:
 
     def _new_id(self, given: str | None, operation: Any) -> str:
         if given is not None:
-            if type(given) is not str or not _ID.match(given) or given in _RESERVED or len(given) > _MAX_ID:
+            if type(given) is not str:
+                hint = "the second is the id: what the function is called with is given by keywords"
+                raise DefinitionError([Problem(repr(given)[:80], "this cannot be the id of a node", hint)])
+            if not _ID.match(given) or given in _RESERVED or len(given) > _MAX_ID:
                 hint = f"use A-Z a-z 0-9 _ -, at most {_MAX_ID}, and none of " + ", ".join(sorted(_RESERVED))
                 raise DefinitionError([Problem(str(given)[:80], "this cannot be the id of a node", hint)])
             if given in self._ids:
@@ -230,6 +237,30 @@ class Workflow:
         if not policy:
             self._operations[operation] = spec
         return spec
+
+    def _check_names(self, operation: Any, given: Mapping[str, Any], node_id: str) -> None:
+        """DefinitionError for what a call of the function could not be given: a policy that is misspelt, for one."""
+        known = self._names.get(operation, _MISSING)
+        if known is _MISSING:
+            function = operation.function if isinstance(operation, Operation) else operation
+            known = self._names[operation] = names_of(function)
+        if known is None or given.keys() <= known:
+            return
+        from sage_actors.supervisor.core.graph import nearest
+
+        has = f"it has {', '.join(sorted(known))}" if known else "it has none"
+        raise DefinitionError(
+            [
+                Problem(
+                    f"{node_id}.arguments.{name}",
+                    "the function has no such parameter, and there is no such policy",
+                    nearest(str(name), known | POLICIES, otherwise=has),
+                )
+                for name in given
+                if name not in known
+            ],
+            source=self.name,
+        )
 
     def _sub_workflow(self, config: dict[str, Any], policy: dict[str, Any]) -> OperationSpec:
         from sage_actors.supervisor.callables import calls_in
@@ -327,7 +358,7 @@ def _check_head(
     said = {
         "name": name,
         "description": description,
-        "timeout": plain(timeout),
+        "timeout": policy_in_file(timeout),
         "inputs": {key: _input_fields(each) for key, each in inputs.items()},
         "nodes": [{"id": "any", "type": "approval"}],
     }

@@ -11,9 +11,9 @@ from typing import Any
 
 import operations_engine as ops
 import pytest
-from engine_harness import lines, make_supervisor
+from engine_harness import history, lines, make_supervisor
 
-from sage_actors.messages.definition import InputSpec, RetryPolicy
+from sage_actors.messages.definition import InputSpec, Limits, RetryPolicy
 from sage_actors.messages.errors import CycleError, DefinitionError
 from sage_actors.supervisor.core.plan import compile_plan
 from sage_actors.supervisor.definitions.loading import load_dict
@@ -158,6 +158,48 @@ def test_policies_of_a_decorator_count_and_those_of_a_node_override_them() -> No
     own, given = (node.operation for node in flow.to_spec().nodes)
     assert (own.timeout, own.retry.max_attempts) == (30.0, 3)
     assert (given.timeout, given.retry.max_attempts, given.retry.on) == (120.0, 5, ("OSError",))
+
+
+def test_a_duration_may_be_a_timedelta_wherever_it_stands() -> None:
+    flow = Workflow("durations")
+    short, long = timedelta(milliseconds=100), timedelta(hours=1)
+    cached = flow.add(decorated, cache={"ttl": long}, retry={"backoff": short, "max_delay": long})
+    flow.add("wait", id="pause", seconds=short, after=[cached])
+    work, pause = (node.operation for node in flow.to_spec().nodes)
+    assert work.cache is not None
+    assert (work.cache["ttl"], work.retry.backoff, work.retry.max_delay) == (3600.0, 0.1, 3600.0)
+    assert pause.config["seconds"] == 0.1
+
+
+def test_policies_of_a_decorator_count_in_files_however_they_are_written(tmp_path: Path) -> None:
+    said = {"id": "work", "type": "python", "call": "operations_engine:with_policies"}
+    spec = load_dict({"name": "file", "nodes": [said]})
+    with make_supervisor(tmp_path) as supervisor:
+        supervisor.run(spec, timeout=60).raise_for_status()
+        operation = history(tmp_path, "file").definition.nodes[0].operation
+    assert (operation.timeout, operation.retry.max_attempts, operation.limits) == (300.0, 5, Limits(files=64))
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "said"),
+    [
+        (decorated, {"retries": 3}, "work.arguments.retries: .*did you mean 'retry'"),
+        (decorated, {"valeu": 3}, "work.arguments.valeu: .*did you mean 'value'"),
+        (decorated, {"topic": 3}, "work.arguments.topic: .*it has value"),
+    ],
+)
+def test_a_keyword_that_is_neither_argument_nor_policy_is_refused(
+    function: Any, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(DefinitionError, match=said):
+        Workflow("typo").add(function, id="work", **given)
+    Workflow("wrapped").add(loud_inside, id="work", anything=1)  # only its wrapper knows what it takes
+
+
+def test_an_argument_without_its_name_is_not_taken_for_an_id() -> None:
+    flow = Workflow("positions")
+    with pytest.raises(DefinitionError, match=r"Node\(id='decorated'\).*the second is the id"):
+        flow.add(ops.echo, flow.add(decorated))  # type: ignore[arg-type]
 
 
 def test_a_decorated_function_is_still_a_function() -> None:

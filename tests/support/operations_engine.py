@@ -7,10 +7,12 @@ import os
 import signal
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from sage_actors.actors.operations.context import Context
+from sage_actors.messages.definition import Limits, RetryPolicy
 from sage_actors.supervisor.definitions.operation import operation
 
 
@@ -214,6 +216,13 @@ def decorated(path: str) -> str:
     if len(Path(path).read_text().splitlines()) == 1:
         raise RuntimeError("the first time")
     return "second"
+
+
+@operation(
+    timeout=timedelta(minutes=5), retry=RetryPolicy(max_attempts=5, on=("OSError",)), limits=Limits(files=64)
+)
+def with_policies() -> int:
+    return 1
 
 
 @operation(effect="once")
