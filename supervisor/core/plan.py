@@ -48,10 +48,8 @@ _GATE: Final = OperationSpec(type="gate")
 class Plan:
     """What `compile_plan` made of one definition; shared by all runs of it, and never changed.
 
-    size: nodes and gates; visible: nodes alone. payloads: what a worker gets, packed, or a template of it.
-    order: nodes by urgency (priority, then longest path to the end, then definition order); rank: its inverse.
-    value_uses: how many nodes refer to the value of a node. simple: where a node needs nothing but a
-    worker, 1 more than its lane.
+    Nodes have the numbers 0 to visible - 1, in the order of the definition; then come the gates of phases.
+    Arrays are by these numbers, edges one array behind the other: `targets[offsets[n] : offsets[n + 1]]`.
     """
 
     __slots__ = (
@@ -85,31 +83,32 @@ class Plan:
     def __init__(self, spec: WorkflowSpec) -> None:
         self.spec = spec
         self.visible = len(spec.nodes)
-        self.size = self.visible
+        self.size = self.visible  # gates included
         nodes = spec.nodes
         self.ids: list[str] = (
             list(nodes.ids) if isinstance(nodes, NodeColumns) else [node.id for node in nodes]
         )
         self.by_id: dict[str, int] = {each: i for i, each in enumerate(self.ids)}
-        self.ops: list[OperationSpec] = []
-        self.op_of: array[int] = array("I")
+        self.ops: list[OperationSpec] = []  # each once
+        self.op_of: array[int] = array("I")  # node -> its place in `ops`
         self.parents: array[int] = array("I")
         self.parent_offsets: array[int] = array("I", (0,))
         self.targets: array[int] = array("I")
         self.offsets: array[int] = array("I", (0,))
         self.indegree: array[int] = array("i")
+        # Nodes by urgency: priority, then the longest path to the end, then the order of the definition.
         self.order: array[int] = array("I")
-        self.rank: array[int] = array("I")
-        self.simple = bytearray()
+        self.rank: array[int] = array("I")  # its inverse: node -> place in `order`
+        self.simple = bytearray()  # where a node needs nothing but a worker: 1 more than its lane, else 0
         self.all_plain = True  # no node has data, a condition or a phase: its parents are its needs
         self.in_order = True  # each node comes after those that it depends on
-        self.payloads: list[bytes | Template] = []
+        self.payloads: list[bytes | Template] = []  # what a worker gets, packed, or a template of it
         self.whens: dict[int, Template] = {}
         self.foreaches: dict[int, Template] = {}
         self.gates: dict[int, PhaseSpec] = {}
-        self.phase_of: dict[str, list[int]] = {}
-        self.references: dict[int, tuple[int, ...]] = {}
-        self.value_uses: dict[int, int] = {}
+        self.phase_of: dict[str, list[int]] = {}  # phase -> its members
+        self.references: dict[int, tuple[int, ...]] = {}  # node -> whose values it refers to
+        self.value_uses: dict[int, int] = {}  # node -> how many nodes refer to its value
         self.subplans: dict[int, Plan] = {}
 
     def children(self, node: int) -> array[int]:

@@ -43,77 +43,93 @@ class RunState:
         self.plan, self.ports, self.clock, self.options = plan, ports, clock, options
         self.strict = options.durability == "strict"
         self.volatile = options.durability == "none"
-        self.root = Scope(plan, 0, inputs)
-        size = plan.size
-        self.state = bytearray(size)
-        self.simple = bytearray(plan.simple)
-        self.bad = bytearray(size)
-        self.indegree = array("i", plan.indegree)
-        self.attempts = array("I", bytes(4 * size))
-        self.where_stored = array("Q", bytes(8 * size))
-        self.frames: list[Any] = []
-        self.scopes: list[Scope] = []  # of the dynamic nodes, by node - plan.size
         self.search_paths: list[str] = []  # where its operations' modules are looked for
-        self.hungry: dict[int, Any] = {}  # the engine's: who has something ready notes itself there
-        self.op_numbers: list[tuple[int, float | None, bool] | None] = [None] * len(plan.ops)
+        size = plan.size
+
+        # Columns by node; an expansion appends its children.
+        self.state = bytearray(size)
+        self.simple = bytearray(plan.simple)  # see Plan; 0 where a node must be considered
+        self.bad = bytearray(size)  # 1: something that it depends on did not succeed
+        self.indegree = array("i", plan.indegree)  # dependencies that have not ended
+        self.attempts = array("I", bytes(4 * size))
+        self.where_stored = array("Q", bytes(8 * size))  # the place of its result, see `note_location`
+        self.root = Scope(plan, 0, inputs)
+        self.scopes: list[Scope] = []  # of the dynamic nodes, by node - plan.size
+
+        # What is to be done, and who does it.
+        self.todo: deque[int] = deque()  # their dependencies have ended: to be considered
         self.ready = tuple(ReadyQueue() for _ in LANES)
-        self.solo: tuple[list[int], ...] = tuple([] for _ in LANES)
+        self.solo: tuple[list[int], ...] = tuple([] for _ in LANES)  # heaps of those that run alone
+        self.alone: set[int] = set()  # suspects, which run alone from now on
+        self.hungry: dict[int, Any] = {}  # the engine's: who has something ready notes itself there
         # Where something may be ready; from `Engine.add` on it is the engine's own set.
         self.lanes = {kind - 1 for kind in set(self.simple) if kind}
-        self.alone: set[int] = set()
-        self.values: dict[int, bytes] = {}
-        self.uses: dict[int, int] = dict(plan.value_uses)
-        self.decoded: dict[int, Any] = {}
-        self.tries: dict[int, int] = {}
-        self.crashes: dict[int, int] = {}
-        self.errors: dict[int, dict[str, Any]] = {}
+        self.op_numbers: list[tuple[int, float | None, bool] | None] = [None] * len(plan.ops)
+        self.workers_busy: dict[int, int] = {}  # worker -> how many of its tasks are this run's
+        self.running = 0  # nodes that are handed out, or carried out here
+        self.unacknowledged = 0  # tokens that `persist` was given and that did not come back
+        self.open = size  # nodes that have not ended
+
+        # Results, see run_values.py.
+        self.frames: list[Any] = []  # of the journal, as `where_stored` numbers them
+        self.values: dict[int, bytes] = {}  # those that somebody needs yet
+        self.uses: dict[int, int] = dict(plan.value_uses)  # how many need each yet
+        self.decoded: dict[int, Any] = {}  # the last few that were opened
+        self.secrets = KnownValues()  # what was handed over, and what must not come back
+        self.withholds = _withholds(plan)
+
+        # What went wrong.
+        self.tries: dict[int, int] = {}  # attempts that failed, in this retry budget
+        self.crashes: dict[int, int] = {}  # workers that it killed
+        self.errors: dict[int, dict[str, Any]] = {}  # of the last attempt
         self.skip_reasons: dict[int, str] = {}
-        self.children: dict[int, tuple[int, int]] = {}
+        self.failed: set[int] = set()  # of the definition itself, not of expansions
+        self.excused_failures: set[int] = set()  # of phases that met their `min_success`
+
+        # What nodes wait for.
+        self.held: dict[int, str] = {}  # node -> why
+        self.doubts: set[int] = set()  # in doubt, until a person says what happened
+        self.permits: dict[int, str] = {}  # node -> the endpoint that it may call
+        self.line = PermitLine(lambda node, endpoint: self.ports.request_permit(self, node, endpoint))
+        self.too_far: set[int] = set()  # nodes whose open endpoint stays open for longer than the patience
+        self.asked_cache: set[int] = set()
+        self.failing: dict[int, tuple[dict[str, Any], int, dict[str, Any] | None]] = {}  # but for the cache
+        self.reserved: dict[int, tuple[int, float]] = {}  # tokens and cost that a node may use
+
+        # Nodes that became many.
+        self.children: dict[int, tuple[int, int]] = {}  # the first child and how many
         self.left: dict[int, int] = {}  # children of a foreach that have not ended
         self.sizes: dict[int, int] = {}  # bytes of the results of an expanded node's own children
-        self.inner: dict[int, Scope] = {}
+        self.inner: dict[int, Scope] = {}  # of a sub-workflow, by its node
         self.rooms: dict[int, Any] = {}  # by the node of a sub-workflow that limits its concurrency
         self.roomy: set[int] = set()  # of those, where a place became free and somebody waits
         self.overdue: set[int] = set()  # sub-workflows whose time is up, and which have not ended
         self.spent_s: dict[int, float] = {}  # of their timeouts, in earlier processes
-        self.held: dict[int, str] = {}
-        self.doubts: set[int] = set()
-        self.permits: dict[int, str] = {}
-        self.asked_cache: set[int] = set()
-        self.failing: dict[int, tuple[dict[str, Any], int, dict[str, Any] | None]] = {}  # but for the cache
-        self.reserved: dict[int, tuple[int, float]] = {}  # tokens and cost that a node may use
-        self.line = PermitLine(lambda node, endpoint: self.ports.request_permit(self, node, endpoint))
-        self.failed: set[int] = set()
-        self.excused_failures: set[int] = set()
-        self.todo: deque[int] = deque()
-        self.open = size
-        self.running = 0
-        self.unacknowledged = 0
-        self.workers_busy: dict[int, int] = {}
+
+        # What it took. Earlier processes are included, but for `started_at`.
         self.started_at = 0.0
-        self.began_seconds = 0.0
         self.busy_us = 0
-        self.busy_before_us = 0  # in earlier processes
+        self.busy_before_us = 0  # the part of earlier processes
         self.usage: dict[str, float] = {"input_tokens": 0, "output_tokens": 0, "cost": 0.0}
         self.measured: dict[str, Any] = {}  # sizes around digests, tokens that hits saved, artifacts
         self.server_starts: dict[str, int] = {}
         self.counts = {"succeeded": 0, "failed": 0, "skipped": 0, "cached": 0, "retries": 0}
+        self.gaps = options.gaps  # what did not confine operations, to be told with each result
+
+        # How it ends.
         self.stopping: str | None = None  # reason; no further dispatch
         self.cancelled = False
         self.timed_out = False
-        self.too_far: set[int] = set()  # nodes whose open endpoint stays open for longer than the patience
-        self.paused: str | None = None
+        self.paused: str | None = None  # why it is about to pause, or has
         self.storage_error: StorageError | None = None
-        self.status: str | None = None
-        self.deadline: float | None = None
-        self.resumed_waits: list[tuple[str, int, float | None]] = []
-        self.resumed_doubts: list[tuple[int, int]] = []
+        self.status: str | None = None  # once it has ended
+        self._ending = False  # the record of its end is written, and not acknowledged
+
+        # What a resume found, for `begin`.
+        self.resumed_waits: list[tuple[str, int, float | None]] = []  # reason, node, seconds left
+        self.resumed_doubts: list[tuple[int, int]] = []  # node, attempt
         self.resumed_fallbacks: list[int] = []
-        self.resumed_failures: list[tuple[int, dict[str, Any]]] = []
-        self._ending = False
-        self.secrets = KnownValues()  # what was handed over, and what must not come back
-        self.withholds = _withholds(plan)
-        self.gaps = options.gaps  # what did not confine operations, to be told with each result
+        self.resumed_failures: list[tuple[int, dict[str, Any]]] = []  # node, error
 
     # ------------------------------------------------------------------ who is who
 
