@@ -55,11 +55,6 @@ class ProjectFacts:
     contributing: Fact | None = None
     languages: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    @property
-    def main_language(self) -> str:
-        """The language of most of the code's lines; "" where there is no code."""
-        return max(self.languages, key=lambda name: self.languages[name][1], default="")
-
 
 def collect_facts(sources: Sources) -> ProjectFacts:
     """The facts of the project that `sources` reads. Files that are broken or lie are read as far as they go."""

@@ -59,11 +59,6 @@ class DependencyGraph:
     def __iter__(self) -> Iterator[str]:
         return iter(self._ids)
 
-    @property
-    def edge_count(self) -> int:
-        """How many edges were added (one that was added twice counts twice)."""
-        return len(self._edge_from) + len(self._pending)
-
     def add_node(self, node: str) -> None:
         """Add a node; definition order is the order of these calls. DefinitionError if it exists."""
         if self._number.setdefault(node, len(self._ids)) != len(self._ids):
