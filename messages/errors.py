@@ -39,6 +39,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from sage_actors.messages.units import counted
+
 __all__ = [
     "ActorDeadError",
     "AuditError",
@@ -123,8 +125,7 @@ class DefinitionError(SageError):
             problems = [Problem("", problems)]
         self.problems: tuple[Problem, ...] = tuple(problems)
         self.source = source
-        count = len(self.problems)
-        head = f"{source or 'the workflow'}: {count} problem{'s' if count != 1 else ''}"
+        head = f"{source or 'the workflow'}: {counted(len(self.problems), 'problem')}"
         super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from sage_actors.messages.units import counted
 from sage_actors.servers.corpus.repository import EXCLUDED, Repository, shown_name
 
 __all__ = ["Changes", "Churn", "read_churn"]
@@ -49,10 +50,10 @@ def read_churn(repository: Repository) -> Churn:
     records = [each.split("\x1f") for each in out.decode("utf-8", "surrogateescape").split("\x1e")]
     records = [each for each in records if len(each) == 3]
     churn = Churn(True, "", {})
-    counted = sum(_count(churn, author, date[:10], names) for author, date, names in records)
+    commits = sum(_count(churn, author, date[:10], names) for author, date, names in records)
     is_cut = len(records) == _MAX_COMMITS
     churn.described = (
-        f"{counted} commit{'s' * (counted != 1)} without merges, "
+        f"{counted(commits, 'commit')} without merges, "
         + (f"the newest {_MAX_COMMITS}" if is_cut else f"in the twelve months up to {newest[:10]}")
         + _shallow(repository)
     )

@@ -243,7 +243,7 @@ def _summary(
         return "No source in Python, TypeScript, JavaScript, Go or Rust was found here."
     above = sum(each.complexity > 10 for each in functions)
     said = f"{counted(len(functions), 'function')} in {counted(len(measured), 'file')}; "
-    said += f"{above} {'is' if above == 1 else 'are'} more complex than 10."
+    said += f"{counted(above, 'is', 'are')} more complex than 10."
     if not hot:
         return said
     first = hot[0]

@@ -59,8 +59,11 @@ def market_research(project: Path, topic: str, limits: Limits) -> ResearchResult
     kinds = ("todo", "history", "documentation")
     found = scaled(corpus.search(topic, kinds=kinds), {"todo": 1.3, "documentation": 0.8})
     found = _raised(found, _DEMAND, 1.4)
-    what = _counted(
-        found, {"todo": "open notes", "history": "commits and changelog entries", "documentation": "passages"}
+    what = _by_kind(
+        found,
+        todo=("open note", "open notes"),
+        history=("commit or changelog entry", "commits and changelog entries"),
+        documentation=("passage", "passages"),
     )
     return _result(
         "market_research",
@@ -111,7 +114,11 @@ def best_practices(project: Path, topic: str, limits: Limits) -> ResearchResult:
     notes = [] if skills else ["no skill of the project or its user fits the topic"]
     if not any(file.path.lower().rpartition("/")[2].startswith("contributing") for file, _ in corpus.files):
         notes.append("the project has no CONTRIBUTING file")
-    what = _counted(found, {"documentation": "passages of documents", "code": "definitions and comments"})
+    what = _by_kind(
+        found,
+        documentation=("passage of documents", "passages of documents"),
+        code=("definition or comment", "definitions and comments"),
+    )
     summary = f"{counted(len(skills), 'skill fits', 'skills fit')}; {what} on the topic."
     return _result("best_practices", topic, corpus, skills + found, kinds, limits, summary, notes)
 
@@ -140,22 +147,10 @@ def _raised(found: list[Found], pattern: re.Pattern[str], factor: float) -> list
     ]
 
 
-_ONE = {
-    "open notes": "open note",
-    "commits and changelog entries": "commit or changelog entry",
-    "passages": "passage",
-    "passages of documents": "passage of documents",
-    "definitions and comments": "definition or comment",
-}
-
-
-def _counted(found: list[Found], names: dict[str, str]) -> str:
+def _by_kind(found: list[Found], **names: tuple[str, str]) -> str:
+    """How many of each kind were found; `names`: what one and what many of a kind are called."""
     counts = Counter(hit.piece.passage.kind for hit in found)
-    parts = [
-        f"{counts[kind]} {_ONE.get(name, name) if counts[kind] == 1 else name}"
-        for kind, name in names.items()
-        if counts[kind]
-    ]
+    parts = [counted(counts[kind], one, many) for kind, (one, many) in names.items() if counts[kind]]
     return ", ".join(parts) or "nothing"
 
 

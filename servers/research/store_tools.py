@@ -16,6 +16,7 @@ from mcp_types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, Field
 
 from sage_actors.messages.errors import SageError
+from sage_actors.messages.units import counted
 from sage_actors.servers.research.store import ResearchStore
 
 __all__ = ["add_store_tools"]
@@ -168,8 +169,7 @@ def _age(timestamp_ms: int) -> str:
         return "Cached just now"
     units = ((3600, 60, "minute"), (86400, 3600, "hour"), (604800, 86400, "day"))
     size, unit = next(((size, unit) for limit, size, unit in units if seconds < limit), (604800, "week"))
-    count = seconds // size
-    return f"Cached {count} {unit}{'' if count == 1 else 's'} ago"
+    return f"Cached {counted(seconds // size, unit)} ago"
 
 
 def _size(size_bytes: int) -> str:

@@ -128,9 +128,7 @@ def _said(figures: FileFigures) -> str:
     hot = figures.hot
     parts = [
         counted(figures.lines, "line"),
-        f"complexity {hot.complexity}"
-        if hot
-        else f"{figures.branches} branch{'es' * (figures.branches != 1)}",
+        f"complexity {hot.complexity}" if hot else counted(figures.branches, "branch", "branches"),
     ]
     parts += [counted(figures.commits, "commit")] if figures.commits else []
     parts.append(f"tested in {code(figures.tests[0])}" if figures.tests else "no test found for it")
@@ -153,8 +151,8 @@ def _hot_spots(study: Study, figures: list[FileFigures], document: Document) -> 
     for f in figures:
         place = document.at(f.path, 1, "measured")
         tests = ", ".join(document.at(test, 1, "tests") for test in f.tests[:2]) or "none found"
-        counted = (f.lines, f.definitions, f.branches, f.hot.complexity if f.hot else "-", f.commits, f.notes)
-        rows.append((place, *map(str, counted), tests))
+        cells = (f.lines, f.definitions, f.branches, f.hot.complexity if f.hot else "-", f.commits, f.notes)
+        rows.append((place, *map(str, cells), tests))
     document.table(
         ("file", "lines", "definitions", "branches", "complexity", "commits", "TODOs", "tests"), rows
     )

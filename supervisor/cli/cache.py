@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sage_actors.messages.units import counted
 from sage_actors.supervisor.cli.options import json_option, project_option, reading_keys
 
 if TYPE_CHECKING:
@@ -86,10 +87,10 @@ def clear_entries(older_than: str | None, operation: str | None, project: Path, 
     if as_json:
         _print_json({"removed": gone})
     else:
-        click.echo(f"Removed {gone:,} {'entry' if gone == 1 else 'entries'}.")
+        click.echo(f"Removed {counted(gone, 'entry', 'entries')}.")
     if unreadable:
-        what = "entry that does" if unreadable == 1 else "entries that do"
-        click.echo(f"Kept {unreadable:,} {what} not open: damaged, or sealed under another key.", err=True)
+        kept = counted(unreadable, "entry that does", "entries that do")
+        click.echo(f"Kept {kept} not open: damaged, or sealed under another key.", err=True)
 
 
 @cache_command.command("stats")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sage_actors.messages.units import counted
 from sage_actors.supervisor.cli.options import confirmed, json_option, project_option, state_of
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def prune_command(age: str, yes: bool, dry_run: bool, audit_too: bool, project: 
     if not as_json:
         for name in names:
             click.echo(f"  {name}  last written {_day(state.root / name)}")
-    if not _may(f"Delete {len(names):,} run{'s' if len(names) != 1 else ''} for good?", yes):
+    if not _may(f"Delete {counted(len(names), 'run')} for good?", yes):
         return 1
     leftovers = [_delete(state, run_id) for run_id in old]
     for path in archived:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sage_actors.messages.units import counted
 from sage_actors.supervisor.cli.options import (
     at_terminal,
     confirmed,
@@ -121,12 +122,10 @@ def _reencrypt(project: Path, as_json: bool) -> int:
     if as_json:
         click.echo(to_json({"key": keys.primary.id.hex(), **asdict(done)}))
         return 1 if done.refused else 0
-    entries = f", {done.cache_entries:,} entries of the cache" if done.cache_entries else ""
-    count = f"{len(done.runs):,} run{'s' if len(done.runs) != 1 else ''}"
-    was = "were" if len(done.unchanged) != 1 else "was"
-    click.echo(
-        f"{count}{entries} sealed under key {keys.primary.id.hex()}; {len(done.unchanged):,} {was} already"
-    )
+    kept = counted(done.cache_entries, "entry", "entries")
+    entries = f", {kept} of the cache" if done.cache_entries else ""
+    runs, before = counted(len(done.runs), "run"), counted(len(done.unchanged), "was", "were")
+    click.echo(f"{runs}{entries} sealed under key {keys.primary.id.hex()}; {before} already")
     for name in done.kept_aside:
         click.echo(f"Note: {name} was kept aside by a repair, and stays under the key of its time.", err=True)
     for name, reason in done.refused.items():

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sage_actors.messages.events import Event
+from sage_actors.messages.units import counted
 from sage_actors.supervisor.cli.display import Progress, duration, one_line, waiting_text
 
 __all__ = ["LiveDisplay", "picture"]
@@ -102,7 +103,7 @@ def _facts(progress: Progress, now: float) -> Text:
     if progress.tokens:
         parts.append(f"{progress.tokens:,} tokens")
     if progress.retries:
-        parts.append(f"{progress.retries:,} retr{'y' if progress.retries == 1 else 'ies'}")
+        parts.append(counted(progress.retries, "retry", "retries"))
     for how, style in (("failed", "red"), ("skipped", "yellow")):
         if progress.counts[how]:
             parts.append(f"[{style}]{progress.counts[how]:,} {how}[/]")
