@@ -70,6 +70,7 @@ class AsyncWorker:
 
     def __init__(self, sock: socket.socket, settings: Settings) -> None:
         redactor = Redactor()
+        redactor.learn_variables(os.environ)
         self._book = LogBook(redactor)
         self._pipes = OutputPipes(settings.out_fd, settings.err_fd, self._book)
         self._link = Link(sock, self._pipes, self._book, Path(settings.project), tick_s=_HEARTBEAT_S)

@@ -1,6 +1,7 @@
 """What a worker says, without secrets: results, errors, progress and output are looked through before they leave.
 
     arguments with secrets -> learn                     their values are known from now on
+    its variables          -> learn_variables           those whose names say that they are secret
     result, packed  -> candidates -> walk   \\
     error map       -> each of its texts     >  `[redacted:RULE]`, and a note of rule and place for the journal
     progress        -> each of its texts    /
@@ -12,11 +13,12 @@ So the work is done in parallel, off the supervisor's processor. The supervisor 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
 from sage_actors.messages.errors import Problem, SecretInStateError
+from sage_actors.messages.secret_patterns import hides
 from sage_actors.messages.secret_scan import (
     Allowed,
     Finding,
@@ -47,6 +49,10 @@ class Redactor:
     def learn(self, secrets: Iterable[tuple[str, str]]) -> None:
         """These (name, value) were put into arguments. They stay known as long as the process lives."""
         self._known.add(secrets)
+
+    def learn_variables(self, environ: Mapping[str, str]) -> None:
+        """Of these variables the secret ones, by their names: what gets them may say them, or hand them on."""
+        self.learn((f"env.{name}", value) for name, value in environ.items() if hides(name, value))
 
     def result(
         self, packed: bytes, node_id: str, *, policy: SecretsPolicy = DEFAULT_POLICY
