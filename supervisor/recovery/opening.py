@@ -43,7 +43,8 @@ from sage_actors.supervisor.core.plan import compile_plan
 from sage_actors.supervisor.core.run_core import Ports, RunCore, RunOptions
 from sage_actors.supervisor.recovery.admission import admission_records
 from sage_actors.supervisor.recovery.changes import Accept, Edit
-from sage_actors.supervisor.recovery.restore import Restored, carry_over, prepare, replay
+from sage_actors.supervisor.recovery.reopen import prepare
+from sage_actors.supervisor.recovery.restore import Restored, carry_over, replay
 from sage_actors.supervisor.stored_values import StoredValues
 
 __all__ = ["Opened", "Opening"]

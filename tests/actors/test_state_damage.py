@@ -29,7 +29,8 @@ from sage_actors.supervisor.core.run_core import RunCore, RunOptions
 from sage_actors.supervisor.definitions.loading import load_dict
 from sage_actors.supervisor.handle import Outcome
 from sage_actors.supervisor.recovery.acting import act_on_run
-from sage_actors.supervisor.recovery.restore import prepare, replay
+from sage_actors.supervisor.recovery.reopen import prepare
+from sage_actors.supervisor.recovery.restore import replay
 from sage_actors.supervisor.stored_values import StoredValues
 
 KEYS = load_keys(environ={"SAGE_STATE_KEY": format_key(bytes(range(32)))})

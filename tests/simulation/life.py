@@ -23,7 +23,8 @@ from sage_actors.supervisor.core.plan import Plan, compile_plan
 from sage_actors.supervisor.core.run_core import RunCore, RunOptions
 from sage_actors.supervisor.recovery.acting import _Decision
 from sage_actors.supervisor.recovery.admission import admission_records
-from sage_actors.supervisor.recovery.restore import DECIDED_OFFLINE, Restored, prepare, replay
+from sage_actors.supervisor.recovery.reopen import prepare
+from sage_actors.supervisor.recovery.restore import DECIDED_OFFLINE, Restored, replay
 from simulation.definitions import PATIENT, Fate, approval_of, fate_of
 from simulation.journal import Disk
 from simulation.ledger import Script, Violation, check_journal, check_restored, ensure, note_end

@@ -19,7 +19,8 @@ from sage_actors.supervisor.core.plan import compile_plan
 from sage_actors.supervisor.core.run_core import RunCore, RunOptions
 from sage_actors.supervisor.definitions.specs import spec_from_dict
 from sage_actors.supervisor.recovery.admission import admission_records
-from sage_actors.supervisor.recovery.restore import Restored, prepare, replay
+from sage_actors.supervisor.recovery.reopen import prepare
+from sage_actors.supervisor.recovery.restore import Restored, replay
 from sage_actors.testing import FakeClock
 
 Row = tuple[Any, ...]
