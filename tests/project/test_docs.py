@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import json
 import re
 import subprocess
@@ -129,6 +130,28 @@ def test_every_python_block_compiles_and_imports_names_that_exist(language: str,
     compile(text, "block", "exec")
     for names in re.findall(r"^from sage_actors import (.+)$", text, re.MULTILINE):
         assert {name.strip() for name in names.split(",")} <= set(sage_actors.__all__)
+
+
+def programs() -> Iterator[Any]:
+    """Whole programs with what the page says that they print, which follows at once."""
+    for page in PAGES:
+        found = list(_FENCE.finditer(page.read_text(encoding="utf-8")))
+        for block, shown in itertools.pairwise(found):
+            if (
+                block[1] == "python"
+                and "__main__" in block[2]
+                and not shown[1]
+                and "pieces of" not in shown[2]
+            ):
+                yield pytest.param(block[2], shown[2], id=f"{page.stem}-{block[2].count(chr(10))}")
+
+
+@pytest.mark.parametrize(("program", "shown"), list(programs()))
+def test_every_program_prints_what_the_page_says(program: str, shown: str, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, "program.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == re.sub(r"\A\$ .*\n", "", shown), done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
