@@ -46,7 +46,7 @@ class RunAnswers(RunInstances):
                 self._withhold(row)
             self.busy_us += row[2]
             if row[4] is not None:
-                self._add_usage(row[4])
+                self.add_usage(row[4])
             if self.asked_cache or row[4] is not None:
                 self._keep(row)
         if self.gaps is not None:
@@ -108,7 +108,7 @@ class RunAnswers(RunInstances):
         operation = self.operation(node)
         self.busy_us += micros
         if usage is not None:
-            self._add_usage(usage)
+            self.add_usage(usage)
             self._mind_budget()
         retry_after = error.get("retry_after")
         # Whether the endpoint answered, and so is well; None where it was never asked.
@@ -213,7 +213,7 @@ class RunAnswers(RunInstances):
     ) -> None:
         """A node that the engine itself carried out, or the cache."""
         if usage is not None:
-            self._add_usage(usage)
+            self.add_usage(usage)
         value = self.cleaned(value)
         self.running += 1
         self.attempts[node] = max(self.attempts[node], 1)

@@ -251,7 +251,8 @@ class RunState:
             self.unacknowledged += 1
         self.ports.persist(self, records, sync=sync, token=token)
 
-    def _add_usage(self, usage: dict[str, Any]) -> None:
+    def add_usage(self, usage: dict[str, Any]) -> None:
+        """Add what an attempt used, and what was measured of it, to what the run did before."""
         for name in self.usage:
             amount = usage.get(name)
             if isinstance(amount, (int, float)):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, assert_never
 
 from sage_actors.actors.state.journal_format import Location
 from sage_actors.messages.definition import WorkflowSpec
@@ -50,37 +50,36 @@ Watcher = Callable[[Location, Record], None]
 
 @dataclass(slots=True)
 class Restored:
-    """A journal, folded. status: of the last end that was written, "" while none was.
-
-    waits: node -> (reason, until, length in seconds); inflight: started and not ended, with its attempt.
-    last_at: of the last record. idle_s: nobody carried the run out so long. begun: node -> when a sub-workflow began
-    (anew), less idle_s then.
-    verdicts: node -> error, failed by a decision while nobody carried the run out: not tried again at once.
-    refused: node -> who said so, in doubt and resolved as failed: no resume tries it again.
-    removed: id -> what is known of a node that an edit took out.
-    """
+    """A journal, folded. Times are seconds since the epoch; nodes are known by their numbers."""
 
     header: dict[str, Any] = field(default_factory=dict)
     spec: WorkflowSpec | None = None
     run: RunCore | None = None
     admitted_at: float = 0.0
     ended_at: float = 0.0
-    status: str = ""
+    status: str = ""  # of the last end that was written
     reason: str = ""
     seconds: float = 0.0
-    last_at: float = 0.0
-    idle_s: float = 0.0
+    last_at: float = 0.0  # when the last record was written
+    idle_s: float = 0.0  # for so long nobody carried the run out
+    # sub-workflow -> when it began (anew), less `idle_s` at that time
     begun: dict[int, float] = field(default_factory=dict)
+    # started and not ended -> its attempt
     inflight: dict[int, int] = field(default_factory=dict)
+    # node -> (reason, until, length in seconds)
     waits: dict[int, tuple[str, float | None, float]] = field(default_factory=dict)
+    # node -> (when it is tried again, length in seconds)
     retries: dict[int, tuple[float, float]] = field(default_factory=dict)
+    # failed by a decision while nobody carried the run out: not tried again at once
     verdicts: dict[int, dict[str, Any]] = field(default_factory=dict)
+    # resolved as failed -> who said so: no resume tries it again
     refused: dict[int, str] = field(default_factory=dict)
+    # id -> what is known of a node that an edit took out
     removed: dict[str, Removed] = field(default_factory=dict)
-    # Nodes whose attempts all failed, and whose fallback was not taken yet.
+    # all attempts failed, and the fallback was not taken yet
     fallbacks: set[int] = field(default_factory=set)
     breakers: dict[str, tuple[str, float]] = field(default_factory=dict)
-    phases: set[str] = field(default_factory=set)
+    phases: set[str] = field(default_factory=set)  # that completed
     segments: list[SegmentOpened] = field(default_factory=list)
     decisions: list[DecisionTaken] = field(default_factory=list)
 
@@ -168,9 +167,10 @@ def _apply(restored: Restored, record: Record, location: Location, index: int) -
         raise StateCorruptedError(f"{type(record).__name__} before the run was admitted")
     elif isinstance(record, (NodesStarted, NodesSucceeded)):
         try:
-            (_started if isinstance(record, NodesStarted) else _succeeded)(
-                restored, run, record, location, index
-            )
+            if isinstance(record, NodesStarted):
+                _started(restored, run, record)
+            else:
+                _succeeded(restored, run, record, location, index)
         except (TypeError, ValueError, IndexError, OverflowError) as cause:
             raise StateCorruptedError(
                 f"a {type(record).__name__} names what is not there: {cause!r}"
@@ -184,7 +184,7 @@ def _apply(restored: Restored, record: Record, location: Location, index: int) -
     restored.last_at = record.at
 
 
-def _started(restored: Restored, run: RunCore, record: Any, location: Location, index: int) -> None:
+def _started(restored: Restored, run: RunCore, record: NodesStarted) -> None:
     attempts, state, inflight = run.attempts, run.state, restored.inflight
     for node, attempt in record.rows:
         attempts[node] = attempt
@@ -197,7 +197,9 @@ def _started(restored: Restored, run: RunCore, record: Any, location: Location, 
             restored.waits.pop(node, None)
 
 
-def _succeeded(restored: Restored, run: RunCore, record: Any, location: Location, index: int) -> None:
+def _succeeded(
+    restored: Restored, run: RunCore, record: NodesSucceeded, location: Location, index: int
+) -> None:
     state, attempts, inflight = run.state, run.attempts, restored.inflight
     busy_us = 0
     for node, attempt, micros, _packed, usage in record.rows:
@@ -206,7 +208,7 @@ def _succeeded(restored: Restored, run: RunCore, record: Any, location: Location
         inflight.pop(node, None)
         busy_us += micros
         if usage:
-            run._add_usage(usage)
+            run.add_usage(usage)
     run.busy_us += busy_us
     run.note_location(record.rows, location, index)
     run.counts["succeeded"] += len(record.rows)
@@ -221,49 +223,64 @@ def _succeeded(restored: Restored, run: RunCore, record: Any, location: Location
             run.errors.pop(row[0], None)
 
 
-def _apply_node(restored: Restored, run: RunCore, record: Any) -> None:
+def _apply_node(
+    restored: Restored, run: RunCore, record: NodeFailed | NodeLost | NodeSkipped | NodeWaiting | NodeExpanded
+) -> None:
+    """A record about one node: what it did or waited for before is over."""
     node = record.node
     restored.inflight.pop(node, None)
     restored.waits.pop(node, None)
     restored.fallbacks.discard(node)
-    if isinstance(record, NodeFailed):
-        _begin_anew(restored, record)
-        run.attempts[node] = record.attempt
-        run.errors[node] = record.error
-        run.busy_us += record.micros
-        if record.usage:
-            run._add_usage(record.usage)
-        if record.retry_at is not None:
-            run.tries[node] = run.tries.get(node, 0) + 1
+    match record:
+        case NodeFailed():
+            _failed(restored, run, record)
+        case NodeLost():
+            _lost(run, record)
+        case NodeSkipped():
+            _begin_anew(restored, record)
+            run.state[node] = st.SKIPPED
+            run.skip_reasons[node] = record.reason
+        case NodeWaiting():
+            length = 0.0 if record.until is None else max(0.0, record.until - record.at)
+            restored.waits[node] = (record.reason, record.until, length)
             run.state[node] = st.HELD
-            restored.retries[node] = (record.retry_at, max(0.0, record.retry_at - record.at))
-        else:
-            run.tries.pop(node, None)
-            restored.retries.pop(node, None)
-            if not record.final:
-                restored.fallbacks.add(node)
-            run.state[node] = {"continue": st.TOLERATED, "skip": st.DROPPED}.get(record.final, st.FAILED)
-            if record.final and restored.segments and restored.segments[-1].reason == DECIDED_OFFLINE:
-                restored.verdicts[node] = record.error
-    elif isinstance(record, NodeLost):
-        run.state[node] = st.PENDING
-        if record.charged:
-            run.crashes[node] = run.crashes.get(node, 0) + 1
-        if record.in_doubt:
-            run.doubts.add(node)
-            run.state[node] = st.IN_DOUBT
-    elif isinstance(record, NodeSkipped):
-        _begin_anew(restored, record)
-        run.state[node] = st.SKIPPED
-        run.skip_reasons[node] = record.reason
-    elif isinstance(record, NodeWaiting):
-        length = 0.0 if record.until is None else max(0.0, record.until - record.at)
-        restored.waits[node] = (record.reason, record.until, length)
+        case NodeExpanded():
+            _expanded(restored, run, record)
+        case _:
+            assert_never(record)
+
+
+def _failed(restored: Restored, run: RunCore, record: NodeFailed) -> None:
+    """An attempt failed: the node waits for the next, takes its fallback, or has failed (`final` says how)."""
+    node = record.node
+    _begin_anew(restored, record)
+    run.attempts[node] = record.attempt
+    run.errors[node] = record.error
+    run.busy_us += record.micros
+    if record.usage:
+        run.add_usage(record.usage)
+    if record.retry_at is not None:
+        run.tries[node] = run.tries.get(node, 0) + 1
         run.state[node] = st.HELD
-    else:
-        _expanded(run, record)
-        if node in run.inner:
-            restored.begun[node] = record.at - restored.idle_s
+        restored.retries[node] = (record.retry_at, max(0.0, record.retry_at - record.at))
+        return
+    run.tries.pop(node, None)
+    restored.retries.pop(node, None)
+    run.state[node] = {"continue": st.TOLERATED, "skip": st.DROPPED}.get(record.final, st.FAILED)
+    if not record.final:
+        restored.fallbacks.add(node)
+    elif restored.segments and restored.segments[-1].reason == DECIDED_OFFLINE:
+        restored.verdicts[node] = record.error
+
+
+def _lost(run: RunCore, record: NodeLost) -> None:
+    node = record.node
+    run.state[node] = st.PENDING
+    if record.charged:
+        run.crashes[node] = run.crashes.get(node, 0) + 1
+    if record.in_doubt:
+        run.doubts.add(node)
+        run.state[node] = st.IN_DOUBT
 
 
 def _begin_anew(restored: Restored, record: NodeFailed | NodeSkipped) -> None:
@@ -272,10 +289,12 @@ def _begin_anew(restored: Restored, record: NodeFailed | NodeSkipped) -> None:
         restored.begun[record.node] = record.at - restored.idle_s
 
 
-def _expanded(run: RunCore, record: NodeExpanded) -> None:
+def _expanded(restored: Restored, run: RunCore, record: NodeExpanded) -> None:
     if hashlib.sha256(record.items).digest() != record.digest or record.first != len(run.state):
         raise StateCorruptedError(f"the expansion of {run.id_of(record.node)} contradicts its digest")
     run.expand(record.node, record.items, record.count)
+    if record.node in run.inner:
+        restored.begun[record.node] = record.at - restored.idle_s
 
 
 def _apply_run(restored: Restored, run: RunCore, record: Record) -> None:
