@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import is_not
 from typing import Any, Literal, NamedTuple
 
 from sage_actors.messages.codec import pack, unpack
@@ -35,6 +36,7 @@ _HOLDS = "holds a secret itself"
 _INSTEAD = (
     "say ${env.NAME} or ${keyring.NAME} in its place; what is no secret: [secrets] allow in your config.toml"
 )
+_NUMBERS = frozenset((int, float, bool, type(None)))
 _LEAST_TEXT = 8  # characters of a text that patterns are tried on
 
 
@@ -173,8 +175,11 @@ class _Walk:
         if isinstance(value, Mapping):
             return self._map(value, path)
         if kind is list or kind is tuple:
-            made = [self.visit(each, f"{path}[{i}]") for i, each in enumerate(value)]
-            return made if any(map(_differs, made, value)) else value
+            made = [
+                each if type(each) in _NUMBERS else self.visit(each, f"{path}[{i}]")
+                for i, each in enumerate(value)
+            ]
+            return made if any(map(is_not, made, value)) else value
         if kind is bytes or kind is bytearray:
             text = bytes(value).decode("utf-8", "surrogateescape")
             made_text = self._text(text, path)
@@ -233,10 +238,6 @@ def _apart(found: Iterable[tuple[int, int, str]]) -> Iterable[tuple[int, int, st
         start, end, rule = each
     if end >= 0:
         yield start, end, rule
-
-
-def _differs(new: Any, old: Any) -> bool:
-    return new is not old
 
 
 def _glob(text: str) -> re.Pattern[str]:
