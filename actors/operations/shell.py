@@ -10,6 +10,7 @@ left running in the background when it ended by itself lives on until its worker
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -47,13 +48,19 @@ class ShellRunner:
     def run(self, task: Task) -> dict[str, Any]:
         config = unpack(task.packed).get("config", {})
         stdin = config.get("stdin")
-        output = run_command(
-            _arguments(config.get("command")),
-            cwd=os.path.join(self._project, _folder(config.get("cwd"))),
-            env=_environment(config.get("env") or {}),
-            stdin="" if stdin is None else text_of("stdin", stdin),
-            on_text=lambda text, stream: task.services.log(task.key, text, stream),
-        )
+        arguments, environ = _arguments(config.get("command")), _environment(config.get("env") or {})
+        try:
+            output = run_command(
+                arguments,
+                cwd=os.path.join(self._project, _folder(config.get("cwd"))),
+                env=environ,
+                stdin="" if stdin is None else text_of("stdin", stdin),
+                on_text=lambda text, stream: task.services.log(task.key, text, stream),
+            )
+        except OSError as cause:
+            if cause.errno == errno.E2BIG:
+                raise UsageError(_too_long(config["command"], arguments, environ)) from cause
+            raise
         if output.exit_code != 0 and config.get("check", True):
             raise CommandFailed(output.exit_code, output.stderr)
         return {"exit_code": output.exit_code, "stdout": output.stdout, "stderr": output.stderr}
@@ -74,6 +81,20 @@ def _word(name: str, value: Any) -> str:
             f"`{name}` holds a NUL character, which no program can be given: use stdin, or a file"
         )
     return text
+
+
+def _too_long(command: Any, arguments: list[str], environ: Mapping[str, str]) -> str:
+    """What is said where the system does not start a program with these words and variables."""
+    if isinstance(command, str):
+        said = {"command": arguments[-1]}
+    else:
+        said = {f"command[{i}]": word for i, word in enumerate(arguments)}
+    said |= {f"env.{name}": value for name, value in environ.items()}
+    longest = max(said, key=lambda name: len(said[name]))
+    return (
+        f"`{longest}` takes {len(os.fsencode(said[longest])):,} bytes, more than a program can be started with "
+        "(on Linux 128 KiB in one word or variable): hand it on by `stdin`, or in a file"
+    )
 
 
 def _folder(cwd: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,6 +67,21 @@ def test_a_folder_that_is_no_text_is_refused(tmp_path: Path, cwd: Any) -> None:
 )
 def test_bytes_are_refused_with_their_place(tmp_path: Path, config: dict[str, Any], place: str) -> None:
     with pytest.raises(UsageError, match=place):
+        run(tmp_path, **config)
+
+
+@pytest.mark.parametrize(
+    ("config", "place"),
+    [
+        ({"command": ["echo", "x" * 200_000]}, "command[1]"),
+        ({"command": "echo " + "x" * 200_000}, "command"),
+        ({"command": ["true"], "env": {"TEXT": "ü" * 100_000}}, "env.TEXT"),
+    ],
+)
+def test_what_is_too_long_to_start_a_program_with_is_named(
+    tmp_path: Path, config: dict[str, Any], place: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"`{place}` takes 200,00") + ".*by `stdin`"):
         run(tmp_path, **config)
 
 

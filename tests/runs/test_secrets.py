@@ -85,7 +85,9 @@ def test_what_an_operation_says_of_a_secret_is_redacted_wherever_it_says_it(tmp_
 
 def test_a_secret_variable_of_a_worker_is_known_though_nobody_refers_to_it(tmp_path: Path) -> None:
     flow = Workflow("variables")
-    flow.add("shell", id="fails", command="echo $DB_PASSWORD; echo $DB_PASSWORD >&2; exit 3", on_failure="continue")
+    flow.add(
+        "shell", id="fails", command="echo $DB_PASSWORD; echo $DB_PASSWORD >&2; exit 3", on_failure="continue"
+    )
     flow.add("shell", id="prints", command="echo $DB_PASSWORD; echo $DB_USER")
     environ = {"SAGE_SANDBOX": "off", "DB_PASSWORD": TOKEN, "DB_USER": "somebody"}
     outcome, told = run(tmp_path, flow, environ=environ)
