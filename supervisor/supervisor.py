@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
@@ -33,14 +33,10 @@ from sage_actors.actors.state.locks import RunLock, process_start_time
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import ActorDeadError, SageError, StorageError, UsageError
 from sage_actors.messages.events import Event
-from sage_actors.messages.records import (
-    NodeExpanded,
-    NodesSucceeded,
-    Record,
-    RunAdmitted,
-)
+from sage_actors.messages.records import Record
 from sage_actors.messages.secret_scan import SecretsPolicy, redact_text
 from sage_actors.messages.wire import Evidence
+from sage_actors.supervisor.appends import Appends, single_acks
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.engine import Engine
 from sage_actors.supervisor.core.plan import wire_spec
@@ -56,7 +52,6 @@ __all__ = ["AddRun", "Ask", "Stop", "SupervisorActor"]
 _log = logging.getLogger(__name__)
 _TICK = object()
 _MOST_EVENTS = 64  # that are told before the next dispatch
-_APPEND_BYTES = 4 << 20  # of results that are put into one append; a frame must hold it
 _EVIDENCE_CHARS = 500  # of each of the last lines of a worker that is gone
 
 
@@ -90,16 +85,6 @@ class Stop:
     """No further dispatch; running nodes get the grace. 0 stops them at once."""
 
     grace_s: float
-
-
-@dataclass(slots=True)
-class _Pending:
-    """What one run has to write. tokens: (token, index of its first record)."""
-
-    records: list[Record] = field(default_factory=list)
-    tokens: list[tuple[Any, int]] = field(default_factory=list)
-    sync: bool = False
-    size: int = 0
 
 
 @dataclass(slots=True)
@@ -150,7 +135,7 @@ class SupervisorActor(MailboxActor):
         self._search_paths: list[str] = []  # of the run whose operation is being numbered
         self._inputs: Mapping[str, Any] = {}  # of that run, as far as they may grant something
         self._grants_inputs = grants_inputs
-        self._appends: dict[int, _Pending] = {}
+        self._appends = Appends(state.tell)
         self._volatile: deque[tuple[RunCore, Any]] = deque()
         self._next_answer = 0
         self._keeper: tuple[int, int] | None = None
@@ -187,7 +172,7 @@ class SupervisorActor(MailboxActor):
             self.actor_inbox.put_back(list(waiting))
         self.engine.dispatch()
         self._acknowledge_volatile()
-        self._flush()
+        self._appends.hand_over()
 
     def _waiting_events(self) -> list[Any]:
         """Our events at the head of the inbox, up to what Pykka must handle itself."""
@@ -269,7 +254,7 @@ class SupervisorActor(MailboxActor):
 
     def _acknowledge(self, core: RunCore, acks: Sequence[tuple[Any, Any, int]]) -> None:
         rest = []
-        for ack in _each(acks):
+        for ack in single_acks(acks):
             token = ack[0]
             if token[0] == "admitted":
                 fault_point("run.admitted")
@@ -321,7 +306,7 @@ class SupervisorActor(MailboxActor):
             self._calls.settle(run, self._close_journal)
 
     def _close_journal(self, run: RunCore) -> None:
-        self._flush()
+        self._appends.hand_over()
         self._state.tell(CloseRun(run.number, ("closed",)))
 
     def _closed(self, core: RunCore) -> None:
@@ -483,23 +468,7 @@ class SupervisorActor(MailboxActor):
             if token is not None:
                 self._volatile.append((run, token))
             return
-        size = sum([_size(each) for each in records])
-        pending = self._appends.get(run.number)
-        if pending is None or pending.size + size > _APPEND_BYTES:
-            self._flush()
-            pending = self._appends[run.number] = _Pending()
-        if token is not None:
-            pending.tokens.append((token, len(pending.records)))
-        pending.sync = pending.sync or sync
-        pending.size += size
-        pending.records += records
-
-    def _flush(self) -> None:
-        """Hand what is to be written to the state actor: one append a run, in order."""
-        appends, self._appends = self._appends, {}
-        for number, pending in appends.items():
-            token = ("many", pending.tokens) if pending.tokens else None
-            self._state.tell(Append(number, pending.records, pending.sync, token))
+        self._appends.add(run.number, records, sync=sync, token=token)
 
     def emit(self, run: RunCore, event: Event) -> None:
         entry = self._entries.get(run.number)
@@ -553,7 +522,7 @@ class SupervisorActor(MailboxActor):
         return self.pool.start_worker(kind)  # type: ignore[arg-type]
 
     def submit(self, worker: int, rows: Sequence[Any]) -> None:
-        self._flush()  # starts are in the stream ahead of the dispatch
+        self._appends.hand_over()  # starts are in the stream ahead of the dispatch
         self.pool.submit(worker, rows)
         fault_point("run.dispatched")
 
@@ -643,27 +612,6 @@ class SupervisorActor(MailboxActor):
         for entry in self._entries.values():
             if entry.message.lock is not None:
                 entry.message.lock.set_keeper(*self._keeper)
-
-
-def _size(record: Record) -> int:
-    """Bytes of what can be large in a record, about."""
-    if type(record) is NodesSucceeded:
-        return sum([len(row[3]) for row in record.rows])
-    if type(record) is NodeExpanded:
-        return len(record.items)
-    if type(record) is RunAdmitted:
-        return len(record.body)
-    return 0
-
-
-def _each(acks: Iterable[tuple[Any, Any, int]]) -> Iterator[tuple[Any, Any, int]]:
-    """The acknowledgements of what `_flush` put together."""
-    for token, location, first in acks:
-        if token[0] == "many":
-            for each, offset in token[1]:
-                yield each, location, first + offset
-        else:
-            yield token, location, first
 
 
 def _tell(ref: pykka.ActorRef[Any], message: Any) -> None:
