@@ -48,7 +48,7 @@ from sage_actors.supervisor.core.run_core import RunOptions
 from sage_actors.supervisor.definitions.in_project import refuse_absent
 from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
 from sage_actors.supervisor.definitions.workflow import Workflow
-from sage_actors.supervisor.handle import Outcome, Run, outcome_of
+from sage_actors.supervisor.handle import Outcome, Run, finished_event, outcome_of
 from sage_actors.supervisor.host_process import SWITCHING, main_file, main_path, package_version
 from sage_actors.supervisor.recovery.admission import pack_definition
 from sage_actors.supervisor.recovery.changes import Accept
@@ -498,21 +498,10 @@ class Supervisor:
         core, now = opened.core, self._clock.now()
         outcome = outcome_of(core, seconds=0.0, status="succeeded", reason="")
         if core.options.listening:
-            total = core.total
-            name = core.plan.spec.name
-            data: dict[str, Any] = {"workflow": name, "nodes": total, "resumed": True}
+            data: dict[str, Any] = {"workflow": core.plan.spec.name, "nodes": core.total, "resumed": True}
             data["completed"] = outcome.counts["succeeded"]
             handle.publish(Event("run_started", core.run_id, now, None, data))
-            data = {
-                "status": "succeeded",
-                "seconds": 0.0,
-                "tokens": dict(outcome.tokens),
-                "results": dict(outcome.results),
-                "reason": "",
-                "busy_seconds": round(outcome.busy_seconds, 6),
-                "counts": dict(outcome.counts),
-            }
-            handle.publish(Event("run_finished", core.run_id, now, None, data))
+            handle.publish(finished_event(outcome, at=now))
         handle.finish(outcome)
 
     def _note_end(self, handle: Run, status: str, *, durable: bool) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sage_actors.messages.definition import WorkflowSpec
     from sage_actors.supervisor.core.run_core import RunCore
 
-__all__ = ["Outcome", "Run", "RunStatus", "check_given"]
+__all__ = ["Outcome", "Run", "RunStatus", "check_given", "finished_event", "outcome_of"]
 
 _MOST_GIVEN_BYTES = 16 * 1024 * 1024
 _KEPT_EVENTS = 100_000
@@ -374,6 +374,20 @@ def outcome_of(core: RunCore, *, seconds: float, status: str, reason: str) -> Ou
         counts=dict(core.counts),
         value_of=lambda node_id: _value(core, node_id),
     )
+
+
+def finished_event(outcome: Outcome, *, at: float, **more: Any) -> Event:
+    """`run_finished`, which says how the run ended. at: seconds since the epoch; more: further fields."""
+    data: dict[str, Any] = {
+        "status": outcome.status,
+        "seconds": round(outcome.seconds, 6),
+        "tokens": dict(outcome.tokens),
+        "results": dict(outcome.results) if outcome.status != "paused" else {},
+        "reason": outcome.reason,
+        "busy_seconds": round(outcome.busy_seconds, 6),
+        "counts": dict(outcome.counts),
+    }
+    return Event("run_finished", outcome.run_id, at, None, data | more)
 
 
 def _speedup(core: RunCore, seconds: float) -> float | None:

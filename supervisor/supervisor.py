@@ -42,7 +42,7 @@ from sage_actors.supervisor.core.engine import Engine
 from sage_actors.supervisor.core.plan import wire_spec
 from sage_actors.supervisor.core.run_core import RunCore
 from sage_actors.supervisor.core.run_waits import said_of
-from sage_actors.supervisor.handle import Outcome, Run, RunStatus, outcome_of
+from sage_actors.supervisor.handle import Outcome, Run, RunStatus, finished_event, outcome_of
 from sage_actors.supervisor.outside_calls import OutsideCalls
 from sage_actors.supervisor.sandboxing import with_inputs
 from sage_actors.supervisor.stored_values import StoredValues, read_secret, read_value
@@ -344,25 +344,14 @@ class SupervisorActor(MailboxActor):
             message.store.close()  # whoever reads a result opens it again
         core.ports = StoredValues(message.store)  # pyright: ignore[reportAttributeAccessIssue]
         if core.options.listening:
-            message.handle.publish(self._finished_event(core, outcome, message.audit))
+            message.handle.publish(self._finished_event(outcome, message.audit))
         return outcome
 
-    def _finished_event(self, core: RunCore, outcome: Outcome, audit: RunAudit | None) -> Event:
-        tokens = dict(outcome.tokens)
-        data = {
-            "status": outcome.status,
-            "seconds": round(outcome.seconds, 6),
-            "tokens": tokens,
-            "results": dict(outcome.results) if outcome.status != "paused" else {},
-            "reason": outcome.reason,
-            "busy_seconds": round(outcome.busy_seconds, 6),
-            "counts": dict(outcome.counts),
-            "speedup": outcome.speedup,
-            **outcome.measured,
-        }
+    def _finished_event(self, outcome: Outcome, audit: RunAudit | None) -> Event:
+        more = {"speedup": outcome.speedup, **outcome.measured}
         if audit is not None and (head := audit.head()) is not None:
-            data["audit"] = {"seq": head.seq, "mac": head.mac}
-        return Event("run_finished", core.run_id, self._clock.now(), None, data)
+            more["audit"] = {"seq": head.seq, "mac": head.mac}
+        return finished_event(outcome, at=self._clock.now(), **more)
 
     # ------------------------------------------------------------------ requests
 
