@@ -502,7 +502,7 @@ class Supervisor:
             data["completed"] = outcome.counts["succeeded"]
             handle.publish(Event("run_started", core.run_id, now, None, data))
             handle.publish(finished_event(outcome, at=now))
-        handle.finish(outcome)
+        handle.finish(outcome, core=core)
 
     def _note_end(self, handle: Run, status: str, *, durable: bool) -> None:
         with self._lock:

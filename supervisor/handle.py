@@ -25,6 +25,8 @@ from sage_actors.messages.errors import (
     UsageError,
 )
 from sage_actors.messages.events import Event
+from sage_actors.supervisor.core import states as st
+from sage_actors.supervisor.core.run_waits import said_of
 
 if TYPE_CHECKING:
     from sage_actors.messages.definition import WorkflowSpec
@@ -34,6 +36,7 @@ __all__ = ["Outcome", "Run", "RunStatus", "check_given", "finished_event", "outc
 
 _MOST_GIVEN_BYTES = 16 * 1024 * 1024
 _KEPT_EVENTS = 100_000
+_MOST_RUNNING = 200
 _KEPT_CHARS = 64 * 1024 * 1024  # of what nodes print and report, in those
 _SAID_BY_NODES = frozenset(("node_log", "node_progress"))
 _ERRORS: dict[str, type[SageError]] = {
@@ -141,7 +144,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """A run now. counts: nodes by state. waiting: node id -> what for. seconds: since this process began it."""
+    """A run now, or at its end. counts: nodes by state. waiting: node id -> what for.
+
+    seconds: since this process began it.
+    """
 
     run_id: str
     workflow: str
@@ -168,6 +174,7 @@ class Run:
         )
         self._ask: Callable[..., Any] | None = None
         self._outcome: Outcome | None = None
+        self._core: RunCore | None = None  # once it has ended
         self._error: BaseException | None = None
         self._done = threading.Event()
         self._waiters: list[Callable[[], None]] = []
@@ -200,12 +207,21 @@ class Run:
                 self._queues = [each for each in self._queues if each is not own]
 
     def status(self) -> RunStatus:
-        """How it stands.
+        """How it stands, or how it ended.
 
         Raises:
-            ActorDeadError: the supervisor has stopped.
+            SageError: the supervisor failed underneath it.
         """
-        status: RunStatus = self._request("status")
+        try:
+            status: RunStatus = self._request("status")
+        except (ActorDeadError, UsageError):  # it has ended, perhaps while it was asked
+            if not self._done.is_set():
+                raise
+            outcome = self.result(0)
+            assert self._core is not None
+            status = status_of(
+                self._core, status=outcome.status, reason=outcome.reason, seconds=outcome.seconds, breakers={}
+            )
         return status
 
     def cancel(self) -> None:
@@ -313,11 +329,13 @@ class Run:
             if oldest.event in _SAID_BY_NODES:
                 self._kept_chars -= _chars(oldest)
 
-    def finish(self, outcome: Outcome | None, error: BaseException | None = None) -> None:
+    def finish(
+        self, outcome: Outcome | None, error: BaseException | None = None, core: RunCore | None = None
+    ) -> None:
         with self._lock:
             if self._done.is_set():
                 return
-            self._outcome, self._error = outcome, error
+            self._outcome, self._error, self._core = outcome, error, core
             self._ask = self.begun_with = None
             self._done.set()
             waiters, queues = self._waiters, self._queues
@@ -355,6 +373,36 @@ def check_given(value: object, what: str) -> None:
             f"{what} takes {size:,} bytes; the most is {_MOST_GIVEN_BYTES:,}: put it in a file and give the path"
         )
     refuse_secrets(value, what)
+
+
+def status_of(
+    core: RunCore, *, status: str, reason: str, seconds: float, breakers: Mapping[str, str]
+) -> RunStatus:
+    """How the run in `core` stands, node by node; of those that execute, the first 200."""
+    counts: dict[str, int] = {}
+    running: list[str] = []
+    for node, state in enumerate(core.state):
+        if core.is_gate(node):
+            continue
+        name = st.NAMES[state]
+        counts[name] = counts.get(name, 0) + 1
+        if state == st.RUNNING and len(running) < _MOST_RUNNING:
+            running.append(core.id_of(node))
+    waiting = {core.id_of(node): said_of(why) for node, why in core.held.items()}
+    waiting |= {core.id_of(node): "in_doubt" for node in core.doubts}
+    return RunStatus(
+        run_id=core.run_id,
+        workflow=core.plan.spec.name,
+        status=status,
+        reason=reason,
+        total=sum(counts.values()),
+        counts=counts,
+        running=tuple(running),
+        waiting=waiting,
+        seconds=seconds,
+        tokens=dict(core.usage),
+        breakers=breakers,
+    )
 
 
 def outcome_of(core: RunCore, *, seconds: float, status: str, reason: str) -> Outcome:

@@ -41,8 +41,7 @@ from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.engine import Engine
 from sage_actors.supervisor.core.plan import wire_spec
 from sage_actors.supervisor.core.run_core import RunCore
-from sage_actors.supervisor.core.run_waits import said_of
-from sage_actors.supervisor.handle import Outcome, Run, RunStatus, finished_event, outcome_of
+from sage_actors.supervisor.handle import Outcome, Run, RunStatus, finished_event, outcome_of, status_of
 from sage_actors.supervisor.outside_calls import OutsideCalls
 from sage_actors.supervisor.sandboxing import with_inputs
 from sage_actors.supervisor.stored_values import StoredValues, read_secret, read_value
@@ -332,7 +331,7 @@ class SupervisorActor(MailboxActor):
         fault_point("run.unlocked")
         with contextlib.suppress(SageError, OSError):
             message.on_end(status)
-        message.handle.finish(outcome, problem)
+        message.handle.finish(outcome, problem, core)
         for answer in entry.answers.values():
             answer(None, ActorDeadError(f"run {core.run_id} ended first"))
 
@@ -425,28 +424,11 @@ class SupervisorActor(MailboxActor):
         return node
 
     def _status(self, core: RunCore) -> RunStatus:
-        counts: dict[str, int] = {}
-        running: list[str] = []
-        for node, state in enumerate(core.state):
-            if core.is_gate(node):
-                continue
-            name = st.NAMES[state]
-            counts[name] = counts.get(name, 0) + 1
-            if state == st.RUNNING and len(running) < 200:
-                running.append(core.id_of(node))
-        waiting = {core.id_of(node): said_of(why) for node, why in core.held.items()}
-        waiting |= {core.id_of(node): "in_doubt" for node in core.doubts}
-        return RunStatus(
-            run_id=core.run_id,
-            workflow=core.plan.spec.name,
+        return status_of(
+            core,
             status=core.status or "running",
             reason=core.paused or "",
-            total=sum(counts.values()),
-            counts=counts,
-            running=tuple(running),
-            waiting=waiting,
             seconds=self._clock.now() - core.started_at if core.started_at else 0.0,
-            tokens=dict(core.usage),
             breakers=dict(self._calls.states),
         )
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from sage_actors.actors.operations.context import Context
     from sage_actors.messages.definition import InputSpec, Limits, RetryPolicy
     from sage_actors.messages.errors import (
+        ActorDeadError,
         BreakerOpenError,
         BudgetExceeded,
         ChangedDefinitionError,
@@ -70,6 +71,7 @@ else:
 
 
 __all__ = [
+    "ActorDeadError",
     "BreakerOpenError",
     "BreakerPolicy",
     "BudgetExceeded",

@@ -184,10 +184,34 @@ def test_a_closed_supervisor_refuses_work_and_closes_twice(tmp_path: Path) -> No
     run.result(30)
     supervisor.close()
     supervisor.close()
-    for ask in (lambda: supervisor.start(quick()), lambda: supervisor.resume("r"), run.status):
+    for ask in (
+        lambda: supervisor.start(quick()),
+        lambda: supervisor.resume("r"),
+        lambda: run.approve("two"),
+    ):
         with pytest.raises(ActorDeadError):
             ask()
     assert run.result(0)["two"] == [1]  # results stay readable
+    assert run.status().counts == {"succeeded": 2}
+
+
+def test_a_run_that_has_ended_says_how_it_stands_still(tmp_path: Path) -> None:
+    flow = gated(tmp_path)
+    flow.add(ops.fail_while, id="bad", gate=str(tmp_path / "never"))
+    with make_supervisor(tmp_path) as supervisor:
+        run = supervisor.start(flow, run_id="r")
+        (tmp_path / "gate").touch()
+        statuses = [run.status()]
+        while not run.done:  # at whatever moment it is asked
+            statuses.append(run.status())
+        ended = run.status()
+        assert (ended.status, ended.reason) == ("failed", run.result(0).reason)
+        assert (ended.counts, ended.total, ended.running) == ({"succeeded": 1, "failed": 1}, 2, ())
+        assert {each.run_id for each in statuses} == {"r"}
+        (tmp_path / "never").touch()
+        supervisor.run(flow, run_id="r", timeout=30)
+        again = supervisor.start(flow, run_id="r").status()
+        assert (again.status, again.workflow, again.counts) == ("succeeded", flow.name, {"succeeded": 2})
 
 
 def test_an_exception_inside_the_block_closes_too(tmp_path: Path) -> None:
