@@ -18,7 +18,6 @@ import contextlib
 import itertools
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -28,11 +27,12 @@ from typing import Any
 
 from sage_actors.actors.confinement.plan import Confinement, Words
 from sage_actors.actors.operations.types import ON_A_LOOP
-from sage_actors.actors.pool import ahead, keeper_wire
+from sage_actors.actors.pool import keeper_wire
 from sage_actors.actors.pool.frames import FrameHandlers
 from sage_actors.actors.pool.inspection import Inspections, killed_by_import
 from sage_actors.actors.pool.io_loop import READ, WRITE, IoLoop
 from sage_actors.actors.pool.keeper_client import KeeperClient
+from sage_actors.actors.pool.keepers import Keepers
 from sage_actors.actors.pool.pool_worker import WorkerHandle
 from sage_actors.actors.pool.protocol import (
     Inspected,
@@ -54,13 +54,13 @@ from sage_actors.messages.wire import FAILED, Evidence, Kind, TaskRow, error_map
 
 __all__ = ["LocalPool"]
 
-_READS_A_TURN = 8
-_EOF_GRACE_S = 1.0
+_READS_A_TURN = 8  # of one worker's socket, before the others have their turn
+_EOF_GRACE_S = 1.0  # a worker that closed its socket should be reported as ended by then
 _SPENT_GRACE_S = 1.0  # for a worker of one task to end, once that is answered
-_ORPHAN_S = 1.0
+_ORPHAN_S = 1.0  # for reading what the workers of a dead keeper left in their sockets
 _KEEPER_START_S = 30.0
-_INSPECT_S = 60.0
-_LAST_S = 5.0
+_INSPECT_S = 60.0  # for importing what one question names
+_LAST_S = 5.0  # for the end of what was killed
 
 
 class LocalPool:
@@ -89,12 +89,7 @@ class LocalPool:
         heartbeat_s: float = 10.0,
         confinement: Confinement | None = None,
     ) -> None:
-        self._project = project.resolve()
         self._deliver_to = deliver
-        self._environ = environ
-        self._main_path = main_path
-        self._sys_path = [os.path.abspath(each) for each in (sys.path if sys_path is None else sys_path)]
-        self._user_paths = tuple(user_paths)
         self._grace_s = grace_s
         self._confinement = confinement if confinement is not None and confinement.active else None
         self._specs: dict[int, dict[str, Any]] = {}
@@ -102,23 +97,29 @@ class LocalPool:
         self._spare: int | None = None
         self._expected = b""  # what the spare prepares for: the profile of the last such worker
         self._spare_lock = threading.Lock()
-        self._placeholders: list[Any] = []
-        self._doors: set[socket.socket] = set()  # ways out of the sandbox that nobody took yet
-        self._namespace: str | None = None
         self._numbers = itertools.count(1)
         self._workers: dict[int, WorkerHandle] = {}
         self._operations: dict[int, bytes] = {}
         self._limits: dict[int, dict[str, Any]] = {}
         self._inspections = Inspections()
-        self._keeper: KeeperClient | None = None
-        self._open_keeper: KeeperClient | None = None  # of workers that are not confined, if there are any
-        self._keeper_ready = threading.Event()
         self._closing = False
         self._closed = False
         self._empty = threading.Event()
-        self._started = self._lost = self._keepers = 0
+        self._started = self._lost = 0
         self._past_sent = self._past_received = 0
         self._loop, self._has_own_loop = loop or IoLoop(), loop is None
+        self._keepers = Keepers(
+            self._loop,
+            project=project.resolve(),
+            main_path=main_path,
+            sys_path=[os.path.abspath(each) for each in (sys.path if sys_path is None else sys_path)],
+            user_paths=tuple(user_paths),
+            environ=environ,
+            confinement=self._confinement,
+            on_started=lambda keeper: self._deliver(KeeperStarted(*keeper.identity)),
+            on_answer=self._on_answer,
+            on_gone=self._on_keeper_gone,
+        )
         self._watching = Watching(
             self._loop,
             self._workers,
@@ -138,8 +139,7 @@ class LocalPool:
 
     @property
     def keeper_identity(self) -> tuple[int, float] | None:
-        keeper = self._keeper
-        return None if keeper is None else keeper.identity
+        return self._keepers.identity
 
     def start(self) -> None:
         """Starts the keeper and waits until it serves.
@@ -147,15 +147,15 @@ class LocalPool:
         Raises:
             ActorDeadError: it did not start; its own words are on stderr.
         """
-        self._start_keeper()
+        self._keepers.start()
         if self._has_own_loop:
             self._loop.start("sage-pool-io")
-        if not self._keeper_ready.wait(_KEEPER_START_S) or self._keeper is None:
+        if not self._keepers.wait_until_ready(_KEEPER_START_S):
             self.close(0.0)
             raise ActorDeadError("the keeper process did not start; what it printed on stderr says why")
 
     def close(self, timeout_s: float = 10.0) -> None:
-        if self._closed or self._keepers == 0:
+        if self._closed or self._keepers.started == 0:
             return
         self._closing = True
         if self._loop.is_current():  # it will not be served any more: everything ends now
@@ -181,21 +181,15 @@ class LocalPool:
         self._closed = True
         for handle in self._workers.values():
             self._deafen(handle)
-        for keeper in (self._keeper, self._open_keeper):
-            if keeper is not None:
-                self._loop.unwatch(keeper.socket)
-        for door in self._doors:
-            self._loop.unwatch(door)
+        self._keepers.leave_loop()
 
     def _end(self) -> None:
         for handle in list(self._workers.values()):
             handle.close()
         self._workers.clear()
-        for keeper in (self._keeper, self._open_keeper):
-            if keeper is not None:
-                keeper.close(_LAST_S)
-        self._leave_sandbox()
-        self._keeper_ready.set()  # whoever waits is answered
+        self._keepers.close(_LAST_S)
+        if self._confinement is not None:
+            self._confinement.close()
         self._empty.set()
 
     def start_worker(self, kind: WorkerKind) -> int:
@@ -291,7 +285,7 @@ class LocalPool:
             pids=tuple(each.pid for each in workers if each.pid is not None and each.told),
             started=self._started,
             lost=self._lost,
-            keepers_started=self._keepers,
+            keepers_started=self._keepers.started,
             bytes_sent=self._past_sent + sum(each.bytes_sent for each in workers),
             bytes_received=self._past_received + sum(each.bytes_received for each in workers),
         )
@@ -317,7 +311,7 @@ class LocalPool:
     def _launch(self, handle: WorkerHandle) -> None:
         self._loop.watch(handle.socket, READ, lambda mask: self._on_worker(handle, mask))
         try:
-            handle.keeper = self._keeper_of(handle.kind)
+            handle.keeper = self._keepers.of(handle.kind)
             handle.keeper.fork(handle.number, handle.kind, handle.child_fds())
         except OSError as cause:
             self._finish(handle, None, f"the worker could not be started: {cause}")
@@ -326,44 +320,6 @@ class LocalPool:
         handle.launched = True
         if handle.kind in ON_A_LOOP:
             self._watching.heartbeat(handle)
-
-    def _keeper_of(self, kind: str) -> KeeperClient:
-        if kind == "trusted" and self._confinement is not None:
-            if self._open_keeper is None:
-                self._open_keeper = self._new_keeper(None)
-            return self._open_keeper
-        if self._keeper is None:
-            self._start_keeper()
-        assert self._keeper is not None
-        return self._keeper
-
-    def _start_keeper(self) -> None:
-        self._keeper = self._new_keeper(self._confinement)
-
-    def _new_keeper(self, confinement: Confinement | None) -> KeeperClient:
-        environ = os.environ if self._environ is None else self._environ
-        if confinement is not None:
-            environ = confinement.policy.lane("blocking").environ
-        keeper = ahead.take(self._sys_path, confined=confinement is not None) or KeeperClient(
-            sys_path=self._sys_path, environ=environ, confined=confinement is not None
-        )
-        pair = None if confinement is None else confinement.open_broker()
-        sandbox = None if confinement is None else confinement.keeper_settings()
-        keeper.settle(
-            project=self._project,
-            main_path=self._main_path,
-            user_paths=self._user_paths,
-            environ=environ,
-            sandbox=sandbox,
-            temporary=None if confinement is None else confinement.temporary,
-            broker=None if pair is None else pair[1],
-        )
-        if pair is not None:
-            pair[1].close()
-            self._await_knock(pair[0])
-        self._keepers += 1
-        self._loop.post(lambda: self._loop.watch(keeper.socket, READ, lambda _: self._on_keeper(keeper)))
-        return keeper
 
     def _on_ready(self, handle: WorkerHandle) -> None:
         handle.ready = True
@@ -379,47 +335,11 @@ class LocalPool:
 
     # The sandbox
 
-    def _enter_sandbox(self, keeper: KeeperClient, placeholders: list[Any]) -> None:
-        self._placeholders += placeholders
-        if keeper.listener is not None and self._confinement is not None:
-            self._await_knock(keeper.listener)
-            keeper.listener = None
-            from sage_actors.sandbox.namespaces import user_namespace_of
-
-            self._namespace = user_namespace_of(keeper.identity[0])
-
-    def _await_knock(self, door: socket.socket) -> None:
-        self._doors.add(door)
-        self._loop.post(lambda: self._listen_at(door))
-
-    def _listen_at(self, door: socket.socket) -> None:
-        if door in self._doors:  # else its keeper has gone meanwhile
-            self._loop.watch(door, READ, lambda _: self._knocked(door))
-
-    def _knocked(self, door: socket.socket) -> None:
-        assert self._confinement is not None
-        self._loop.unwatch(door)
-        self._doors.discard(door)
-        self._confinement.knocked(door)
-
-    def _close_doors(self) -> None:
-        """Behind them is nobody any more."""
-        while self._doors:
-            self._doors.pop().close()
-
     def note(self, label: str, text: str) -> None:
         """A line for the log of the node that has a worker for itself, by the label of its grant. Any thread."""
         for handle in list(self._workers.values()):
             if handle.label == label and handle.alone is not None:
                 self._loop.post(lambda h=handle: self._deliver(Logs(h.number, [[*h.alone, "stderr", text]])))  # type: ignore[misc]
-
-    def _leave_sandbox(self) -> None:
-        if self._confinement is not None:
-            from sage_actors.sandbox.placeholders import remove_placeholders
-
-            self._close_doors()
-            remove_placeholders(self._placeholders)
-            self._confinement.close()
 
     def _tell_profile(self, handle: WorkerHandle, words: Words) -> None:
         handle.token = words.token
@@ -541,21 +461,7 @@ class LocalPool:
             with contextlib.suppress(OSError):
                 handle.keeper.signal(handle.number, which)
 
-    def _on_keeper(self, keeper: KeeperClient) -> None:
-        try:
-            for kind, payload in keeper.answers():
-                self._on_answer(keeper, kind, payload)
-        except EOFError:
-            self._on_keeper_gone(keeper)
-
-    def _on_answer(self, keeper: KeeperClient, kind: int, payload: Any) -> None:
-        if kind == keeper_wire.READY and keeper is self._open_keeper:
-            return
-        if kind == keeper_wire.READY:
-            self._enter_sandbox(keeper, payload["placeholders"])
-            self._keeper_ready.set()
-            self._deliver(KeeperStarted(*keeper.identity))
-            return
+    def _on_answer(self, kind: int, payload: Any) -> None:
         handle = self._workers.get(payload[0])
         if handle is None:
             return
@@ -591,22 +497,7 @@ class LocalPool:
             self._empty.set()
 
     def _on_keeper_gone(self, keeper: KeeperClient) -> None:
-        """The kernel kills its workers: each is lost once its socket ends. A new keeper comes on demand."""
-        self._loop.unwatch(keeper.socket)
-        is_open = keeper is self._open_keeper
-        if is_open:
-            self._open_keeper = None
-        else:
-            self._keeper = None
-            for door in self._doors:
-                self._loop.unwatch(door)
-            self._close_doors()
-        self._keeper_ready.set()  # who waits for it is answered too
-        keeper.close(1.0)
-        if self._namespace is not None and not is_open:
-            from sage_actors.sandbox.namespaces import kill_namespace
-
-            kill_namespace(self._namespace)
+        """Each of its workers is lost once its socket ends. A new keeper comes on demand."""
         until = time.monotonic() + _ORPHAN_S
         for handle in [each for each in self._workers.values() if each.launched and each.keeper is keeper]:
             while not handle.deaf and time.monotonic() < until:
