@@ -13,6 +13,9 @@ __all__ = ["MOST_USED", "check_result_rows", "check_rows"]
 MOST_USED: Final = 10**15
 """Of anything that an attempt may say it used: a run adds them up, and its numbers have 64 bits."""
 
+_OURS: Final = frozenset(
+    ("cached", "fallback", "sandbox", "saved_tokens", "stale")
+)  # the supervisor's words in usage
 _TEXTS: Final = ("message", "traceback")  # of an error map, besides its type
 
 
@@ -71,6 +74,8 @@ def _check_usage(usage: Any) -> None:
     """Counts that run and journal add up; what else is in it is told as it is."""
     if type(usage) is not dict or not all(type(name) is str for name in usage):
         raise ProtocolError("usage is a map or nil")
+    if not _OURS.isdisjoint(usage):
+        raise ProtocolError("usage says what a worker cannot know")
     for name, value in usage.items():
         if isinstance(value, (int, float)) and not _is_amount(value):
             raise ProtocolError(f"usage: {name[:40]} is no amount")

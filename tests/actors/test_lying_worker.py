@@ -39,6 +39,8 @@ LIES: dict[str, tuple[int, Any]] = {
     "tokens-that-are-none": (21, used(input_tokens="x")),
     "tokens-beyond-counting": (21, used(input_tokens=2**63)),
     "a-cost-that-is-none": (21, used(cost=float("nan"))),
+    "where-it-ran": (21, used(sandbox={"tier": 5})),
+    "that-it-came-from-the-cache": (21, used(cached=True)),
     "an-endpoint-without-end": (25, [1, "RUN", "NODE", "ATTEMPT", "e" * 1_000_000]),
 }
 
