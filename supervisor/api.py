@@ -23,6 +23,7 @@ from sage_actors.actors.breaker.actor import BreakerActor, BreakerPolicy
 from sage_actors.actors.cache.actor import CacheActor
 from sage_actors.actors.cache.store import ResultCache
 from sage_actors.actors.clock import Clock, SystemClock
+from sage_actors.actors.confinement.plan import describe_gaps
 from sage_actors.actors.egress.doorman import Proxy
 from sage_actors.actors.keys.projects import note_project
 from sage_actors.actors.keys.provider import KeyRing, load_keys
@@ -424,7 +425,7 @@ class Supervisor:
     def _begin(self, opened: Opened, on_event: Callable[[Event], None] | None) -> Run:
         core = opened.core
         if self._confinement.mode == "degrade" and self._confinement.gaps:
-            opened.notices.append(f"not confined here: {'; '.join(self._confinement.gaps)}")
+            opened.notices.append(describe_gaps(self._confinement.tier, self._confinement.gaps, " here"))
         handle = Run(
             core.run_id,
             resumed=opened.resumed,

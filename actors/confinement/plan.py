@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sage_actors.sandbox.probe import Report
     from sage_actors.sandbox.profile import Profile
 
-__all__ = ["Confinement", "Words", "resolve_tier"]
+__all__ = ["Confinement", "Words", "describe_gaps", "resolve_tier"]
 
 _PRIVATE_TMP = "/tmp"  # inside a new root
 _STATE = ".sage/state"
@@ -218,6 +218,18 @@ def resolve_tier(mode: Mode, min_tier: str, report: Report | None = None) -> tup
         failed = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if not check.ok)
         raise SandboxUnavailable(f"operations cannot be confined here ({failed}): {_WAYS_OUT}")
     return report.tier, report.gaps
+
+
+def describe_gaps(tier: str, gaps: Sequence[str], here: str = "") -> str:
+    """What to say of operations that ran, or run, in this tier.
+
+    >>> describe_gaps("none", ["all is open"], " here")
+    'not confined here: all is open'
+    >>> describe_gaps("landlock", ["files can be seen"])
+    'confined by landlock, with gaps: files can be seen'
+    """
+    how = f"not confined{here}" if tier == "none" else f"confined{here} by {tier}, with gaps"
+    return f"{how}: {'; '.join(gaps)}"
 
 
 def _remove_empty(folder: Path, project: Path) -> None:

@@ -276,7 +276,9 @@ def _show_node(past: History, node_id: str, *, as_json: bool, whole: bytes | Non
         click.echo(f"{node_id} has no result; it is {view.state}{why}", err=True)
         return 1
     if view.sandbox:
-        click.echo(f"{node_id} was not confined: {'; '.join(view.sandbox['gaps'])}", err=True)
+        from sage_actors.actors.confinement.plan import describe_gaps
+
+        click.echo(f"{node_id} was {describe_gaps(view.sandbox['tier'], view.sandbox['gaps'])}", err=True)
     value = past.value(node_id) if whole is None else unpack(whole)
     if isinstance(value, str) and not as_json:
         click.echo(printable(value) if sys.stdout.isatty() else value, color=True)
