@@ -138,7 +138,10 @@ class Outcome:
             raise TimeoutExceeded(f"run {self.run_id} {self.status}: {self.reason}")
         for node_id, error in self.errors.items():
             known = _ERRORS.get(error["type"], OperationError)
-            raise known(f"run {self.run_id} {self.status}: {node_id}: {error['type']}: {error['message']}")
+            raised = known(f"run {self.run_id} {self.status}: {node_id}: {error['type']}: {error['message']}")
+            if traceback := error.get("traceback"):
+                raised.add_note(f"In the worker:\n{traceback}".rstrip())
+            raise raised
         raise OperationError(f"run {self.run_id} {self.status}: {self.reason}")
 
 

@@ -17,7 +17,12 @@ __all__ = ["describe_error"]
 
 _MESSAGE_CHARS = 10_000
 _TRACEBACK_CHARS = 20_000
-_OWN = __name__.rpartition(".")[0] + "."
+# Between a worker's loop and a user's function; a decorated one is called by its Operation.
+_OWN = (
+    "sage_actors.actors.workers.",
+    "sage_actors.actors.operations.",
+    "sage_actors.supervisor.definitions.",
+)
 
 
 def describe_error(error: BaseException, clean: Callable[[str], str] = str) -> dict[str, Any]:

@@ -274,6 +274,8 @@ def _show_node(past: History, node_id: str, *, as_json: bool, whole: bytes | Non
     if view.state != "succeeded":
         why = f": {error_text(view.error)}" if view.error else ""
         click.echo(f"{node_id} has no result; it is {view.state}{why}", err=True)
+        if traceback := (view.error or {}).get("traceback"):
+            click.echo(printable(str(traceback)).rstrip(), err=True)
         return 1
     if view.sandbox:
         from sage_actors.actors.confinement.plan import describe_gaps

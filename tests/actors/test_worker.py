@@ -51,7 +51,7 @@ def test_an_exception_is_a_failure_with_the_users_frames_only(pool: PoolHarness,
     error = pool.error(pool.submit(worker, "fail", text="no luck"))
     assert (error["type"], error["message"], error["retryable"]) == ("ValueError", "no luck", True)
     assert "in fail" in error["traceback"]
-    assert "op_python" not in error["traceback"]
+    assert error["traceback"].count("  File ") == 1  # none of ours
 
 
 def test_an_exception_can_say_when_to_try_again(pool: PoolHarness, worker: int) -> None:

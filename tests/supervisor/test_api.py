@@ -124,6 +124,8 @@ def test_raise_for_status_raises_the_error_of_the_node(
     with pytest.raises(kind, match="run r failed: bad: ") as caught:
         outcome.raise_for_status()
     assert type(caught.value) is kind
+    notes = "".join(getattr(caught.value, "__notes__", []))
+    assert ("in boom" in notes) is (operation is ops.boom)  # where in the user's code
 
 
 def test_a_run_that_exceeds_its_own_timeout_raises_that(tmp_path: Path) -> None:

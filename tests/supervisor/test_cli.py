@@ -304,6 +304,18 @@ def test_a_failed_run_exits_1_and_names_the_node_and_the_way_on(sage: CommandLin
     assert any(event["event"] == "node_skipped" and event["node"] == "after" for event in told)
 
 
+def test_a_node_that_failed_in_python_shows_where(sage: CommandLine, inside: Inside) -> None:
+    (sage.project / "steps.py").write_text(
+        "def parse(text):\n    return number(text)\n\n\ndef number(text):\n    return int(text)\n"
+    )
+    flow = sage.flow({"id": "parse", "type": "python", "call": "steps:parse", "arguments": {"text": "x"}})
+    assert "Its traceback: sage-actors show flow parse" in sage("run", flow, code=1).stderr
+    shown = inside("show", "flow", "parse", code=1).stderr
+    assert shown.count("  File ") == 2
+    assert 'steps.py", line 2, in parse' in shown
+    assert shown.endswith("ValueError: invalid literal for int() with base 10: 'x'\n")
+
+
 @pytest.mark.requirement("ORCH-017")
 def test_a_failed_run_continues_and_keeps_what_was_done(sage: CommandLine) -> None:
     flow = sage.flow(noted("a"), shell("b", "test -e there", needs=["a"]))
