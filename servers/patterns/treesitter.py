@@ -84,13 +84,20 @@ def read_with(grammar: Grammar, facts: FileFacts, source: bytes) -> None:
     """
     language, query = _compiled(grammar.package, grammar.entry, grammar.query)
     root = Parser(language).parse(source).root_node
-    captures = QueryCursor(query).captures(root)
+    captures = {
+        name: sorted(nodes, key=_place) for name, nodes in QueryCursor(query).captures(root).items()
+    }  # they come in the order of their addresses in memory
     _refuse_broken(root, captures.pop("broken", []), len(source))
     reading = Reading(facts, source)
     reading.test_spans = [(node.start_byte, node.end_byte) for node in captures.pop("test", [])]
     _measure(grammar, reading, captures)
     for name, nodes in captures.items():
         _see_all(grammar, reading, name, nodes)
+
+
+def _place(node: Node) -> tuple[int, int, str]:
+    """In the order of the file, what is around before what is inside."""
+    return node.start_byte, -node.end_byte, node.type
 
 
 @lru_cache(maxsize=16)

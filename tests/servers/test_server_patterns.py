@@ -330,6 +330,16 @@ def test_every_python_count_is_exact(tmp_path: Path) -> None:
     assert project["architecture.entry_points"].citations[0].line == 5
 
 
+@pytest.mark.parametrize("ending", [".js", ".ts", ".go", ".rs"])
+def test_a_pattern_cites_the_first_places_of_a_file(tmp_path: Path, ending: str) -> None:
+    """The same project gives the same document: tree-sitter hands out what it finds in any order."""
+    word = {".go": "func", ".rs": "fn"}.get(ending, "function")
+    lines = [f"{word} loadUser{number}() {{}}" for number in range(200)]
+    found = extracted(tmp_path, {f"users{ending}": "\n".join(lines)})
+    (naming,) = (each for each in found.patterns if each.name == "naming.functions")
+    assert [each.line for each in naming.citations] == [1, 2]
+
+
 def test_every_typescript_count_is_exact(tmp_path: Path) -> None:
     patterns = by_name(extracted(tmp_path, TYPESCRIPT), "typescript")
     assert counts(patterns) == {
