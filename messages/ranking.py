@@ -39,9 +39,8 @@ _NEAR_LINES = 10
 
 _WORD = re.compile(r"[^\W_]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_HUMPED = re.compile(r"[a-z0-9_]++[A-Z]|[A-Z][a-z0-9_]++[A-Z]|[A-Z]{2,}+[a-z]")  # how such a word begins
-_NAME = re.compile(r"\w+")
-_HAS_HUMPS = re.compile(r"[a-z0-9_][A-Z]|[A-Z]{2}[a-z]").search  # a quick look: most text has none
+_HUMPED_NAMES = re.compile(r"\b(?:[a-z0-9_]++[A-Z]|[A-Z][a-z0-9_]++[A-Z]|[A-Z]{2,}+[a-z])\w*").findall
+_HAS_HUMPS = re.compile(r"[A-Z](?:(?<=[a-z0-9_][A-Z])|[A-Z][a-z])").search  # a quick look, at capitals alone
 _UNSPACED = re.compile(rf"{UNSPACED}{{2,}}")
 _COMMON = (
     "a an and are as at be by can do does for from has have how i if in is it its my of on or that the "
@@ -192,8 +191,8 @@ def _searchable(text: str) -> str:
     The words of CamelCase identifiers (snake_case is split as it stands), and the pairs of characters
     of scripts that write no spaces.
     """
-    names = sorted({*_NAME.findall(text)}) if _HAS_HUMPS(text) else ()
-    more = [apart for each in names if (apart := _humps_apart(each))]
+    names = sorted({*_HUMPED_NAMES(text)}) if _HAS_HUMPS(text) else ()
+    more = [*map(_humps_apart, names)]
     if not text.isascii():
         more += [pair for run in _UNSPACED.findall(text) for pair in pairs_of(run)]
     return "\n".join([text, *more]) if more else text
@@ -206,8 +205,8 @@ def pairs_of(run: str) -> list[str]:
 
 @lru_cache(maxsize=1 << 15)
 def _humps_apart(name: str) -> str:
-    """`rateLimitPolicy` as `rate Limit Policy`; nothing for what has no humps."""
-    return _HUMP.sub(" ", name) if _HUMPED.match(name) else ""
+    """`rateLimitPolicy` as `rate Limit Policy`."""
+    return _HUMP.sub(" ", name)
 
 
 def has_fts5() -> bool:

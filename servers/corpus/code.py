@@ -113,7 +113,10 @@ def definitions(lines: Sequence[str], language: str) -> Iterator[Definition]:
         indent = len(groups["indent"].expandtabs(4))
         while owners and owners[-1][0] >= indent:
             owners.pop()
-        qualified = ".".join([*(owner for _, owner in owners), *filter(None, [groups.get("owner")]), name])
+        outer = [each for _, each in owners]
+        if owner := groups.get("owner"):
+            outer.append(owner)
+        qualified = ".".join([*outer, name])
         if (groups.get("what") or groups.get("what2")) in _CONTAINERS:
             owners.append((indent, name))
         first = number

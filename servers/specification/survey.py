@@ -153,15 +153,24 @@ class Survey:
         total = len(self.sources.symbols) + 1
         wanted, counts = frozenset(self.topic.stems), Counter[str]()
         for symbol in self.sources.symbols:
-            counts.update(wanted & self.words.stems(symbol.name))
+            for part in wanted & self.words.stems(symbol.name):
+                counts[part] += 1
         return {part: math.log(total / (counts[part] + 1)) + 0.1 for part in self.topic.stems}
+
+    @cached_property
+    def _spoken(self) -> frozenset[str]:
+        """The stems of the topic, and of other words for its thing."""
+        return frozenset(self.topic.stems).union(*self.topic.kin.values())
 
     def _by_name(self, symbol: Symbol, rarity: dict[str, float]) -> Candidate | None:
         own = self.words.stems(symbol.short_name)
         around = self.words.stems(symbol.name) | self.words.stems(symbol.path)
-        meant = [part for part in self.topic.stems if part not in SURFACE_WORDS or _is_all(part, symbol)]
+        if self._spoken.isdisjoint(own) and self._spoken.isdisjoint(around):
+            return None
+        there = [part for part in self.topic.stems if part in own or part in around]
+        meant = [part for part in there if part not in SURFACE_WORDS or _is_all(part, symbol)]
         named = [part for part in meant if part in own]
-        near = [part for part in meant if part in around and part not in own]
+        near = [part for part in meant if part not in own]
         akin = self._akin(own, around)
         if not named and not near and not akin:
             return None
@@ -330,19 +339,10 @@ class Survey:
                 return Place(symbol.path, first + number + 1, _first_sentence(_paragraph(said[number:]), 0))
         return None
 
-    @cached_property
+    @property
     def errors(self) -> list[tuple[str, str, Place]]:
         """The project's own error types: name, base ("" where the language has none), place."""
-        found = []
-        for path in filter(self.sources.is_product, self.sources.files("code")):
-            for number, line in enumerate(self.sources.lines(path), 1):
-                match = _ERROR.search(line) if "Err" in line or "Exception" in line else None
-                if match:
-                    name = next(filter(None, match.group("py", "js", "go", "gotype", "rust", "code")), "")
-                    base = match["base"] or match["jsbase"] or ""
-                    if "Err" in name + base or "Exception" in name + base or match["code"]:
-                        found.append((name, base, Place(path, number, line.strip())))
-        return found
+        return self.sources.once(_error_types)
 
     @cached_property
     def settings(self) -> list[Place]:
@@ -365,6 +365,19 @@ class Survey:
             for number, line in enumerate(self.sources.lines(path), 1)
             if _ENVIRONMENT.search(line)
         ]
+
+
+def _error_types(sources: Sources) -> list[tuple[str, str, Place]]:
+    found = []
+    for path in filter(sources.is_product, sources.files("code")):
+        for number, line in enumerate(sources.lines(path), 1):
+            match = _ERROR.search(line) if "Err" in line or "Exception" in line else None
+            if match:
+                name = next(filter(None, match.group("py", "js", "go", "gotype", "rust", "code")), "")
+                base = match["base"] or match["jsbase"] or ""
+                if "Err" in name + base or "Exception" in name + base or match["code"]:
+                    found.append((name, base, Place(path, number, line.strip())))
+    return found
 
 
 def _is_error(symbol: Symbol) -> bool:
