@@ -303,8 +303,8 @@ class _Connection:
         limit_s = self._opened.timeout_s or timeout_s
         with self.heard_by(listener):
             try:
-                result = await self._opened.client.call_tool(
-                    tool, arguments, read_timeout_seconds=limit_s, progress_callback=listener.progress
+                result = await self._opened.call(
+                    tool, arguments, timeout_s=limit_s, progress=listener.progress
                 )
             except asyncio.CancelledError:
                 self._note_unanswered()

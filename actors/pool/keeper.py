@@ -31,8 +31,10 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
+from sage_actors.actors.garbage import collector_paused
 from sage_actors.actors.operations.types import ON_A_LOOP
 from sage_actors.actors.pool.keeper_wire import (
     EXITED,
@@ -55,6 +57,19 @@ _PR_SET_CHILD_SUBREAPER = 36
 _TICK_S = 1.0  # how often strays are looked for without a reason
 _STRAYS_S = 1.0  # a stray that SIGKILL does not end in this time hangs in the kernel: go on without it
 _FINISH_S = 30.0
+_OF_MCP = (
+    "mcp_types",
+    "mcp",
+    "sage_actors.actors.workers.async_worker",
+    "sage_actors.servers.research.server",
+    "sage_actors.actors.operations.mcp",
+    "sage_actors.servers.patterns.server",
+    "sage_actors.servers.specification.server",
+    "sage_actors.servers.planning.server",
+    "sage_actors.servers.implementation.server",
+)
+"""What the worker of MCP sessions imports, in the order of its need. It is imported here, one by one, while nobody
+asks for anything: the supervisor reads the workflow and opens the run meanwhile."""
 _APART = ("own", "mcp")  # what they start ends with them, whatever it did to escape
 
 
@@ -107,6 +122,7 @@ class Keeper:
         self._wake_read, self._wake_write = os.pipe()
         self._parent_fd = -1
         self._finished = False
+        self._to_load: deque[str] = deque()
         self._placeholders: list[Any] = []
         self._guard: Any = None
 
@@ -116,12 +132,14 @@ class Keeper:
             import sage_actors.actors.confinement.worker_profile
             import sage_actors.sandbox.namespaces  # noqa: F401
         while not self._finished and os.getppid() == self._parent_pid:
-            ready = {key.data for key, _ in self._selector.select(_TICK_S)}
+            ready = {key.data for key, _ in self._selector.select(0.0 if self._to_load else _TICK_S)}
             if "parent" in ready:
                 return
             if "channel" in ready:
                 self._read_requests()
             self._reap()
+            if self._to_load and not ready:
+                self._load(self._to_load.popleft())
 
     def settle(self, said: dict[str, Any]) -> None:
         """What it is for: {"project", "main_path", "user_paths", "environ", "sandbox": of the new root or nil,
@@ -234,17 +252,16 @@ class Keeper:
             elif kind == SETTINGS:
                 self.settle(payload)
             elif kind == LOAD:
-                self._load()
+                self._to_load.extend(_OF_MCP)
             elif kind == SIGNAL:
                 self._signal(payload[0], payload[1])
 
-    def _load(self) -> None:
-        """What the worker of MCP sessions imports: while the supervisor still reads the workflow, it costs no time."""
-        with contextlib.suppress(Exception):  # whatever is broken there: the worker that needs it says so
-            import mcp  # noqa: F401
-
-            import sage_actors.actors.workers.async_worker
-            import sage_actors.servers.research.server  # noqa: F401
+    def _load(self, module: str) -> None:
+        """Imports what every fork from now on has."""
+        with contextlib.suppress(Exception), collector_paused():  # the worker says what is broken there
+            import_module(module)
+        if not self._to_load:
+            gc.freeze()
 
     def _fork(self, number: int, kind: str) -> None:
         fds = [self._fds.popleft() for _ in range(FDS_PER_WORKER)]
@@ -264,6 +281,8 @@ class Keeper:
         finally:
             for fd in fds:
                 os.close(fd)
+        if kind == "mcp":
+            self._to_load.clear()  # it imports the rest itself
         self._children[pid] = child
         self._send(STARTED, [number, pid])
 

@@ -26,6 +26,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from sage_actors.actors.garbage import collector_paused
 from sage_actors.actors.operations.context import Task
 from sage_actors.actors.operations.types import Runner
 from sage_actors.actors.workers.link import Link
@@ -60,7 +61,8 @@ def main(sock: socket.socket, settings: Settings) -> int:
 
 def mcp_main(sock: socket.socket, settings: Settings) -> int:
     """The worker that holds every MCP session. What takes a second to import is there before its loop turns."""
-    import mcp  # noqa: F401
+    with collector_paused():
+        import mcp  # noqa: F401
 
     return main(sock, settings)
 

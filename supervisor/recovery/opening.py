@@ -13,12 +13,10 @@ it adds nothing), or an admission in part (a directory without its last record i
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import secrets
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -26,6 +24,7 @@ from sage_actors.actors.audit.actor import Audit, RunAudit
 from sage_actors.actors.audit.search import last_position
 from sage_actors.actors.clock import Clock
 from sage_actors.actors.faults import fault_point
+from sage_actors.actors.garbage import collector_paused
 from sage_actors.actors.keys.provider import KeyRing
 from sage_actors.actors.state.directory import StateDirectory
 from sage_actors.actors.state.journal import Image, JournalWriter, read_journal
@@ -112,7 +111,7 @@ class Opening:
         """
         lock = RunLock.acquire(self._state, run_id)
         try:
-            with _collector_paused():
+            with collector_paused():
                 opened = self._open(run_id, spec, inputs, options, fresh, must_exist, do_repair, accept)
         except BaseException:
             lock.release()
@@ -342,18 +341,6 @@ class Opening:
 
     def _segment(self, reason: str) -> SegmentOpened:
         return SegmentOpened(self._clock.now(), os.getpid(), self._version, reason)
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Nothing of what an opening builds is garbage; looking for it in between took a third of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _tell_again(core: RunCore) -> str:

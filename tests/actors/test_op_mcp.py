@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp import ClientSession
 from mcp.server import MCPServer
 from mcp_harness import MODERN, RAW, McpProject, eventually, with_sessions
 from mcp_servers import modern
@@ -60,6 +61,26 @@ def test_a_built_in_server_runs_in_this_process(mcp: McpProject, built_in: list[
     assert task.used["server_starts"] == {"sage-research": 1}
     (settings,) = built_in
     assert (settings.project, settings.trusts_checks) == (mcp.project, False)
+
+
+@pytest.mark.usefixtures("built_in")
+def test_what_a_built_in_server_answers_is_not_checked_again(
+    mcp: McpProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+
+    async def check(self: ClientSession, name: str, result: object) -> None:
+        checked.append(name)
+
+    monkeypatch.setattr(ClientSession, "validate_tool_result", check)
+    add_modern(mcp, mcp.project)
+
+    async def both() -> list[Any]:
+        return [await mcp.call(server, "look", topic="x") for server in ("sage-research", "modern")]
+
+    own, other = with_sessions(mcp.project, both)
+    assert own == other
+    assert checked == ["look"]  # the other one's
 
 
 def test_a_trusted_entry_takes_the_place_of_a_built_in_server(

@@ -60,6 +60,7 @@ def test_the_first_run_takes_it_with_all_that_it_has_loaded(tmp_path: Path) -> N
     ahead.start()  # at most one
     ahead.load_mcp()
     pid = waiting_pid()
+    wait_until(lambda: "_sqlite3" in Path(f"/proc/{pid}/maps").read_text())  # of what it loads behind `mcp`
     with make_supervisor(tmp_path) as supervisor:
         outcome = supervisor.run(flow, timeout=60)
         assert keeper_pid(supervisor) == pid
