@@ -6,7 +6,7 @@ Nodes that say the same share one OperationSpec: a million nodes have a handful 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import msgpack
@@ -116,7 +116,12 @@ def _retry(value: Any) -> RetryPolicy:
         if name in said:
             said[name] = _seconds(said[name])
     said["on"] = tuple(said.get("on") or ())
-    return RetryPolicy(**said)
+    policy = RetryPolicy(**said)
+    if (
+        policy.max_delay == RetryPolicy().max_delay < policy.backoff
+    ):  # nobody said that the first wait is too long
+        policy = replace(policy, max_delay=policy.backoff)
+    return policy
 
 
 def _limits(value: Mapping[str, Any]) -> Limits:

@@ -171,6 +171,21 @@ def test_a_duration_may_be_a_timedelta_wherever_it_stands() -> None:
     assert pause.config["seconds"] == 0.1
 
 
+@pytest.mark.parametrize(
+    ("retry", "longest"),
+    [
+        ({"backoff": "5m"}, 300.0),
+        (RetryPolicy(max_attempts=3, backoff=300), 300.0),
+        ({"backoff": "5m", "max_delay": 20}, 20.0),
+        ({"backoff": 2}, 60.0),
+    ],
+)
+def test_a_wait_that_was_asked_for_is_not_shortened_by_a_default(retry: Any, longest: float) -> None:
+    flow = Workflow("polling")
+    flow.add(decorated, retry=retry)
+    assert flow.to_spec().nodes[0].operation.retry.max_delay == longest
+
+
 def test_policies_of_a_decorator_count_in_files_however_they_are_written(tmp_path: Path) -> None:
     said = {"id": "work", "type": "python", "call": "operations_engine:with_policies"}
     spec = load_dict({"name": "file", "nodes": [said]})
