@@ -346,6 +346,18 @@ class Supervisor:
         options.setdefault("listening", options.get("on_event") is not None or bool(options.get("join")))
         return self.start(flow, **options).result(timeout)
 
+    def unfinished(self) -> list[str]:
+        """Ids of the project's runs that were cut short and that nobody carries out, for `resume`: their process was
+        killed, or was stopped. What failed, was cancelled or waits for a decision is not among them.
+
+        Raises:
+            WrongKeyError, KeyUnusableError: there is no key to read them.
+        """
+        from sage_actors.supervisor.recovery.unfinished import unfinished_runs
+
+        self._check_usable()
+        return [] if self.durability == "none" else unfinished_runs(self.state, self.keys())
+
     def stop(self, grace_s: float = 10.0) -> None:
         """No further dispatch: running nodes get the grace, then runs end as paused ("interrupted"). Returns at once;
         `close` waits for the grace."""

@@ -214,6 +214,43 @@ def test_a_run_that_has_ended_says_how_it_stands_still(tmp_path: Path) -> None:
         assert (again.status, again.workflow, again.counts) == ("succeeded", flow.name, {"succeeded": 2})
 
 
+def test_a_service_finds_what_it_was_doing_when_it_was_killed(tmp_path: Path) -> None:
+    calls, gate = tmp_path / "calls", tmp_path / "gate"
+    body = f"""
+        with Supervisor({str(tmp_path)!r}, workers=2) as supervisor:
+            done = Workflow("done")
+            done.add(ops.echo, value=1)
+            supervisor.run(done, run_id="done")
+            bad = Workflow("bad")
+            bad.add(ops.boom)
+            supervisor.run(bad, run_id="bad")
+            flow = Workflow("slow")
+            flow.add(ops.mark_and_wait_for, path={str(calls)!r}, gate={str(gate)!r}, value="now")
+            supervisor.run(flow, run_id="killed")
+    """
+    with Script(tmp_path, body) as script:
+        wait_until(lambda: lines(calls))
+        with make_supervisor(tmp_path) as supervisor:
+            assert supervisor.unfinished() == []  # another process carries it out
+        script.kill()
+    with make_supervisor(tmp_path) as supervisor:
+        stopped = supervisor.start(gated(tmp_path), run_id="stopped")
+        wait_until(lambda: lines(calls) == 2)
+        assert supervisor.unfinished() == ["killed"]
+    with make_supervisor(tmp_path) as supervisor:
+        assert stopped.result(0).reason == "interrupted"
+        assert sorted(supervisor.unfinished()) == ["killed", "stopped"]
+        gate.touch()
+        again = {run_id: supervisor.resume(run_id).result(30) for run_id in supervisor.unfinished()}
+        assert {run_id: outcome.status for run_id, outcome in again.items()} == {
+            "killed": "succeeded",
+            "stopped": "succeeded",
+        }
+        assert supervisor.unfinished() == []
+    with make_supervisor(tmp_path, durability="none") as supervisor:
+        assert supervisor.unfinished() == []
+
+
 def test_an_exception_inside_the_block_closes_too(tmp_path: Path) -> None:
     runs: list[Run] = []
 
