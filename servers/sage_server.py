@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
+from inspect import cleandoc
 from typing import Any, NamedTuple
 
 from mcp import MCPError
@@ -35,6 +36,19 @@ class SageServer(MCPServer[Any]):
     def __init__(self, name: str, **settings: Any) -> None:
         settings.setdefault("log_level", "WARNING")  # else each refused call is a box of lines on stderr
         super().__init__(name, version=package_version(), **settings)
+
+    def add_tool(
+        self,
+        fn: Callable[..., Any],
+        name: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        *rest: Any,
+        **more: Any,
+    ) -> None:
+        """As MCPServer's. The description is without the indentation of its docstring, which a model would read."""
+        text = cleandoc(description or fn.__doc__ or "")
+        super().add_tool(fn, name, title, text, *rest, **more)
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
         """As MCPServer's. A blank text where one is needed is a wrong argument, too."""

@@ -210,7 +210,7 @@ def phases_of(past: History, nodes: list[NodeView]) -> list[Phase]:
     return [
         Phase(
             id=name,
-            status=_phase_state(each),
+            status=_phase_state(each, is_running=past.status == "running"),
             completed=sum(node.state in counted for node in each),
             total=len(each),
             seconds=round(sum(node.seconds for node in each), 3),
@@ -219,7 +219,7 @@ def phases_of(past: History, nodes: list[NodeView]) -> list[Phase]:
     ]
 
 
-def _phase_state(nodes: list[NodeView]) -> PhaseState:
+def _phase_state(nodes: list[NodeView], *, is_running: bool) -> PhaseState:
     states = {node.state for node in nodes}
     if states & {"running", "expanded"}:
         return "running"
@@ -231,7 +231,9 @@ def _phase_state(nodes: list[NodeView]) -> PhaseState:
         return "failed"
     if states <= {"succeeded", "skipped"}:
         return "completed"
-    return "running" if "succeeded" in states else "pending"
+    if "succeeded" not in states:
+        return "pending"
+    return "running" if is_running else "paused"
 
 
 def _current(phases: list[Phase]) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
-from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,7 +67,7 @@ def create_server(settings: ServerSettings) -> MCPServer:
         research.error_analysis,
         research.similar_changes,
     ):
-        server.add_tool(tool, description=cleandoc(tool.__doc__ or ""), annotations=_READS)
+        server.add_tool(tool, annotations=_READS)
     add_store_tools(server, settings.project)
     add_skills_tool(server, settings.project)
     return server

@@ -364,6 +364,11 @@ def test_a_run_is_cancelled_kept_and_put_away(core: Orchestration) -> None:
         assert (answer["success"], answer["checkpointSaved"]) == (True, True)
         status = await client.call("status", feature="x")
         assert status["status"] == "cancelled"
+        assert {phase["status"] for phase in status["results"]["phases"]} <= {
+            "completed",
+            "paused",
+            "pending",
+        }
         assert [row["feature"] for row in (await client.call("list", filter="cancelled"))["workflows"]] == [
             "x"
         ]

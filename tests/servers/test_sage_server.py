@@ -32,6 +32,12 @@ def test_a_server_says_the_version_of_the_package(tmp_path: Path, name: str) -> 
     assert asyncio.run(main()) == package_version() != ""
 
 
+@pytest.mark.parametrize("name", SAGE_SERVERS)
+def test_what_a_model_reads_of_a_tool_is_not_indented(tmp_path: Path, name: str) -> None:
+    tools = asyncio.run(create_server(name, ServerSettings(tmp_path)).list_tools())
+    assert [tool.name for tool in tools if not tool.description or "\n  " in tool.description] == []
+
+
 def test_each_wrong_argument_is_a_line_with_what_is_allowed(tmp_path: Path) -> None:
     result = call(tmp_path, "sage-research", "best_practices", topik="x", top="many", max_bytes=1)
     assert result.is_error
