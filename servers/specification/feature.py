@@ -82,6 +82,11 @@ def _offered(study: Study, document: Document) -> list[str]:
 
 def _meaning(study: Study) -> list[str]:
     topic, asked = study.topic, []
+    if not topic.stems:
+        return [
+            f"What is to be made? “{plain(topic.text, 120)}” names no thing: with a few words on what it is, and"
+            " where, the research and this document begin to say something."
+        ]
     if topic.thing_stems and not study.survey.whole("code", "documentation", "test"):
         asked.append(
             f"What exactly is “{plain(topic.thing)}” to do here: its limits, defaults,"

@@ -80,7 +80,10 @@ def spots(study: Study) -> list[Spot]:
 
 
 def hooks_matter(study: Study) -> bool:
-    """Whether the ways to extend the project are of interest: not where the topic itself leads to definitions."""
+    """Whether the ways to extend the project are of interest: not where the topic itself leads to definitions, or
+    names nothing."""
+    if study.kind == "feature" and not study.topic.stems:
+        return False
     own = any(is_likely(study, candidate) for candidate in near(study))
     return names_the_surface(study) or not own
 

@@ -32,6 +32,7 @@ _MUST = re.compile(
     r"|want(?:ed)?|need(?:s|ed)?|deprecated|planned|breaking)\b",
     re.IGNORECASE,
 )
+_NEARLY = 0.75
 _MAX_STATED = 4
 
 
@@ -122,8 +123,11 @@ def _spread(hits: list[Hit], limit: int) -> list[Hit]:
 
 
 def stated(study: Study) -> list[Hit]:
-    """Sentences of documentation and notes in code that say what should be, about the thing that is asked for."""
-    said = [hit for hit in study.survey.whole("documentation", "code", "history") if _MUST.search(hit.text)]
+    """Sentences of documentation and notes in code that say what should be, about the thing that is asked for: of it
+    as much as the best say, nearly, so that what shares its common words alone is none."""
+    hits = study.survey.whole("documentation", "code", "history")
+    least = _NEARLY * max(map(study.survey.told, hits), default=0.0)
+    said = [hit for hit in hits if _MUST.search(hit.text) and study.survey.told(hit) >= least]
     prose = [hit for hit in said if hit.kind != "code" or re.search(r"TODO|FIXME", hit.text)]
     whole = {
         (hit.path, hit.line): hit for hit in (study.survey.sentence(hit) for hit in prose) if hit is not None

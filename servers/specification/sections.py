@@ -35,6 +35,7 @@ __all__ = [
     "where",
 ]
 
+_WORDS_ALONE = 3
 _QUOTES = 5
 _OTHERWISE = 4
 _EXAMPLES = 3
@@ -126,8 +127,18 @@ def presence(study: Study, document: Document) -> None:
     else:
         document.bullet(
             f"**Is it there already?** No: {words} {stand}{together} in no line of its code, tests or documentation"
-            f" ({counted(len(study.sources.classes), 'file')} looked at)."
+            f" ({counted(len(study.sources.classes), 'file')} looked at)." + _alone(study, document)
         )
+
+
+def _alone(study: Study, document: Document) -> str:
+    """Where the rare words of the thing stand by themselves: it may be there under half of its name."""
+    told = []
+    for part, hits in list(study.survey.alone("code", "documentation").items())[:_WORDS_ALONE]:
+        shown = ", ".join(document.at(hit.path, hit.line, "words of the topic") for hit in hits[:3])
+        word = plain(study.topic.word_of(part))
+        told.append(f"“{word}” in {counted(len(hits), 'line')} ({shown}{', …' if len(hits) > 3 else ''})")
+    return f" By themselves: {'; '.join(told)}." if told else ""
 
 
 def existing(study: Study, document: Document) -> None:
@@ -137,7 +148,9 @@ def existing(study: Study, document: Document) -> None:
     if not candidates and not quotes and not _found_otherwise(study, set(), []):
         words = ", ".join(f"“{plain(word)}”" for word in study.topic.words_of(study.topic.stems))
         document.undetermined(
-            f"no definition is named after {words or 'the topic'}, and no documentation speaks of it."
+            f"no definition is named after {words}, and no documentation speaks of it."
+            if words
+            else "the topic names no thing to look for."
         )
         return
     by_file = defaultdict(list)
@@ -186,6 +199,8 @@ def _shared(study: Study, text: str) -> set[str]:
 
 
 def _found_otherwise(study: Study, shown: set[tuple[str, int]], quotes: list[Hit]) -> list[Item]:
+    if not study.topic.stems:
+        return []  # whatever research found to "make it better" has nothing to do with it
     known = {path for path, _ in shown} | {hit.path for hit in quotes}
     kinds = ("code", "documentation", "history", "todo", "configuration")
     items = [item for item in study.evidence.of(*kinds) if item.source not in known and item.line is not None]
@@ -204,7 +219,7 @@ def _quotes(study: Study) -> list[Hit]:
             if hit.kind in ("documentation", "history") and is_sentence(hit.text, 6) and hit.stems & thing
             if (hit.path, hit.line) in cited
         ]
-    hits.sort(key=lambda hit: (-len(hit.stems), hit.kind != "documentation"))
+    hits.sort(key=lambda hit: (-study.survey.told(hit), hit.kind != "documentation"))
     per_file: dict[str, int] = defaultdict(int)
     kept = []
     seen = set()
@@ -224,6 +239,8 @@ def where(study: Study, document: Document, found: list[Spot]) -> None:
     document.heading("Where it would go")
     if not study.sources.files("code"):
         document.undetermined("the project has no code; what is written about the topic stands above.")
+    elif not found and not study.topic.stems:
+        document.undetermined("the topic names no thing, so that no place fits it better than another.")
     elif not found:
         above = (
             "the definitions above have some of its words only"

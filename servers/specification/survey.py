@@ -50,6 +50,8 @@ _DOC_START = re.compile(r'\s*[rRuUbB]*("""|\'\'\'|")')
 _ITEM = re.compile(r"\s*(?:[-*+•|]\s|\d+[.)]\s|\.\. )")
 _HEADING = re.compile(r"\s*(?:#{1,6}\s|[=\-~*^]{3,}\s*$|```)")
 _UNSPACED = re.compile(UNSPACED)
+_QUOTED = re.compile(r"\s*>\s?")  # a line of a block quotation
+_FEW = 60  # lines: what stands in more of them is what the project is about, and says nothing of the topic
 _TITLE = 60
 _DIRECTIVES = ("@", "eslint", "nolint", "#[")
 _COMMENT = re.compile(r"^\s*(?:///?!?|#|\*|/\*\*?|--)\s?")
@@ -100,12 +102,34 @@ class Survey:
         return math.ceil(len(self.topic.thing_stems) * 2 / 3)
 
     def whole(self, *kinds: str) -> list[Hit]:
-        """The lines of those kinds that speak of the thing that is asked for."""
+        """The lines of those kinds that speak of the thing that is asked for; those that say most of it first."""
         wanted, needed = set(self.topic.thing_stems), self.words_needed
         found = [
             hit for hit in self.hits if needed and len(wanted & hit.stems) >= needed and hit.kind in kinds
         ]
-        return sorted(found, key=lambda hit: bool(_IMPORT.match(hit.text)))  # those say least
+        return sorted(found, key=lambda hit: (bool(_IMPORT.match(hit.text)), -self.told(hit)))
+
+    def told(self, hit: Hit) -> float:
+        """How much of the topic a line says: each word counts by how few lines have it."""
+        return sum(self._rarity_in_lines[part] for part in hit.stems)
+
+    @cached_property
+    def _rarity_in_lines(self) -> dict[str, float]:
+        lines = self._lines_with
+        return {part: math.log(2 + len(self.hits) / (lines[part] or 1)) for part in self.topic.stems}
+
+    @cached_property
+    def _lines_with(self) -> Counter[str]:
+        return Counter(part for hit in self.hits for part in hit.stems)
+
+    def alone(self, *kinds: str) -> dict[str, list[Hit]]:
+        """Of each word of the thing that few lines have, the rarest first, the lines of those kinds; by its stem."""
+        rare = sorted(
+            (part for part in self.topic.thing_stems if 0 < self._lines_with[part] <= _FEW),
+            key=lambda part: self._lines_with[part],
+        )
+        found = {part: [hit for hit in self.hits if part in hit.stems and hit.kind in kinds] for part in rare}
+        return {part: hits for part, hits in found.items() if hits}
 
     def sentence(self, hit: Hit) -> Hit | None:
         """The hit with the whole paragraph or list item around it, cited where that begins; None for a table's row."""
@@ -117,7 +141,7 @@ class Survey:
             first -= 1
         while last < min(len(lines), hit.line + 4) and _continues(lines[last - 1], lines[last]):
             last += 1
-        text = " ".join(line.strip() for line in lines[first - 1 : last])
+        text = " ".join(_QUOTED.sub("", line).strip() for line in lines[first - 1 : last])
         return replace(hit, line=first, text=text) if is_sentence(text) else None
 
     @cached_property

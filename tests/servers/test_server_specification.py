@@ -627,10 +627,51 @@ def test_a_comment_is_quoted_to_the_end_of_its_sentence(tmp_path: Path) -> None:
         "// Handling of hooks\n// If there is none it waits.\nfunc Handle() {}\n"
     )
     project = write(tmp_path, {"go.mod": "module a\n", "a.go": source})
-    _, text, _ = create(project, topic="use")
+    _, text, _ = create(project, topic="hooks")
     assert "“Use hooks in what will be called later. It is fast.”" in text
     _, text, _ = create(project, topic="handle")
     assert "“Handling of hooks”" in text
+
+
+def test_what_is_quoted_has_the_rare_words_of_the_topic_first(tmp_path: Path) -> None:
+    """Of "route request timeouts" the documentation of a web framework has two words on every page."""
+    common = "".join(
+        f"Every request that should reach route {at} must be sent to it by name.\n\n" for at in range(30)
+    )
+    files = {
+        "docs/a.md": f"# Routes\n\n{common}",
+        "docs/b.md": "# Limits\n\n> A request of a route should have a timeout\n> that its handler knows.\n",
+        "src/app.py": "def serve(request, route):\n    return route(request)\n",
+    }
+    _, text, _ = create(write(tmp_path, files), topic="per-route request timeouts")
+    quoted = [line for line in text.splitlines() if line.startswith("- “")]
+    assert (
+        quoted[0] == "- “A request of a route should have a timeout that its handler knows.” (`docs/b.md:3`)"
+    )
+    (written,) = (line for line in text.splitlines() if "keeps to what is written" in line)
+    assert "docs/b.md:3" in written
+
+
+def test_what_is_there_under_half_of_its_name_is_cited(tmp_path: Path) -> None:
+    source = "def send(request, retries=0):\n    return request\n"
+    project = write(
+        tmp_path, {"src/transport.py": source, "README.md": "# A client\n\nIt sends a request.\n"}
+    )
+    _, text, _ = create(project, topic="retry with exponential backoff")
+    assert "By themselves: “retry” in 1 line (`src/transport.py:1`)." in text
+
+
+def test_a_topic_that_names_nothing_gets_a_question_and_no_places(tmp_path: Path) -> None:
+    """Whatever stands in the project would be as good an answer."""
+    found = {
+        "findings": [{"text": "Say it better.", "citations": ["src/client.py:1"], "kind": "documentation"}]
+    }
+    result, text, _ = create(python_project(tmp_path), topic="make it better", research=[found])
+    assert result["places"] == []
+    assert result["open_questions"][0].startswith("What is to be made? “make it better” names no thing")
+    assert "names no thing to look for" in text
+    assert "Also found" not in text
+    assert "mechanism that is there" not in text
 
 
 def test_the_same_slug_of_another_kind_keeps_both(tmp_path: Path) -> None:
