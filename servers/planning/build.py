@@ -118,7 +118,7 @@ def _groundwork(plan: Plan, needs: list[str]) -> list[str]:
 def _settings_in_use(study: Study) -> Place | None:
     """The settings of the whole project, or of the thing, if its own files use them: a product for others is none."""
     words = study.survey.words
-    for place in study.survey.settings:
+    for place in study.settings:
         name = _name(place.text)
         meant = name in _SETTINGS or not words.stems(name).isdisjoint(study.topic.thing_stems)
         users = [path for path in words.files_with(name, "code") if study.sources.is_product(path)]

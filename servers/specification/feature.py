@@ -145,13 +145,13 @@ def _running(study: Study, document: Document) -> list[str]:
 
 
 def _configuring(study: Study, document: Document) -> list[str]:
-    settings = study.survey.settings
-    if not settings and not study.survey.environment_reads:
+    settings = study.settings
+    if not settings and not study.environment_reads:
         return [
             "How is it configured? No settings type and no read of the environment was found in the code."
         ]
     if not settings:
-        place = document.at_place(study.survey.environment_reads[0])
+        place = document.at_place(study.environment_reads[0])
         return [
             f"How is it configured: by arguments, or by the environment, as {place} is? No settings type was found."
         ]

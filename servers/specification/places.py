@@ -124,7 +124,8 @@ def doc_files(study: Study, symbols: list[Symbol]) -> list[Fact]:
         name = symbol.short_name
         if len(name) < 4:
             continue
-        for path in study.survey.words.files_with(name, "documentation")[:5]:
+        there = study.survey.words.files_with(name, "documentation")
+        for path in [path for path in there if not study.is_elsewhere(path)][:5]:
             count, first = counts.get(path, (0, name))
             counts[path] = (count + 1, first)
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1][0], pair[0]))

@@ -326,7 +326,7 @@ def _face(study: Study, document: Document, symbol: Symbol) -> list[str]:
 
 
 def _settings(study: Study, document: Document) -> None:
-    settings, reads = study.survey.settings[:3], study.survey.environment_reads
+    settings, reads = study.settings[:3], study.environment_reads
     parts = [f"{code(place.text, 80)} ({document.at_place(place, 'configuration')})" for place in settings]
     if reads:
         shown = document.at_place(reads[0], "environment")

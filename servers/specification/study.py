@@ -16,7 +16,7 @@ from sage_actors.servers.corpus.sources import Sources, sources_of
 from sage_actors.servers.documents.slugs import headline
 from sage_actors.servers.implementation.checks import Check, best_check, detect_checks
 from sage_actors.servers.specification.evidence import Evidence, gather
-from sage_actors.servers.specification.survey import Survey
+from sage_actors.servers.specification.survey import Place, Survey
 from sage_actors.servers.specification.topic import Topic
 
 __all__ = ["Habit", "Kind", "SkillHint", "Study"]
@@ -41,16 +41,28 @@ _NO_HABITS = frozenset(
     )
 )
 _LEAST = 3
+_LANGUAGES = {
+    "python": "python",
+    "typescript": "javascript",
+    "javascript": "javascript",
+    "go": "go",
+    "rust": "rust",
+}
+"""Of a pattern, and of the files that have it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """A pattern of the code in one sentence. `path` and `line` show it; "" where a digest left the examples out."""
+    """A pattern of the code in one sentence. `path` and `line` show it; "" where a digest left the examples out.
+
+    language: as of a file's class; "" for the whole project, or where the result does not say.
+    """
 
     statement: str
     category: str
     path: str = ""
     line: int = 0
+    language: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +93,45 @@ class Study:
         self.evidence: Evidence = gather(research if research is not None else [], self.sources)
         self.survey = Survey(self.sources, self.topic, self.evidence)
         self.patterns_given = isinstance(patterns, Mapping)
-        self.habits = list(_habits(patterns, self.sources))[:_MAX_HABITS]
+        self._habits = list(_habits(patterns, self.sources))
         self.skills = list(_skills(skills))[:_MAX_SKILLS]
 
     @cached_property
     def facts(self) -> ProjectFacts:
         """What the project says about itself; in a monorepo of the part that the topic touches first."""
         whole = self.sources.once(collect_facts)
-        folders = parts(file.path for file in self.sources.repository.files)
-        part = part_of(next(self._touched(), ""), folders)
-        return of_part(self.sources, whole, part) if part else whole
+        return of_part(self.sources, whole, self._part) if self._part else whole
+
+    @cached_property
+    def habits(self) -> list[Habit]:
+        """The patterns to keep to: those of the languages that the topic touches, and of the project as a whole."""
+        classes = self.sources.classes
+        near = (path for path in self._touched() if path in classes and not self.is_elsewhere(path))
+        touched = {classes[path].language for path in near} - {""}
+        kept = [each for each in self._habits if not touched or each.language in touched | {""}]
+        return kept[:_MAX_HABITS]
+
+    @cached_property
+    def settings(self) -> list[Place]:
+        """Definitions that hold configuration, those of other parts of a monorepo left out."""
+        return [place for place in self.survey.settings if not self.is_elsewhere(place.path)]
+
+    @cached_property
+    def environment_reads(self) -> list[Place]:
+        """The lines of code that read environment variables, likewise."""
+        return [place for place in self.survey.environment_reads if not self.is_elsewhere(place.path)]
+
+    def is_elsewhere(self, path: str) -> bool:
+        """Whether a file is of another part of a monorepo than the topic touches first."""
+        return bool(self._part) and part_of(path, self._parts) not in ("", self._part)
+
+    @cached_property
+    def _parts(self) -> list[str]:
+        return parts(file.path for file in self.sources.repository.files)
+
+    @cached_property
+    def _part(self) -> str:
+        return part_of(next(self._touched(), ""), self._parts)
 
     @cached_property
     def checks(self) -> list[Check]:
@@ -160,7 +201,7 @@ def _habits(patterns: Any, sources: Sources) -> Iterator[Habit]:
         if pattern.get("name") in _NO_HABITS or _rests_on_little(pattern, category):
             continue
         if path or isinstance(total, int):
-            yield Habit(statement, category, path, line)
+            yield Habit(statement, category, path, line, _LANGUAGES.get(str(pattern.get("language")), ""))
 
 
 def _rests_on_little(pattern: Mapping[str, Any], category: str) -> bool:

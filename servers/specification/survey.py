@@ -21,7 +21,7 @@ __all__ = ["Candidate", "Place", "Survey", "is_mechanism", "is_sentence"]
 
 _STRONG_WORDS = (
     "middleware middlewares hook hooks plugin plugins adapter adapters interceptor interceptors extension extensions"
-    " register mount use"
+    " register mount"
 )
 _WEAK_WORDS = (
     "handler handlers transport filter filters dispatch signal signals backend backends"
@@ -50,6 +50,7 @@ _DOC_START = re.compile(r'\s*[rRuUbB]*("""|\'\'\'|")')
 _ITEM = re.compile(r"\s*(?:[-*+•|]\s|\d+[.)]\s|\.\. )")
 _HEADING = re.compile(r"\s*(?:#{1,6}\s|[=\-~*^]{3,}\s*$|```)")
 _UNSPACED = re.compile(UNSPACED)
+_ATTRIBUTE = re.compile(r"!?\[\w+[(\]]")  # of Rust, such as #[cfg(test)], without its first character
 _QUOTED = re.compile(r"\s*>\s?")  # a line of a block quotation
 _FEW = 60  # lines: what stands in more of them is what the project is about, and says nothing of the topic
 _TITLE = 60
@@ -248,14 +249,15 @@ class Survey:
         found: dict[str, tuple[float, Symbol]] = {}
         for symbol in self.sources.symbols:
             words = split_name(symbol.short_name)
-            if (_STRONG | _WEAK).isdisjoint(words) or len(words) > 3 or not self.is_public(symbol):
+            is_strong = _hooks_in(words)
+            if (not is_strong and _WEAK.isdisjoint(words)) or len(words) > 3 or not self.is_public(symbol):
                 continue
             if symbol.short_name.endswith(_ERROR_ENDINGS):
                 continue
             if symbol.is_nested and not self._is_called_in_docs(symbol.short_name):
                 continue
             mentions = self.words.mentions(symbol.short_name, "code", "test", "documentation")
-            weight = 1.0 if _STRONG.isdisjoint(words) else 3.0
+            weight = 3.0 if is_strong else 1.0
             score = weight * math.log1p(mentions) / len(words)
             if score > found.get(symbol.short_name, (0.0, symbol))[0]:
                 found[symbol.short_name] = (score, symbol)
@@ -359,7 +361,7 @@ class Survey:
             _COMMENT.sub("", line).strip().rstrip("*/").strip() for line in lines[first : symbol.line - 1]
         ]
         for number, text in enumerate(said):
-            if len(text.split()) > 2 and not text.startswith(_DIRECTIVES):
+            if len(text.split()) > 2 and not text.startswith(_DIRECTIVES) and not _ATTRIBUTE.match(text):
                 return Place(symbol.path, first + number + 1, _first_sentence(_paragraph(said[number:]), 0))
         return None
 
@@ -427,7 +429,12 @@ def _reason(words: list[str], akin: list[str], topic: Topic, *, is_named: bool) 
 
 def is_mechanism(symbol: Symbol) -> bool:
     """Whether its name alone says that others hook in there: a middleware, a plugin, a mount."""
-    return not _STRONG.isdisjoint(split_name(symbol.short_name))
+    return _hooks_in(split_name(symbol.short_name))
+
+
+def _hooks_in(words: tuple[str, ...]) -> bool:
+    """`use` alone is a hook (`app.use`); `UseLine` is about usage, and `useState` uses something."""
+    return words == ("use",) or not _STRONG.isdisjoint(words)
 
 
 def is_sentence(text: str, words: int = 5) -> bool:

@@ -23,7 +23,8 @@ VAGUE_WORDS = SURFACE_WORDS - {"client", "cli", "endpoint"}
 
 _STOP_WORDS = (
     "a an the and or of to in on for with without by from as at is are be it its this that these those "
-    "into onto over under add adds adding support supports supporting implement implementing make makes "
+    "into onto over under between among across against "
+    "add adds adding support supports supporting implement implementing make makes "
     "making new use using allow allowing provide providing create creating introduce enable when while if "
     "can could should would must better improve improving improvement our we i they them then than via "
     "per all any some more most not no do does how what which who feature features fix fixing need needs "

@@ -633,6 +633,56 @@ def test_a_comment_is_quoted_to_the_end_of_its_sentence(tmp_path: Path) -> None:
     assert "“Handling of hooks”" in text
 
 
+def test_in_a_monorepo_habits_and_settings_are_of_the_part_that_is_touched(tmp_path: Path) -> None:
+    files = {
+        "package.json": '{"name": "all", "workspaces": ["parts/*"]}',
+        "parts/web/package.json": '{"name": "web"}',
+        "parts/web/src/server.ts": "export interface ServerOptions {}\nexport function serveAll() {}\n",
+        "parts/web/README.md": "# Web\n\nThe web has no ConnectionPool, but speaks of it.\n",
+        "parts/client/pyproject.toml": '[project]\nname = "client"\n',
+        "parts/client/src/pool.py": "class ConnectionPool:\n    pass\n\n\nclass PoolConfig:\n    pass\n",
+        "parts/client/README.md": "# Client\n\nIt has a ConnectionPool.\n",
+    }
+    habits = [
+        {"statement": f"Functions are named {style}.", "category": "naming", "language": language, "total": 9}
+        for style, language in (("camelCase", "typescript"), ("snake_case", "python"), ("well", "project"))
+    ]
+    _, text, _ = create(
+        write(tmp_path, files), topic="metrics of the connection pool", patterns={"patterns": habits}
+    )
+    assert "Functions are named snake_case." in text
+    assert "Functions are named well." in text
+    assert "camelCase" not in text
+    assert "Configuration that is there: `class PoolConfig`" in text
+    assert "ServerOptions" not in text
+    (written,) = (line for line in text.splitlines() if "written down" in line)
+    assert "parts/client/README.md" in written
+    assert "parts/web" not in written
+
+
+@pytest.mark.parametrize(
+    ("source", "is_hook"),
+    [
+        ("func (c *Command) Use(f Handler) {}", True),
+        ("func (c *Command) UseLine() string {}", False),
+        ("func (c *Command) UseMiddleware(f Handler) {}", True),
+    ],
+)
+def test_use_is_a_hook_only_as_a_whole_name(tmp_path: Path, source: str, is_hook: bool) -> None:
+    project = write(tmp_path, {"go.mod": "module a\n", "a.go": f"package a\n\n{source}\n"})
+    result, _, _ = create(project, topic="prompts for users")
+    assert bool(result["places"]) == is_hook
+
+
+def test_an_attribute_of_rust_is_no_comment(tmp_path: Path) -> None:
+    source = '#[cfg(feature = "cookies of all kinds")]\npub fn cookies() {}\n'
+    _, text, _ = create(
+        write(tmp_path, {"Cargo.toml": '[package]\nname = "a"\n', "src/lib.rs": source}), topic="cookies"
+    )
+    assert "`src/lib.rs:2`" in text
+    assert "cfg(" not in text
+
+
 def test_what_is_quoted_has_the_rare_words_of_the_topic_first(tmp_path: Path) -> None:
     """Of "route request timeouts" the documentation of a web framework has two words on every page."""
     common = "".join(
