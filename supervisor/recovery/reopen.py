@@ -7,6 +7,7 @@ stay; what executed when the supervisor died runs alone, or is in doubt.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from typing import Any
 
 from sage_actors.actors.operations.types import CROWDED
@@ -39,7 +40,8 @@ def prepare(restored: Restored, *, now: float) -> None:
     worked_until = restored.last_at - restored.idle_s
     run.spent_s = {node: max(0.0, worked_until - begun) for node, begun in restored.begun.items()}
     run.skip_reasons.clear()
-    run.counts["failed"] = run.counts["skipped"] = 0
+    ended = Counter(st.NAMES[state] for node, state in settled.items() if not run.is_gate(node))
+    run.counts.update(failed=ended["failed"], skipped=ended["skipped"])
     _reopen_withheld(run)
     _recount(run)
     for node, (reason, delay) in (waits | retries).items():

@@ -467,6 +467,18 @@ def test_a_fork_keeps_the_fallback_of_an_expansion(tmp_path: Path) -> None:
     assert outcome["last"] == "instead"
 
 
+def test_a_resume_counts_what_failed_inside_of_what_succeeded(tmp_path: Path) -> None:
+    inner = Workflow("inner")
+    bad = inner.add(ops.boom, id="bad")
+    inner.add(ops.echo, id="after", value=bad)
+    flow = Workflow("outer")
+    sub = flow.add("workflow", id="sub", definition=inner.to_dict(), fallback="instead")
+    flow.add(ops.fail_until, id="last", path=str(tmp_path / "last"), times=1, after=[sub])
+    assert run(tmp_path, flow).counts["failed"] == 2
+    resumed = run(tmp_path, flow)
+    assert (resumed.counts["succeeded"], resumed.counts["failed"], resumed.counts["skipped"]) == (2, 1, 1)
+
+
 def test_a_fork_of_a_fork_and_names_that_are_taken(tmp_path: Path) -> None:
     run(tmp_path, chain(tmp_path))
     with make_supervisor(tmp_path) as supervisor:
