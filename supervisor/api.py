@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from sage_actors.actors.egress.decisions import Decision
     from sage_actors.actors.egress.gate import BreakerGate
     from sage_actors.actors.pool.io_loop import IoLoop
+    from sage_actors.supervisor.control.library import RunControl
 
 __all__ = ["Supervisor", "load"]
 
@@ -107,6 +108,8 @@ class Supervisor:
             than the user fill inputs in.
         max_tokens, max_cost: what each run may use, over all processes that carried it out; then it pauses.
             By default the `budget` of its definition.
+        control: True lets other processes of the user follow, answer and cancel its runs, as the command line does
+            (`sage-actors approve`, `resolve`, `cancel`, `attach`): a socket for each run.
 
     What is not given here is taken from the project's `.sage/config.toml`, see `config.py`.
 
@@ -134,6 +137,7 @@ class Supervisor:
         sandbox: str | None = None,
         reads: Sequence[str | Path] = (),
         grants_inputs: bool = True,
+        control: bool = False,
     ) -> None:
         self.project = Path(project).absolute()
         if not self.project.is_dir():
@@ -150,6 +154,8 @@ class Supervisor:
         self.workers = workers or config.workers or _WORKERS
         self.durability = durability
         self._waits_for_people = waits_for_people
+        self._has_control = control
+        self._control: RunControl | None = None
         self._may_cache = cache and durability != "none"
         self._max_tokens, self._max_cost = max_tokens, max_cost
         self._clock = clock or SystemClock()
@@ -343,7 +349,8 @@ class Supervisor:
 
     def run(self, flow: Workflow | WorkflowSpec, *, timeout: float | None = None, **options: Any) -> Outcome:
         """`start` and wait for the end. Takes what `start` takes; `timeout` seconds as `Run.result` does."""
-        options.setdefault("listening", options.get("on_event") is not None or bool(options.get("join")))
+        listens = options.get("on_event") is not None or bool(options.get("join")) or self._has_control
+        options.setdefault("listening", listens)
         return self.start(flow, **options).result(timeout)
 
     def unfinished(self) -> list[str]:
@@ -402,6 +409,8 @@ class Supervisor:
                 step()
             except pykka.ActorDeadError:
                 pass
+        if self._control is not None:
+            self._control.close()
         until = time.monotonic() + _LISTEN_S
         for listener in self._listeners:
             if listener is not threading.current_thread():
@@ -478,7 +487,20 @@ class Supervisor:
             with self._lock:
                 self._handles.pop(core.run_id, None)
             raise
+        if self._has_control and opened.lock is not None:
+            self._serve(handle)
         return handle
+
+    def _serve(self, run: Run) -> None:
+        """Open the control socket of `run`. Where there is no place for one it goes on without, and says so."""
+        from sage_actors.supervisor.control.library import RunControl  # half of what a supervisor imports
+
+        with self._lock:
+            if self._control is None:
+                self._control = RunControl(self.project)
+        if problem := self._control.serve(run):
+            run.notices.append(problem)
+            _log.warning("run %s: %s", run.run_id, problem)
 
     def _joined(
         self,

@@ -121,7 +121,10 @@ def _nobody(project: Path, run_id: str) -> Exception:
 
     status = open_run(project, run_id).status
     if status == "running":
-        return UsageError(f"run {run_id} is live, but its process has no control socket to follow it by")
+        return UsageError(
+            f"run {run_id} is live, but its process has no control socket to follow it by "
+            "(a Supervisor has one with control=True)"
+        )
     again = command_line(project, "show" if status == "succeeded" else "resume", run_id)
     return UsageError(f"no process carries out run {run_id} now ({status}); see: {again}")
 

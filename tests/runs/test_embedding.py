@@ -16,9 +16,11 @@ import pytest
 from engine_harness import KEYS, Script, history, is_alive, lines, make_supervisor, wait_until
 from places import SUPPORT
 
-from sage_actors.messages.errors import ActorDeadError, SageError
+from sage_actors.messages.errors import ActorDeadError, SageError, UsageError
 from sage_actors.messages.events import Event
 from sage_actors.supervisor.api import Supervisor
+from sage_actors.supervisor.control.client import ControlClient
+from sage_actors.supervisor.control.socket import NoControlError
 from sage_actors.supervisor.definitions.workflow import Workflow
 from sage_actors.supervisor.handle import Run
 
@@ -212,6 +214,33 @@ def test_a_run_that_has_ended_says_how_it_stands_still(tmp_path: Path) -> None:
         supervisor.run(flow, run_id="r", timeout=30)
         again = supervisor.start(flow, run_id="r").status()
         assert (again.status, again.workflow, again.counts) == ("succeeded", flow.name, {"succeeded": 2})
+
+
+def test_other_processes_answer_a_run_of_the_library_that_lets_them(tmp_path: Path) -> None:
+    """Of one id after the other, too: the socket of the first must not be in the way of the second's."""
+    flow = Workflow("asks")
+    ok = flow.add("approval", id="ok", message="Publish?")
+    flow.add(ops.echo, id="publish", value=ok)
+    with make_supervisor(tmp_path, control=True) as supervisor:
+        for number in range(3):
+            run = supervisor.start(flow, run_id="r", fresh=number > 0)
+            next(event for event in run.events() if event.event == "node_waiting")
+            client = ControlClient(tmp_path, "r")
+            assert client.status()["waiting"] == {"ok": "approval"}
+            with pytest.raises(UsageError):
+                client.request("stop")  # the program is not theirs
+            client.request("approve", node="ok", data=number, by="ada")
+            assert run.result(30)["publish"] == {"approved": True, "data": number, "by": "ada"}
+    with pytest.raises(NoControlError):
+        ControlClient(tmp_path, "r").status()
+
+
+def test_without_control_nobody_answers(tmp_path: Path) -> None:
+    with make_supervisor(tmp_path) as supervisor:
+        supervisor.start(gated(tmp_path), run_id="r")
+        wait_until(lambda: lines(tmp_path / "calls"))
+        with pytest.raises(NoControlError):
+            ControlClient(tmp_path, "r").status()
 
 
 def test_a_service_finds_what_it_was_doing_when_it_was_killed(tmp_path: Path) -> None:
