@@ -267,8 +267,8 @@ class BreakerActor(MailboxActor):
 def _log_transition(event: Transition) -> None:
     if event.new is State.OPEN:
         until = datetime.fromtimestamp(event.open_until, UTC).isoformat(timespec="seconds")
-        text = "endpoint %r: %s -> open until %s, after %d consecutive failures"
-        _log.warning(text, event.endpoint, event.old, until, event.failures)
+        why = f"after {event.failures} consecutive failures" if event.failures else "as its run had left it"
+        _log.warning("endpoint %r: %s -> open until %s, %s", event.endpoint, event.old, until, why)
     else:
         _log.info("endpoint %r: %s -> %s", event.endpoint, event.old, event.new)
 

@@ -231,7 +231,7 @@ class Opening:
         if restored.status == "succeeded" and edit is None:
             restored.run.status = "succeeded"
             notices.append(f"run {run_id} had succeeded; these are its results")
-            return Opened(restored.run, store=store, finished=True, notices=notices)
+            return Opened(restored.run, store=store, resumed=True, finished=True, notices=notices)
         options, first = self._budgeted(restored, options)
         if edit is not None:
             notices += edit.agree(accept)

@@ -185,6 +185,16 @@ def test_transitions_are_logged(harness: Callable[..., Harness], caplog: pytest.
     ]
 
 
+def test_an_endpoint_that_a_run_had_left_open_is_logged_as_that(
+    harness: Callable[..., Harness], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = harness()
+    one.tell(Restore(API, "open", one.start + 30))
+    assert [record.getMessage() for record in caplog.records] == [
+        "endpoint 'api': closed -> open until 2023-11-14T22:13:50+00:00, as its run had left it"
+    ]
+
+
 def test_stopping_answers_everyone_who_waits(harness: Callable[..., Harness]) -> None:
     one = harness(default=BreakerPolicy(max_concurrent=1))
     one.tell(Request(API, "held"), Request(API, "w1"), Request(API, "w2"))

@@ -85,7 +85,10 @@ def test_a_killed_run_continues_without_repeating_what_was_finished(tmp_path: Pa
 def test_a_run_that_succeeded_gives_its_results_again_and_runs_nothing(tmp_path: Path) -> None:
     first = run(tmp_path, chain(tmp_path))
     files = sorted(StateDirectory(tmp_path).run_dir("r").iterdir())
-    again = run(tmp_path, chain(tmp_path))
+    with make_supervisor(tmp_path) as supervisor:
+        handle = supervisor.start(chain(tmp_path), run_id="r")
+        assert (handle.resumed, handle.completed, handle.done) == (True, 4, True)
+        again = handle.result()
     assert again.status == "succeeded"
     assert again["last"] == first["last"] == [1, 3]
     assert dict(again.results) == dict(first.results) == {"last": [1, 3], "side": "side"}
