@@ -117,6 +117,14 @@ def _mentions_mcp(path: Path) -> bool:
         return False
 
 
+def _succeeded(project: Path) -> set[str]:
+    """The runs of the project that succeeded, as far as its registry says: a hint."""
+    from sage_actors.actors.state.directory import Registry, StateDirectory
+
+    runs = Registry(StateDirectory(project)).read()
+    return {run_id for run_id, entry in runs.items() if entry.get("status") == "succeeded"}
+
+
 class _TopicCommand(click.Command):
     """A command whose last argument is free text: `--- FAIL: TestUse (0.00s)` is a topic, no option."""
 
@@ -180,7 +188,8 @@ def run_command(
     chosen = _Settings(**settings)
     template = find_template(workflow, chosen.project)
     path = template.path if template is not None else find_workflow(workflow, chosen.project)
-    if _mentions_mcp(path):
+    succeeded = _succeeded(chosen.project) if _mentions_mcp(path) else None
+    if succeeded is not None and not succeeded:
         ahead.load_mcp()
     warnings: list[Any] = []
     spec = load_workflow(path, warn=warnings.append, project=chosen.project)
@@ -193,6 +202,8 @@ def run_command(
             "it to `write` under [sandbox] of your config.toml)"
         )
     run_id = default_run_id(spec, inputs, topic) if run_id is None else run_id
+    if succeeded and (fresh or run_id not in succeeded):  # else there is nothing to do but to tell it again
+        ahead.load_mcp()
     for warning in warnings if not chosen.quiet else ():
         click.echo(f"Warning: {warning}", err=True)
     ensure_consent(

@@ -18,6 +18,8 @@ import pytest
 from cli_harness import CommandLine, Inside, events, noted, on_terminal, shell, wait_until
 from click.testing import CliRunner
 
+from sage_actors.actors.pool import ahead
+from sage_actors.messages.errors import UsageError
 from sage_actors.supervisor.cli.main import cli
 
 HEAVY = ("pydantic", "rich", "msgpack", "pykka", "cryptography", "psutil", "httpx", "jmespath", "yaml")
@@ -323,6 +325,25 @@ def test_a_failed_run_continues_and_keeps_what_was_done(sage: CommandLine) -> No
     (sage.project / "there").touch()
     assert "continues" in sage("run", flow).stdout
     assert sage.count("ran-a") == 1
+
+
+def test_mcp_is_loaded_ahead_unless_the_run_has_succeeded(
+    sage: CommandLine, inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load() -> None:
+        raise UsageError("it is loaded now")
+
+    monkeypatch.setattr(ahead, "load_mcp", load)
+    plain = sage.flow(noted("a"), name="plain")
+    flow = sage.flow(noted("a"), description="mentions mcp")
+    assert "loaded" in inside("run", flow, code=2).stderr  # nothing has run here yet
+    sage("run", flow)
+    inside("run", flow, "--quiet")
+    assert "loaded" in inside("run", flow, "--fresh", code=2).stderr
+    assert "loaded" in inside("run", flow, "--run-id", "other", code=2).stderr
+    sage("run", plain)
+    inside("run", plain, "--quiet")
+    assert sage.count("ran-a") == 2
 
 
 def test_a_run_that_succeeded_prints_its_result_again_and_runs_nothing(
