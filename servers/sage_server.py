@@ -59,6 +59,11 @@ class SageServer(MCPServer[Any]):
         try:
             return await super().call_tool(name, arguments, context)
         except ToolError as error:
+            known = [tool.name for tool in await self.list_tools()]
+            if name not in known:
+                near = get_close_matches(name[:200], known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
+                raise ToolError(f"there is no tool {name[:200]!r}; {hint}") from error
             cause = error.__cause__
             if isinstance(error, UnexpectedToolError) or not isinstance(cause, ValidationError):
                 raise

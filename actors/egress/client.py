@@ -85,7 +85,8 @@ def _explain(kind: str, why: str, target: str) -> OperationError:
     if kind == "denied":
         return SandboxViolation("network", target, why)
     if kind == "failed":
-        return EgressFailed(f"the egress proxy cannot reach {target}: {why}")
+        host = target.rpartition(":")[0]
+        return EgressFailed(why if why.startswith(host) else f"{target} cannot be reached: {why}")
     error = BreakerOpenError(f"{target} cannot be called now: {why}")
     seconds = _SECONDS.search(why)
     error.retry_after = float(seconds[1]) if seconds else 1.0  # type: ignore[attr-defined]

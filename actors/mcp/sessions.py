@@ -250,7 +250,7 @@ class _Connection:
         if not ready.done():
             raise self._start_failed(f"it did not answer within {self._opened.startup_s:g} s")
         if (error := ready.exception()) is not None:
-            raise self._opened.refused() or self._start_failed(error) from unwrap(error)
+            raise self._refused() or self._start_failed(error) from unwrap(error)
         # The client checks results by the schemas in the listing, and would fetch it behind the first answer: a
         # server that answers and ends would have failed the call
         with self.heard_by(listener):
@@ -278,6 +278,13 @@ class _Connection:
         self._opened.ended.set()
         await asyncio.wait({self._lifetime}, timeout=_STOP_S)
         await self._abort()
+
+    def _refused(self) -> OperationError | None:
+        """What the egress proxy said in place of the server, with the server's name: it knows the host alone."""
+        refused = self._opened.refused()
+        if refused is not None:
+            refused.args = (f"the MCP server {self.name!r} was not reached: {refused}",)
+        return refused
 
     def _start_failed(self, cause: BaseException | str) -> ServerStartFailed:
         retryable = True
@@ -323,7 +330,7 @@ class _Connection:
 
     async def _explain(self, error: Exception, tool: str) -> Exception:
         cause = unwrap(error)
-        if (refused := self._opened.refused()) is not None:
+        if (refused := self._refused()) is not None:
             return refused
         if isinstance(cause, MCPError) and cause.code == REQUEST_TIMEOUT:
             self._note_unanswered()

@@ -14,7 +14,7 @@ from mcp_harness import McpProject, with_sessions
 from test_mcp_connect import serving
 
 from sage_actors.actors.agents.model_backend import ModelBackend
-from sage_actors.actors.egress.client import explain_chain
+from sage_actors.actors.egress.client import EgressFailed, explain_chain
 from sage_actors.messages.errors import BreakerOpenError, OperationError, SandboxViolation
 
 pytestmark = pytest.mark.requirement("ORCH-023")
@@ -124,6 +124,18 @@ def test_an_mcp_server_that_is_not_on_the_list_is_a_violation_each_time(
     assert {str(each) for each in found} == {str(found[0])}
     assert found[0].details["target"] == origin.partition("//")[2]  # type: ignore[attr-defined]
     assert "add network=[" in str(found[0])
+
+
+def test_an_mcp_server_that_is_not_there_is_named(
+    net: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with serving() as server:
+        url = server.url
+    confine(monkeypatch, net, local(url))
+    (found,) = failures(McpProject(tmp_path), "http", url, 1)
+    assert isinstance(found, EgressFailed)
+    host = url.split("/")[2]
+    assert str(found).startswith(f"the MCP server 'odd' was not reached: {host} cannot be reached: ")
 
 
 def test_a_grant_that_ends_between_two_calls_is_a_violation(

@@ -38,6 +38,14 @@ def test_what_a_model_reads_of_a_tool_is_not_indented(tmp_path: Path, name: str)
     assert [tool.name for tool in tools if not tool.description or "\n  " in tool.description] == []
 
 
+def test_a_tool_that_there_is_not_gets_the_nearest_name(tmp_path: Path) -> None:
+    result = call(tmp_path, "sage-planning", "planing_generate", topic="x")
+    assert result.is_error
+    assert result.content[0].text == "there is no tool 'planing_generate'; did you mean 'planning_generate'?"
+    other = call(tmp_path, "sage-planning", "paint")
+    assert other.content[0].text == "there is no tool 'paint'; there are planning_generate"
+
+
 def test_each_wrong_argument_is_a_line_with_what_is_allowed(tmp_path: Path) -> None:
     result = call(tmp_path, "sage-research", "best_practices", topik="x", top="many", max_bytes=1)
     assert result.is_error
