@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import pykka
 
@@ -84,6 +84,20 @@ def load(path: str | Path) -> WorkflowSpec:
     from sage_actors.supervisor.templates.library import load_workflow
 
     return load_workflow(Path(path))
+
+
+class _StartOptions(TypedDict, total=False):
+    """What `start` takes, for type checkers."""
+
+    run_id: str | None
+    inputs: Mapping[str, Any] | None
+    fresh: bool
+    must_exist: bool
+    join: bool
+    repair: bool
+    accept_changes: Accept
+    on_event: Callable[[Event], None] | None
+    listening: bool
 
 
 class Supervisor:
@@ -347,7 +361,13 @@ class Supervisor:
             core.options = replace(core.options, concurrency=spec.concurrency, timeout=spec.timeout)
             return self._begin(opened, on_event)
 
-    def run(self, flow: Workflow | WorkflowSpec, *, timeout: float | None = None, **options: Any) -> Outcome:
+    def run(
+        self,
+        flow: Workflow | WorkflowSpec,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[_StartOptions],
+    ) -> Outcome:
         """`start` and wait for the end. Takes what `start` takes; `timeout` seconds as `Run.result` does."""
         listens = options.get("on_event") is not None or bool(options.get("join")) or self._has_control
         options.setdefault("listening", listens)

@@ -6,12 +6,20 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from datetime import timedelta
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
-from sage_actors.messages.definition import OperationSpec, policy_in_file
+from sage_actors.messages.definition import (
+    Effect,
+    Limits,
+    OnFailure,
+    OperationSpec,
+    RetryPolicy,
+    Trigger,
+    policy_in_file,
+)
 from sage_actors.messages.errors import DefinitionError, Problem
 
 __all__ = [
@@ -33,6 +41,27 @@ POLICIES = frozenset(
     for each in fields(OperationSpec)
     if each.name not in ("type", "config", "has_fallback", "is_async", "lane")
 )
+
+
+class Policies(TypedDict, total=False):
+    """What a decorator may say, for type checkers; what is wrong with the values is found when a workflow uses them."""
+
+    timeout: float | str | timedelta | None
+    retry: int | Mapping[str, Any] | RetryPolicy | None
+    on_failure: OnFailure
+    trigger: Trigger
+    effect: Effect
+    limits: Mapping[str, Any] | Limits | None
+    endpoint: str | None
+    fallback: Any
+    priority: int
+    version: str | None
+    max_crashes: int
+    cache: bool | Mapping[str, Any] | None
+    digest: Mapping[str, Any] | None
+    budget: Mapping[str, Any] | None
+    sandbox: str | Mapping[str, Any] | None
+    secret_outputs: bool
 
 
 class Operation(Generic[P, R]):
@@ -61,7 +90,7 @@ def operation(function: Callable[P, R], /) -> Operation[P, R]: ...
 
 
 @overload
-def operation(**policy: Any) -> Callable[[Callable[P, R]], Operation[P, R]]: ...
+def operation(**policy: Unpack[Policies]) -> Callable[[Callable[P, R]], Operation[P, R]]: ...
 
 
 def operation(function: Any = None, /, **policy: Any) -> Any:

@@ -375,8 +375,9 @@ def test_a_call_by_name_has_the_policies_of_its_decorator(tmp_path: Path) -> Non
 def test_what_is_no_workflow_no_id_and_no_inputs_is_refused(
     tmp_path: Path, arguments: dict[str, Any], said: str
 ) -> None:
+    given: dict[str, Any] = {"flow": sums(), **arguments}
     with make_supervisor(tmp_path) as supervisor, pytest.raises(UsageError, match=said):
-        supervisor.run(**{"flow": sums(), **arguments})
+        supervisor.run(**given)
 
 
 def test_policies_of_a_decorator_count_for_files_unless_they_say_otherwise(tmp_path: Path) -> None:

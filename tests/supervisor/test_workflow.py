@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,9 +16,10 @@ from engine_harness import history, lines, make_supervisor
 
 from sage_actors.messages.definition import InputSpec, Limits, RetryPolicy
 from sage_actors.messages.errors import CycleError, DefinitionError
+from sage_actors.supervisor.api import Supervisor, _StartOptions
 from sage_actors.supervisor.core.plan import compile_plan
 from sage_actors.supervisor.definitions.loading import load_dict
-from sage_actors.supervisor.definitions.operation import operation
+from sage_actors.supervisor.definitions.operation import POLICIES, Policies, operation
 from sage_actors.supervisor.definitions.workflow import Workflow
 
 pytestmark = pytest.mark.requirement("ORCH-003")
@@ -158,6 +160,12 @@ def test_policies_of_a_decorator_count_and_those_of_a_node_override_them() -> No
     own, given = (node.operation for node in flow.to_spec().nodes)
     assert (own.timeout, own.retry.max_attempts) == (30.0, 3)
     assert (given.timeout, given.retry.max_attempts, given.retry.on) == (120.0, 5, ("OSError",))
+
+
+def test_type_checkers_know_every_policy_and_every_option_of_a_run() -> None:
+    assert set(Policies.__annotations__) == POLICIES
+    start = inspect.signature(Supervisor.start).parameters
+    assert set(_StartOptions.__annotations__) == start.keys() - {"self", "flow"}
 
 
 def test_a_duration_may_be_a_timedelta_wherever_it_stands() -> None:
@@ -409,7 +417,7 @@ def test_bad_policies_are_refused_and_named(policy: dict[str, Any], text: str) -
 
 def test_an_unknown_policy_of_a_decorator_is_refused() -> None:
     with pytest.raises(DefinitionError, match=r"@operation retries: unknown policy"):
-        operation(retries=3)(ops.echo)
+        operation(retries=3)(ops.echo)  # type: ignore[call-overload]
 
 
 def test_all_that_is_wrong_with_a_node_is_told_at_once() -> None:
