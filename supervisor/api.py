@@ -54,7 +54,7 @@ from sage_actors.supervisor.host_process import SWITCHING, main_file, main_path,
 from sage_actors.supervisor.recovery.admission import pack_definition
 from sage_actors.supervisor.recovery.changes import Accept
 from sage_actors.supervisor.recovery.opening import Opened, Opening
-from sage_actors.supervisor.sandboxing import make_confinement
+from sage_actors.supervisor.sandboxing import make_confinement, paths_named_by
 from sage_actors.supervisor.supervisor import AddRun, Ask, Stop, SupervisorActor
 from sage_actors.supervisor.usage import check_amount, check_whole, refuse_others, refuse_unspeakable
 
@@ -333,6 +333,7 @@ class Supervisor:
         from_node: str | None = None,
         new_run_id: str | None = None,
         repair: bool = False,
+        reads_inputs: bool = False,
         on_event: Callable[[Event], None] | None = None,
     ) -> Run:
         """Continue a run on the definition that its journal holds.
@@ -340,6 +341,9 @@ class Supervisor:
         Args:
             from_node: make a new run (`new_run_id`, by default `<run>-from-<node>`) that keeps everything
                 that is not downstream of this node.
+            repair: as `start`.
+            reads_inputs: operations may read what the run's inputs name outside of the project, if no worker of this
+                supervisor has started yet: the command line allows that, as its user typed them.
 
         Raises:
             NoCheckpointError: there is no such run; and as `start`.
@@ -347,16 +351,20 @@ class Supervisor:
         if self.durability == "none":
             raise UsageError("durability none keeps nothing that could be resumed")
         name = check_run_id(run_id)
+        notices: list[str] = []
         if from_node is not None:
             from sage_actors.supervisor.recovery.forking import fork
 
+            notices = self._opening.repair(name) if repair else []
             name = fork(self.state, self.keys(), name, from_node, new_run_id, clock=self._clock)
         with self._claim(name):
             opened = self._opening.durable(
-                name, None, None, self._options(None, True), must_exist=True, do_repair=repair
+                name, None, None, self._options(None, True), must_exist=True, do_repair=repair and not notices
             )
-            self._start_workers(opened.core.search_paths)
             core = opened.core
+            opened.notices[:0] = notices
+            named = paths_named_by(core.root.inputs, self.project) if reads_inputs else []
+            self._start_workers([*core.search_paths, *named])
             spec = core.plan.spec
             core.options = replace(core.options, concurrency=spec.concurrency, timeout=spec.timeout)
             return self._begin(opened, on_event)

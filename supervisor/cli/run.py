@@ -259,9 +259,15 @@ def resume_command(run_id: str, from_node: str | None, new_run_id: str | None, *
         raise click.UsageError("--run-id names the new run that --from makes; give both.")
     chosen = _Settings(**settings)
     if chosen.trust:
+        from sage_actors.messages.errors import StateCorruptedError
         from sage_actors.supervisor.cli.consent import ensure_consent
 
-        past = open_run(chosen.project, run_id)
+        try:
+            past = open_run(chosen.project, run_id)
+        except StateCorruptedError as error:
+            if chosen.repair:
+                raise click.UsageError(f"{error}. Repair it without --trust first.") from error
+            raise
         ensure_consent(past.definition, chosen.project, trust=True, quiet=chosen.quiet)
 
     def start(supervisor: Supervisor, _: Follower) -> Run:
@@ -270,6 +276,7 @@ def resume_command(run_id: str, from_node: str | None, new_run_id: str | None, *
             from_node=from_node,
             new_run_id=new_run_id,
             repair=chosen.repair,
+            reads_inputs=True,
         )
 
     return _carry_out(chosen, run_id, start)
@@ -326,9 +333,7 @@ def _carry_out(
                 search_paths=search,
                 cache=not chosen.no_cache,
                 max_tokens=chosen.max_tokens,
-                reads=paths_named_by(
-                    _inputs_of(chosen, run_id) if inputs is None else inputs, chosen.project
-                ),
+                reads=paths_named_by(inputs or {}, chosen.project),
             ) as supervisor,
         ):
             return _show(chosen, supervisor, follower, start, spec)
@@ -338,24 +343,18 @@ def _carry_out(
         return _offer_to_follow(chosen, run_id, error)
 
 
-def _inputs_of(chosen: _Settings, run_id: str) -> Mapping[str, Any]:
-    """Those of a run that is continued, as its journal says."""
-    from sage_actors.messages.errors import NoCheckpointError
-
-    try:
-        return open_run(chosen.project, run_id).inputs
-    except NoCheckpointError:
-        return {}
-
-
 def _refuse_beyond_budget(chosen: _Settings, run_id: str) -> None:
     """A run that has used up its tokens starts nothing: once begun, some node would be ahead of the stop."""
-    from sage_actors.messages.errors import BudgetExceeded, NoCheckpointError
+    from sage_actors.messages.errors import BudgetExceeded, NoCheckpointError, StateCorruptedError
 
     try:
         past = open_run(chosen.project, run_id)
     except NoCheckpointError:
         return  # a new run
+    except StateCorruptedError:
+        if chosen.repair:
+            return  # what it has used is known when it is repaired
+        raise
     used = past.tokens.get("input_tokens", 0) + past.tokens.get("output_tokens", 0)
     if past.status != "succeeded" and used >= (chosen.max_tokens or 0):
         raise BudgetExceeded(

@@ -140,11 +140,9 @@ class Opening:
             notices.append(f"the old state was archived as {self._state.archive(run_id).name}")
             exists = False
         if exists:
-            report = repair(self._state.run_dir(run_id), self._keys()) if do_repair else None
+            report = self._repair(run_id) if do_repair else None
             if report is not None:
                 notices += _tell_repair(report)
-                if report.damage:
-                    self._audit.record_now("journal_repaired", run_id)
             opened = self._continue(run_id, spec, inputs, options, accept, notices)
             if opened is not None:
                 if report is not None and report.damage:
@@ -156,6 +154,26 @@ class Opening:
                 f"there is no run {run_id!r} to continue in {self._state.root}; `sage-actors list` shows the runs"
             )
         return self._admit(run_id, spec, inputs or {}, options, notices)
+
+    def repair(self, run_id: str) -> list[str]:
+        """Cut a run's journal back to its longest valid prefix, and open nothing; what to tell of it.
+
+        Raises:
+            RunLockedError, StateCorruptedError, WrongKeyError, StorageError: see each.
+        """
+        if not self._state.exists(run_id):
+            return []
+        lock = RunLock.acquire(self._state, run_id)
+        try:
+            return _tell_repair(self._repair(run_id))
+        finally:
+            lock.release()
+
+    def _repair(self, run_id: str) -> RepairReport:
+        report = repair(self._state.run_dir(run_id), self._keys())
+        if report.damage:
+            self._audit.record_now("journal_repaired", run_id)
+        return report
 
     def _remove_what_is_no_run(self, run_id: str) -> None:
         """A process was killed before the run was admitted. What a repair kept aside is never removed."""

@@ -768,17 +768,33 @@ def test_a_wrong_key_exits_4_and_a_bad_one_never_falls_through(sage: CommandLine
     assert sage.count("ran-a") == 1
 
 
-def test_damage_exits_4_with_file_and_offset_and_repair_continues(sage: CommandLine) -> None:
+@pytest.mark.parametrize(
+    "again",
+    [
+        ["run", "flow.json", "--repair"],
+        ["resume", "flow", "--repair"],
+        ["resume", "flow", "--repair", "--max-tokens", "100"],
+        ["resume", "flow", "--repair", "--from", "b"],
+    ],
+    ids=lambda again: " ".join(again),
+)
+def test_damage_exits_4_with_file_and_offset_and_repair_continues(
+    sage: CommandLine, inside: Inside, again: list[str]
+) -> None:
+    """`resume --repair` looked at the inputs of the run before it was repaired, and was told to use --repair."""
     flow = sage.flow(noted("a"), noted("b", needs=["a"]))
     sage("run", flow)
     (journal,) = (sage.project / ".sage/state/flow").glob("journal-*")
     data = bytearray(journal.read_bytes())
     data[len(data) * 4 // 5] ^= 1
     journal.write_bytes(data)
-    done = sage("run", flow, code=4)
-    assert journal.name in done.stderr
-    assert "--repair" in done.stderr
-    sage("run", flow, "--repair")
+    for command in (["run", flow], ["resume", "flow"], ["status", "flow"], ["resume", "flow", "--from", "b"]):
+        done = inside(*command, code=4)
+        assert journal.name in done.stderr
+        assert "--repair" in done.stderr
+    assert "repaired: " in sage(*again).stdout
+    assert sage.count("ran-a") <= 2
+    inside("status", "flow")
 
 
 def test_keys_are_described_never_shown_but_by_export(sage: CommandLine, inside: Inside) -> None:
