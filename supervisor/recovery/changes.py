@@ -37,7 +37,7 @@ class Edit:
         self.spec, self.inputs = spec, inputs
         self._run, self._before, self._refused = restored.run, restored.spec, restored.refused
         self._removed = restored.removed
-        ids = {node.id for node in spec.nodes}
+        ids = {node.id for node in spec.nodes} if restored.removed else set()
         self._back = {each: was for each, was in restored.removed.items() if each in ids}
         self._other_inputs = _differences(restored.header["inputs"], inputs)
         self.changed = self._changed()

@@ -55,12 +55,11 @@ def take_out(
     refused: Mapping[int, str],
 ) -> dict[str, Removed]:
     """What is to be known of the nodes of `run` whose ids are not in `kept`."""
-    inside = started_inside(run, refused)
-    out = {}
-    for number in range(run.plan.visible):
+    out: dict[str, Removed] = {}
+    gone = [number for number in range(run.plan.visible) if run.plan.ids[number] not in kept]
+    inside = started_inside(run, refused) if gone else {}
+    for number in gone:
         node_id = run.plan.ids[number]
-        if node_id in kept:
-            continue
         is_done = run.state[number] == st.SUCCEEDED
         if is_done or number in doubts or number in refused or number in inside:
             out[node_id] = Removed(
