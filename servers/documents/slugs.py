@@ -10,7 +10,7 @@ import hashlib
 import re
 import unicodedata
 
-__all__ = ["MAX_SLUG", "check_slug", "headline", "slug_of"]
+__all__ = ["MAX_SLUG", "check_slug", "choose_slug", "headline", "slug_of"]
 
 MAX_SLUG = 60
 _HASH_DIGITS = 8
@@ -46,6 +46,16 @@ def slug_of(topic: str) -> str:
         return slug
     digest = hashlib.sha256(topic.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
     return f"{_cut(slug)}-{digest}".lstrip("-")
+
+
+def choose_slug(topic: str, *said: object) -> str:
+    """The first of `said` that says something, checked; where none does, or it is no text, one of the topic.
+
+    Raises:
+        ValueError: what was said is no slug.
+    """
+    named = next((each for each in said if each), None)
+    return check_slug(named) if isinstance(named, str) else slug_of(topic)
 
 
 def headline(topic: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
@@ -16,7 +17,7 @@ from sage_actors.messages.errors import SageError
 from sage_actors.messages.findings import EvidenceLevel, Provenance, TokenCount
 from sage_actors.servers.corpus.sources import sources_of
 from sage_actors.servers.documents.documents import read_document, write_document
-from sage_actors.servers.documents.slugs import check_slug, slug_of
+from sage_actors.servers.documents.slugs import check_slug, choose_slug
 from sage_actors.servers.documents.tools import answer, tool_errors, valid_items
 from sage_actors.servers.implementation.check_runner import DEFAULT_LIMIT_S, CheckResult, not_run, run_checks
 from sage_actors.servers.implementation.checks import Check, best_of_each_part, detect_checks
@@ -42,6 +43,7 @@ _INSTRUCTIONS = (
 _RUNS = ToolAnnotations(
     read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
+_ANSWER_CHARS = 200_000  # of a backend's answer, in the order
 _NOT_TRUSTED = (
     "the project's checks were not run: they are its own code, and running that needs your consent"
     " (run again with --trust, or say yes when asked)"
@@ -182,39 +184,22 @@ async def execute_implementation(
     """What the tool does; the usage of the backend where one was asked. Raises as `create_specification`."""
     given_plan = plan if isinstance(plan, Mapping) else {}
     given_spec = specification if isinstance(specification, Mapping) else {}
-    named = slug or given_plan.get("slug") or given_spec.get("slug")
-    name = check_slug(named) if isinstance(named, str) and named else slug_of(topic)
+    name = choose_slug(topic, slug, given_plan.get("slug"), given_spec.get("slug"))
     study = await anyio.to_thread.run_sync(
         lambda: Study(settings.project, topic, kind, patterns=patterns, skills=skills)
     )
-    order = WorkOrder(
-        slug=name,
-        spec_path=_path(given_spec, f"docs/specs/{name}/spec.md"),
-        plan_path=_path(given_plan, f"docs/specs/{name}/plan.md"),
-        tasks=valid_items(Task, given_plan.get("tasks")),
-    )
-    order.spec = read_document(settings.project, order.spec_path) or ""
-    order.plan = read_document(settings.project, order.plan_path) or ""
-    order.baseline = await _baseline(settings, study.checks)
-    order.trusted = settings.trusts_checks
+    order = await _order(settings, name, given_plan, given_spec, study.checks)
     made = await anyio.to_thread.run_sync(write_work_order, study, order)
-    status: Literal["needs_agent", "drafted"] = "needs_agent"
-    usage, notes, text, provenance = None, _missing(order), made.text(), "local"
-    if settings.backend is not None and not settings.backend.name.startswith("agent:"):
-        # an agent is given the order itself, by an operation of its own, in a worktree
-        draft, usage, note = await _ask(settings, text)
-        notes += [note] if note else []
-        if draft:
-            head = (
-                f"## Answer of {settings.backend.name}\n\nNot applied; to be judged against the order above."
-            )
-            text += f"\n{head}\n\n{draft}\n"
-            status, provenance = "drafted", settings.backend.name
+    text = made.text()
+    answered = await _ask(settings, text)
+    if answered.text:
+        head = f"## Answer of {answered.by}\n\nNot applied; to be judged against the order above."
+        text += f"\n{head}\n\n{answered.text}\n"
     written = await anyio.to_thread.run_sync(
         write_document, settings.project, f"docs/specs/{name}/work-order.md", text
     )
     result = ImplementationResult(
-        status=status,
+        status="drafted" if answered.text else "needs_agent",
         path=written.path,
         slug=name,
         kind=kind,
@@ -224,16 +209,34 @@ async def execute_implementation(
         commands=[check.text for check in study.checks],
         baseline=order.baseline,
         citations=list(made.citations),
-        provenance=provenance,
+        provenance=answered.by if answered.text else "local",
         evidence_level="measured" if settings.trusts_checks else "cited",
         tokens=TokenCount.of(order.spec + order.plan, text),
         notes=[
             *written.notes,
-            *notes,
+            *_missing(order),
+            *([answered.note] if answered.note else []),
             *([] if settings.trusts_checks or not study.checks else [_NOT_TRUSTED]),
         ],
     )
-    return result, usage
+    return result, answered.usage
+
+
+async def _order(
+    settings: ServerSettings, name: str, plan: Mapping[str, Any], spec: Mapping[str, Any], checks: list[Check]
+) -> WorkOrder:
+    """What the order is about: the documents as they are now, and what the checks say before the change."""
+    order = WorkOrder(
+        slug=name,
+        spec_path=_path(spec, f"docs/specs/{name}/spec.md"),
+        plan_path=_path(plan, f"docs/specs/{name}/plan.md"),
+        tasks=valid_items(Task, plan.get("tasks")),
+    )
+    order.spec = read_document(settings.project, order.spec_path) or ""
+    order.plan = read_document(settings.project, order.plan_path) or ""
+    order.baseline = await _baseline(settings, checks)
+    order.trusted = settings.trusts_checks
+    return order
 
 
 async def _baseline(settings: ServerSettings, checks: list[Check]) -> list[CheckResult]:
@@ -244,16 +247,29 @@ async def _baseline(settings: ServerSettings, checks: list[Check]) -> list[Check
     return await run_checks(settings.project, [*tests, *(c for c in checks if c.kind != "test")])
 
 
-async def _ask(settings: ServerSettings, order: str) -> tuple[str, TokenUsage | None, str]:
-    assert settings.backend is not None
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a backend wrote to the order, "" where it wrote nothing or none was asked. note: why it wrote nothing."""
+
+    by: str = ""
+    text: str = ""
+    usage: TokenUsage | None = None
+    note: str = ""
+
+
+async def _ask(settings: ServerSettings, order: str) -> _Answer:
+    """An agent is not asked: it is given the order by an operation of its own, in a worktree."""
+    backend = settings.backend
+    if backend is None or backend.name.startswith("agent:"):
+        return _Answer()
     try:
-        completion = await settings.backend.complete(f"Carry out this work order.\n\n{order}")
+        completion = await backend.complete(f"Carry out this work order.\n\n{order}")
     except SageError as error:
-        note = f"{settings.backend.name} gave no answer: {error}; the work order stands"
-        return "", usage_of_failure(error), note
+        note = f"{backend.name} gave no answer: {error}; the work order stands"
+        return _Answer(backend.name, usage=usage_of_failure(error), note=note)
     text = completion.value if isinstance(completion.value, str) else ""
-    note = "" if text else f"{settings.backend.name} answered with no text; the work order stands"
-    return text.replace("<", "&lt;")[:200_000], completion.usage, note
+    note = "" if text else f"{backend.name} answered with no text; the work order stands"
+    return _Answer(backend.name, text.replace("<", "&lt;")[:_ANSWER_CHARS], completion.usage, note)
 
 
 def _path(given: Mapping[str, Any], default: str, name: str = "path") -> str:

@@ -18,7 +18,7 @@ from sage_actors.messages.errors import UsageError
 from sage_actors.messages.findings import TokenCount
 from sage_actors.servers.documents.documents import read_document, write_document
 from sage_actors.servers.documents.drafting import Drafted, PlanDraft, ask, cleaned
-from sage_actors.servers.documents.slugs import check_slug, slug_of
+from sage_actors.servers.documents.slugs import choose_slug
 from sage_actors.servers.documents.tools import WRITES, answer, tool_errors, valid_items
 from sage_actors.servers.planning.tasks import check_order, plan_tasks
 from sage_actors.servers.sage_server import SageServer
@@ -96,8 +96,7 @@ async def generate_plan(
 ) -> tuple[PlanResult, TokenUsage | None]:
     """What the tool does; the usage of the backend where one was asked. Raises as `create_specification`."""
     given = specification if isinstance(specification, Mapping) else {}
-    named = slug or given.get("slug")
-    name = check_slug(named) if isinstance(named, str) and named else slug_of(topic)
+    name = choose_slug(topic, slug, given.get("slug"))
     handed = json.dumps([specification, research, patterns, skills], ensure_ascii=False, default=str)
     study = await anyio.to_thread.run_sync(
         lambda: Study(settings.project, topic, kind, research=research, patterns=patterns, skills=skills)

@@ -16,7 +16,7 @@ from sage_actors.messages.backend import TokenUsage
 from sage_actors.messages.findings import EvidenceLevel, TokenCount
 from sage_actors.servers.documents.documents import write_document
 from sage_actors.servers.documents.drafting import Drafted, SpecificationDraft, ask, cleaned
-from sage_actors.servers.documents.slugs import check_slug, slug_of
+from sage_actors.servers.documents.slugs import choose_slug
 from sage_actors.servers.documents.tools import WRITES, answer, tool_errors
 from sage_actors.servers.sage_server import SageServer
 from sage_actors.servers.settings import ServerSettings
@@ -105,7 +105,7 @@ async def create_specification(
         StorageError: the document cannot be written.
         ValueError: `slug` is none.
     """
-    name = check_slug(slug) if slug else slug_of(topic)
+    name = choose_slug(topic, slug)
     handed = json.dumps([research, patterns, skills], ensure_ascii=False, default=str)
     study = await anyio.to_thread.run_sync(
         lambda: Study(settings.project, topic, kind, research=research, patterns=patterns, skills=skills)
