@@ -50,10 +50,10 @@ class Workflow:
     >>> import statistics
     >>> flow = Workflow("averages")
     >>> average = flow.add(statistics.mean, data=[1, 2, 6])
-    >>> flow.add(statistics.fsum, id="sum", seq=[average, 4])
-    Node(id='sum')
+    >>> flow.add(statistics.median, id="middle", data=[average, 4])
+    Node(id='middle')
     >>> flow.to_spec().nodes[1].arguments
-    {'seq': ['${mean}', 4]}
+    {'data': ['${mean}', 4]}
     """
 
     def __init__(
