@@ -70,6 +70,7 @@ class Keepers:
     def start(self) -> None:
         """Start the main one."""
         self._main = self._new(self._confinement)
+        self._listen_to(self._main)
 
     def wait_until_ready(self, timeout_s: float) -> bool:
         """False if the main one does not serve within that time, or has died."""
@@ -80,6 +81,7 @@ class Keepers:
         if kind == "trusted" and self._confinement is not None:
             if self._trusted is None:
                 self._trusted = self._new(None)
+                self._listen_to(self._trusted)
             return self._trusted
         if self._main is None:
             self.start()
@@ -127,8 +129,11 @@ class Keepers:
             pair[1].close()
             self._await_knock(pair[0])
         self.started += 1
-        self._loop.post(lambda: self._loop.watch(keeper.socket, READ, lambda _: self._hear(keeper)))
         return keeper
+
+    def _listen_to(self, keeper: KeeperClient) -> None:
+        """Not before it is known here: the first that is heard of it, in the loop's thread, may be its end."""
+        self._loop.post(lambda: self._loop.watch(keeper.socket, READ, lambda _: self._hear(keeper)))
 
     def _hear(self, keeper: KeeperClient) -> None:
         try:

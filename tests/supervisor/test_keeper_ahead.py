@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import operations_engine as ops
 import pytest
@@ -19,6 +21,9 @@ from places import SOURCES
 from pool_harness import pid_exists, read_pid, wait_until
 
 from sage_actors.actors.pool import ahead
+from sage_actors.actors.pool.io_loop import IoLoop
+from sage_actors.actors.pool.keeper_client import KeeperClient
+from sage_actors.actors.pool.keepers import Keepers
 from sage_actors.actors.pool.pool import LocalPool
 from sage_actors.messages.errors import ActorDeadError
 from sage_actors.supervisor.api import Supervisor
@@ -107,6 +112,46 @@ def test_one_that_dies_while_it_is_taken_is_an_error_that_says_so_or_is_survived
         ):
             assert supervisor.run(flow, timeout=60).results["a"] == 1
         killer.join()
+
+
+class Eager:
+    """A loop in another thread that is always the first: what is asked of it has happened when the asker goes on."""
+
+    def post(self, callback: Callable[[], object]) -> None:
+        callback()
+
+    def watch(self, sock: socket.socket, mask: int, callback: Callable[[int], object]) -> None:
+        callback(mask)
+
+    def unwatch(self, sock: socket.socket) -> None:
+        pass
+
+
+def test_one_that_has_died_when_it_is_watched_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every worker was asked of it, and failed, until the run was given up."""
+    ahead.start()
+    keeper = ahead._waiting.pop()
+    os.kill(keeper.identity[0], signal.SIGKILL)
+    wait_until(lambda: keeper.has_ended)
+    monkeypatch.setattr(ahead, "take", lambda sys_path, confined: keeper)
+    gone: list[KeeperClient] = []
+    keepers = Keepers(
+        cast("IoLoop", Eager()),
+        project=tmp_path,
+        main_path=None,
+        sys_path=[],
+        user_paths=[],
+        environ=None,
+        confinement=None,
+        on_started=lambda keeper: None,
+        on_answer=lambda kind, payload: None,
+        on_gone=gone.append,
+    )
+    keepers.start()
+    assert gone == [keeper]
+    assert keepers.identity is None
 
 
 def test_a_pool_that_confines_nothing_ends_it(tmp_path: Path) -> None:
