@@ -1,7 +1,7 @@
 """The sage servers by name. A server is made in the process that asks, or served on stdio.
 
 What tools they have is in `tools.json` as well, so that a definition can be checked without loading them, which
-takes a second. A test holds the table against the servers, and `python tests/test_catalog.py` writes it anew.
+takes a second. A test holds the table against the servers, and `python tests/servers/test_catalog.py` writes it anew.
 """
 
 from __future__ import annotations

@@ -68,9 +68,9 @@ __all__ = ["Supervisor", "load"]
 
 _log = logging.getLogger(__name__)
 _GRACE_S = 5.0  # between SIGTERM and SIGKILL
-_ANSWER_S = 60.0
+_ANSWER_S = 60.0  # for an actor to answer, or to end
 _LISTEN_S = 10.0  # for listeners that are behind with the events
-_INSPECT_S = 120.0
+_INSPECT_S = 120.0  # for workers to import what a definition names
 # Four to six operations at once are wanted where nobody says otherwise.
 _WORKERS = max(6, os.cpu_count() or 1)
 

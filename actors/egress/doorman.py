@@ -32,7 +32,7 @@ def broker_pair() -> tuple[socket.socket, socket.socket]:
 
 
 class Proxy(Protocol):
-    """What is opened: see egress.py."""
+    """What is opened: see proxy.py."""
 
     def adopt(self, token: str, rules: Sequence[Rule], label: str) -> None: ...
     def revoke(self, token: str) -> None: ...

@@ -2,7 +2,7 @@
 
 It serves listening sockets that were made where the confined processes are (in their network namespace), and
 connects from here. A child gets `HTTPS_PROXY=http://sage:TOKEN@127.0.0.1:PORT`. It speaks CONNECT, and plain HTTP
-to hosts of this network; see connection.py for the way of a request, egress_rules.py for what is allowed.
+to hosts of this network; see connection.py for the way of a request, rules.py for what is allowed.
 
     proxy = EgressProxy(report)
     stop = proxy.serve(listener)

@@ -1,7 +1,7 @@
 """Operations of type `mcp`: one call of a tool of an MCP server.
 
 config: server (a name in `.mcp.json`, or a sage server), tool. arguments: the tool's. What comes back is told in
-`mcp/results.py`, what can go wrong in `mcp_errors.py`. All operations of a worker share one session for each server.
+`mcp/results.py`, what can go wrong in `mcp/errors.py`. All operations of a worker share one session for each server.
 """
 
 from __future__ import annotations

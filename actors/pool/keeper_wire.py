@@ -2,11 +2,14 @@
 
 from typing import Final
 
-SETTINGS: Final = 3  # what it is for, see `Keeper.settle`; with the descriptor of the broker, if there is one
-LOAD: Final = 4  # "mcp": what such workers import takes a second
+# To the keeper
 FORK: Final = 1  # [number, kind], with FDS_PER_WORKER descriptors
 SIGNAL: Final = 2  # [number, signal]
-READY: Final = 10  # pid, or {"pid", "placeholders"} with the descriptor of the proxy's listener
+SETTINGS: Final = 3  # what it is for, see `Keeper.settle`; with the descriptor of the broker, if there is one
+LOAD: Final = 4  # "mcp": import now what such workers need, which takes a second
+
+# From the keeper
+READY: Final = 10  # {"pid", "placeholders"}, with the descriptor of the proxy's listener if there is one
 STARTED: Final = 11  # [number, pid]
 EXITED: Final = 12  # [number, exit code or nil, text]
 

@@ -30,9 +30,9 @@ __all__ = ["Handler", "Link"]
 
 Key = tuple[int, int, int]
 _CHUNK = 256 * 1024
-_FLUSH_BYTES = 1024 * 1024
-_FLUSH_AFTER_S = 0.001
-_HELD_S = 0.002
+_FLUSH_BYTES = 1024 * 1024  # of results that wait to be sent
+_FLUSH_AFTER_S = 0.001  # a result that comes later than this after the last flush is sent at once
+_HELD_S = 0.002  # how long results and output wait for more
 _MAX_ARGUMENTS = (1 << 32) - 1  # the supervisor is trusted: only the length field limits its frames
 
 

@@ -1,6 +1,6 @@
 """A blocking worker: executes `def` operations one after the other in its main thread.
 
-The I/O thread (worker_link.py) hands tasks over; the main thread executes, so that signal handlers and what
+The I/O thread (link.py) hands tasks over; the main thread executes, so that signal handlers and what
 libraries expect of a main thread hold. SIGTERM raises OperationTerminated in the running operation, whose
 `finally` blocks run; then the worker ends.
 """
@@ -48,10 +48,10 @@ __all__ = [
 
 Key = tuple[int, int, int]
 TERMINATED = 128 + signal.SIGTERM
-_ERROR_BYTES = 1024  # about
-_NOTICEABLE_S = 50e-6
+_ERROR_BYTES = 1024  # of an error in a group of results, about
+_NOTICEABLE_S = 50e-6  # after a task that took longer its output is read at once
 _NO_LIMITS: Mapping[str, Any] = {}
-_LOOKS = 1000
+_LOOKS = 1000  # values that are looked at before a result is packed
 _TEXTS = frozenset((str, bytes, bytearray))
 _LONG = _TEXTS | {dict, list, tuple}
 

@@ -1,6 +1,6 @@
 """The decisions about all runs and workers together: who gets the next slot, and what a lost worker means.
 
-Plain code without I/O: events come in as method calls, `ports` is called out (see `run_core.Ports`). Each event
+Plain code without I/O: events come in as method calls, `ports` is called out (see `EnginePorts`). Each event
 ends with `dispatch`, which fills workers with ready nodes: runs in turn, the most urgent node of a run first,
 about a millisecond of work ahead for short operations and exactly one for long ones.
 """
