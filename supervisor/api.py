@@ -651,13 +651,17 @@ class Supervisor:
         """Python calls of which only the name is known (by default all) are imported once, in a worker, never here."""
         calls = sorted((calls_of(spec) if unsure is None else unsure) - self._inspected.keys())
         if calls:
-            self._start_workers(())
-            infos = self._answer_to(
-                lambda answer: self._actor.tell(Ask(_NOBODY, ("inspect", calls), answer)), _INSPECT_S
-            )
-            self._inspected.update({info["call"]: info for info in infos if info["ok"]})
-            refuse_unusable(spec, {info["call"]: info for info in infos if not info["ok"]})
+            refuse_unusable(spec, self._unusable(calls))
         return informed(spec, self._inspected)
+
+    def _unusable(self, calls: list[str]) -> dict[str, dict[str, Any]]:
+        """Which of them a worker could not import, with its `error`; of the others it is kept what they are."""
+        self._start_workers(())
+        infos = self._answer_to(
+            lambda answer: self._actor.tell(Ask(_NOBODY, ("inspect", calls), answer)), _INSPECT_S
+        )
+        self._inspected.update({info["call"]: info for info in infos if info["ok"]})
+        return {info["call"]: info for info in infos if not info["ok"]}
 
     def _local_pool(self, deliver: Callable[[Any], None], loop: IoLoop) -> WorkerPool:
         from sage_actors.actors.pool.ahead import import_paths

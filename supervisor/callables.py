@@ -10,7 +10,7 @@ from typing import Any
 from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import DefinitionError, Problem
 
-__all__ = ["all_nodes", "calls_in", "calls_of", "informed", "is_found", "refuse_unusable"]
+__all__ = ["all_nodes", "calls_in", "calls_of", "informed", "is_found", "refuse_unusable", "unusable"]
 
 
 def all_nodes(spec: WorkflowSpec) -> list[NodeSpec]:
@@ -62,10 +62,15 @@ def refuse_unusable(spec: WorkflowSpec, bad: Mapping[str, Mapping[str, Any]]) ->
     for node in all_nodes(spec):
         if node.operation.type == "python" and node.operation.config["call"] in bad:
             call = node.operation.config["call"]
-            hint = "is its module in the project, beside the workflow file, installed, or in `search_paths`?"
-            problems.append(Problem(f"{node.id}.call", f"{call}: {bad[call]['error']}", hint))
+            problems.append(unusable(f"{node.id}.call", bad[call]))
     if problems:
         raise DefinitionError(problems, source=spec.name)
+
+
+def unusable(place: str, info: Mapping[str, Any], line: int | None = None) -> Problem:
+    """What is wrong where a call stands that a worker could not import."""
+    hint = "is its module in the project, beside the workflow file, installed, or in `search_paths`?"
+    return Problem(place, f"{info['call']}: {info['error']}", hint, line)
 
 
 def informed(spec: WorkflowSpec, infos: Mapping[str, Mapping[str, Any]]) -> WorkflowSpec:

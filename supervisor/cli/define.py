@@ -85,9 +85,9 @@ def validate_command(workflow: str, project: Path, as_json: bool) -> int:
 
 
 def _checked(path: Path, project: Path, warnings: list[Problem]) -> WorkflowSpec:
-    from sage_actors.supervisor.templates.library import load_workflow
+    from sage_actors.supervisor.cli.checking import load_checked
 
-    spec = load_workflow(path, warn=warnings.append, project=project)
+    spec = load_checked(path, project, warnings.append)
     if any(node.operation.type in ("python", "workflow") for node in spec.nodes):
         from sage_actors.supervisor.api import Supervisor
 

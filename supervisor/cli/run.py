@@ -180,10 +180,11 @@ def run_command(
         raise click.UsageError("--fresh and --resume exclude each other.")
     from sage_actors.actors.pool import ahead
     from sage_actors.servers.catalog import SAGE_SERVERS
+    from sage_actors.supervisor.cli.checking import load_checked
     from sage_actors.supervisor.cli.consent import ensure_consent
     from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
     from sage_actors.supervisor.sandboxing import unwritable_paths
-    from sage_actors.supervisor.templates.library import find_template, load_workflow
+    from sage_actors.supervisor.templates.library import find_template
 
     chosen = _Settings(**settings)
     template = find_template(workflow, chosen.project)
@@ -192,7 +193,7 @@ def run_command(
     if succeeded is not None and not succeeded:
         ahead.load_mcp()
     warnings: list[Any] = []
-    spec = load_workflow(path, warn=warnings.append, project=chosen.project)
+    spec = load_checked(path, chosen.project, warnings.append)
     if template is not None and template.overrides:
         warnings.append(f"{path} takes the place of the built-in template {template.name!r}")
     inputs = resolve_inputs(spec, _inputs(pairs, topic))

@@ -207,6 +207,28 @@ def test_what_a_file_names_and_is_not_there_is_told_at_once_with_all_else(
     assert sage.count("ran-a") == 0
 
 
+@pytest.mark.requirement("ORCH-008")
+@pytest.mark.parametrize("command", [["validate", "--json"], ["run"]], ids=" ".join)
+def test_calls_that_cannot_be_imported_are_named_with_all_else_that_is_wrong(
+    sage: CommandLine, command: list[str]
+) -> None:
+    inner = [{"id": "c", "type": "python", "call": "nowhere:c"}]
+    nodes: list[dict[str, Any]] = [
+        {"id": "a", "type": "python", "call": "nowhere:a", "needs": ["zz"]},
+        {"id": "b", "type": "python", "call": "no call"},
+        {"id": "json", "type": "python", "call": "json:loads", "needs": ["b", "s"]},
+        {"id": "s", "type": "workflow", "definition": {"name": "s", "nodes": inner}, "needs": ["json"]},
+    ]
+    done = sage(*command, sage.flow(*nodes), code=2)
+    said = done.stdout + done.stderr
+    wrong = ("'zz'", "is 'no call'", "nowhere:a: ModuleNotFoundError", "nowhere:c: ModuleNotFoundError")
+    assert [said.count(each) for each in wrong] == [1, 1, 1, 1], said
+    for place in ("nodes[0].call", "nodes[1].call", "nodes[3].definition.nodes[0].call"):
+        assert place in said
+    assert "cycle: json -> s -> json" in said
+    assert "json:loads" not in said
+
+
 def test_validate_says_that_a_good_file_is_valid(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(
         noted("a"), {"id": "b", "type": "python", "call": "json:dumps", "arguments": {"obj": "${a}"}}
