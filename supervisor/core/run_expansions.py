@@ -111,23 +111,13 @@ class RunExpansions(RunAnswers):
         if self.overdue and self.is_cut(node):
             self._cut(node)
             return
-        first, count = self.children[node]
-        inner = self.inner.get(node)
-        failed = (
-            [each for each in inner.failed if each not in self.excused_failures]
-            if inner is not None
-            else [each for each in range(first, first + count) if self.state[each] == st.FAILED]
-        )
-        if inner is None:
-            failed = failed or [
-                each for each in range(first, first + count) if self.state[each] == st.DROPPED
-            ]
         self.running += 1
         self.attempts[node] = max(self.attempts[node], 1)
         if node in self.overdue:
             self._fail_overdue(node)
             return
-        if failed:
+        if failed := self._failed_children(node):
+            count = self.children[node][1]
             cause = self.errors.get(failed[0], {}).get("message", "")
             text = f"{len(failed)} of {count} children failed; the first: {self.id_of(failed[0])}: {cause}"
             self._expansion_failed(node, error_map("OperationError", text, retryable=False))
@@ -139,6 +129,16 @@ class RunExpansions(RunAnswers):
         if self.volatile or self.uses.get(node) or node >= self.plan.size:
             self.values[node] = GATHER
         self._commit([(node, self.attempts[node], 0, GATHER, None)])
+
+    def _failed_children(self, node: int) -> list[int]:
+        """The children for which their node fails; of a `foreach`, if none failed, those under `on_failure: skip`."""
+        inner = self.inner.get(node)
+        if inner is not None:
+            return [each for each in inner.failed if each not in self.excused_failures]
+        first, count = self.children[node]
+        ended = range(first, first + count)
+        failed = [each for each in ended if self.state[each] == st.FAILED]
+        return failed or [each for each in ended if self.state[each] == st.DROPPED]
 
     def _expansion_failed(self, node: int, error: dict[str, Any]) -> None:
         error = self.without_secrets(error)
