@@ -7,6 +7,7 @@ A generation is a process of its own all the same: the nursery has no threads an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -38,7 +39,8 @@ class Child:
     def kill(self) -> None:
         """kill -9, unless it has ended."""
         if not self._ends_within(0.0):
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ends while we look
+                os.kill(self.pid, signal.SIGKILL)
 
     def wait(self, timeout_s: float) -> int | None:
         """The exit code (of a signal: its number, negative), None if it has not ended by then."""

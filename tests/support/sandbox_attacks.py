@@ -404,19 +404,23 @@ def chmod_a_link_that_turns(s: Scene) -> None:
     """Whoever looks first and acts then is led to what is protected, or outside."""
     link, prey = s.project + "/sub/turning", (s.project + "/.git/config", s.outside + "/metadata")
     modes = [_mode(each) for each in prey]
-    over = threading.Event()
+    over, turns = threading.Event(), [0]
 
     def turn() -> None:
         for target in itertools.cycle((s.project + "/sub/f", *prey)):
             os.symlink(target, link + ".next")
             os.rename(link + ".next", link)
+            turns[0] += 1
             if over.is_set():
                 return
 
+    os.symlink(s.project + "/sub/f", link)
     turner = threading.Thread(target=turn)
     turner.start()
     refused: OSError | None = None
-    for _ in range(2000):
+    tries = 0
+    while tries < 2000 or (turns[0] < 50 and turner.is_alive()):  # the other thread has its turns, too
+        tries += 1
         try:
             os.chmod(link, 0o606)
         except OSError as error:
