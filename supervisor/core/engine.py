@@ -66,6 +66,7 @@ class Engine:
         self.estimates: dict[int, float] = {}
         self.deferred = False
         self._aborting: set[int] = set()  # runs whose tasks are to end
+        self._last_of_dead_keeper = -1  # no later worker was its
         self.refused = 0  # answers of attempts that had been given up
         self._op_numbers: dict[int, dict[OperationSpec, int]] = {}  # by run: two may share a definition
         self._next_op = count(1)
@@ -502,13 +503,23 @@ class Engine:
                 run.lost(key[1], evidence, charged=False, suspect=True)
             else:
                 run.given_back(key[1])
-        idle = not (keys and worker.ready) and not worker.dying
-        idle = idle and evidence.reason in ("", "heartbeat", "protocol")
-        if idle and self.intensity.died(self.clock.monotonic()):
+        if self._is_idle_death(worker, keys, evidence) and self.intensity.died(self.clock.monotonic()):
             self._give_up(evidence)
         for run in touched.values():
             run.settle()
         self.dispatch()
+
+    def _is_idle_death(self, worker: Worker, keys: list[Key], evidence: Evidence) -> bool:
+        """Whether it counts for the restart intensity. A keeper that dies takes all its workers along: one death, and
+        only if it did not get as far as a worker that was ready."""
+        if worker.dying:
+            return False
+        if evidence.reason != "keeper":
+            return not (keys and worker.ready) and evidence.reason in ("", "heartbeat", "protocol")
+        if worker.ready or worker.number <= self._last_of_dead_keeper:
+            return False
+        self._last_of_dead_keeper = max(worker.number, *self.workers, 0)
+        return True
 
     def _charge(self, run: RunCore, node: int, evidence: Evidence, reason: str) -> None:
         once = run.operation(node).effect == "once"

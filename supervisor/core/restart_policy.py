@@ -5,6 +5,7 @@ executed nothing                      yes       restarted; above the intensity e
 executed a node, by itself            no        the node is charged (or suspected), see run_core.lost
 was killed: timeout, limit, cancel    no        the node's policy decides
 was retired                           no        -
+was not ready when its keeper died    yes       as in the first row; once for all workers of that keeper
 """
 
 from __future__ import annotations

@@ -225,6 +225,39 @@ def test_nobody_is_blamed_for_workers_that_do_not_start_and_the_run_stops() -> N
 
 
 @pytest.mark.requirement("G-08")
+def test_keepers_that_never_get_as_far_as_a_worker_stop_the_run() -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a"), node("b", type="wait", seconds=1)]})
+    for worker in range(1, 7):
+        assert run.status is None
+        core.ack()
+        core.take()
+        core.lose(worker, reason="keeper")
+    core.ack()
+    assert run.status == "paused"
+    assert "restart intensity" in str(run.paused)
+
+
+@pytest.mark.requirement("G-08")
+def test_a_keeper_that_dies_counts_once_and_not_at_all_where_a_worker_was_ready() -> None:
+    core = Core(workers=8)
+    run = core.run({"nodes": [node(f"n{number}") for number in range(8)], "concurrency": 8})
+    core.ack()
+    core.take()
+    first = list(core.engine.workers)
+    assert len(first) == 8
+    for worker in first:
+        core.lose(worker, reason="keeper")
+    for _ in range(10):
+        core.ack()
+        core.take()
+        ready = next(iter(core.engine.workers))
+        core.engine.ready(ready)
+        core.lose(ready, reason="keeper")
+    assert run.status is None
+
+
+@pytest.mark.requirement("G-08")
 def test_a_worker_that_had_started_takes_its_blame_along() -> None:
     core = Core()
     run = core.run({"nodes": [node("a", max_crashes=2)]})
