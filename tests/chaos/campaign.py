@@ -486,10 +486,13 @@ class Campaign:
             life.live(min(left, life.random.randint(2, 8)))
 
     def next_fault(self, rng: random.Random) -> tuple[str, str]:
-        """The next fault point in turn, and how to arm it: at its first pass, later at any."""
+        """The next fault point in turn, and how to arm it: at its first pass, later at any. After the first round
+        those come first whose life had ended before it came to them."""
         with self._lock:
-            point = self.points[self._turn % len(self.points)]
-            first = self._turn < len(self.points)
+            missed = [each for each in self.points if not self.report.struck[each]]
+            turns = missed if missed and self._turn >= len(self.points) else self.points
+            point = turns[self._turn % len(turns)]
+            first = point in missed
             self._turn += 1
         passes = max(1, self._passes.get(point, 1))
         count = 1 if first else 1 + int(passes * rng.random())
