@@ -172,9 +172,8 @@ class Run:
         self, run_id: str, *, resumed: bool, completed: int, notices: list[str], listening: bool
     ) -> None:
         self.run_id, self.resumed, self.completed, self.notices = run_id, resumed, completed, notices
-        self.begun_with: tuple[WorkflowSpec, Mapping[str, Any]] | None = (
-            None  # definition and inputs, till the end
-        )
+        # Definition and inputs, till the end.
+        self.begun_with: tuple[WorkflowSpec, Mapping[str, Any]] | None = None
         self._ask: Callable[..., Any] | None = None
         self._outcome: Outcome | None = None
         self._core: RunCore | None = None  # once it has ended

@@ -14,9 +14,8 @@ from sage_actors.messages.errors import UsageError
 
 __all__ = ["check_schema", "extract_json", "is_strict", "schema_problem", "schema_request"]
 
-_MAX_STARTS = (
-    200  # places where an object may begin that are tried: reading each costs the length of the text
-)
+# Places where an object may begin that are tried: reading each costs the length of the text.
+_MAX_STARTS = 200
 _MESSAGE_CHARS = 500
 
 

@@ -50,9 +50,8 @@ Hear = Callable[[str, str], None]
 """Gets what a server says beside its answers: a level or source, and a line."""
 
 _STARTUP_S = 30.0
-_TOOL_THREADS = (
-    3  # tools of built-in servers compute under one interpreter lock: of few, the first is done sooner
-)
+# Tools of built-in servers compute under one interpreter lock: of few, the first is done sooner.
+_TOOL_THREADS = 3
 _CONNECT_S = 30.0
 _SILENCE_S = 600.0  # between two bytes of an HTTP answer
 

@@ -162,9 +162,8 @@ def _new_client(proxy: str | None) -> httpx.AsyncClient:
         trust_env=proxy is None,
         verify=_certificates(),
     )
-    client.cookies.jar.set_policy(
-        DefaultCookiePolicy(allowed_domains=[])
-    )  # it serves one node after the other
+    # It serves one node after the other: no cookie of one is for the next.
+    client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return client
 
 
