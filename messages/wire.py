@@ -34,6 +34,7 @@ from sage_actors.messages.limits import describe_limit
 __all__ = [
     "FAILED",
     "OK",
+    "STREAMS",
     "Evidence",
     "Kind",
     "TaskRow",
@@ -68,6 +69,9 @@ class Kind(IntEnum):
 
 # A task row: [run, node, attempt, op, node id, idempotency key or run id, timeout or nil, arguments packed]
 TaskRow = tuple[int, int, int, int, str, str, float | None, bytes]
+
+STREAMS: Final = frozenset(("stdout", "stderr", "log"))
+"""Where a line of LOGS was written to."""
 
 # A result row: [run, node, attempt, status, microseconds, payload, usage]
 #   status OK: payload is the packed result. FAILED: payload is an error map, see `error_map`.

@@ -20,7 +20,7 @@ from sage_actors.actors.pool.protocol import (
 )
 from sage_actors.messages.codec import ValueCheck
 from sage_actors.messages.errors import ProtocolError
-from sage_actors.messages.wire import OK, Kind
+from sage_actors.messages.wire import OK, STREAMS, Kind
 from sage_actors.messages.wire_check import check_result_rows, check_rows
 
 __all__ = ["FrameHandlers"]
@@ -85,7 +85,9 @@ class FrameHandlers:
 
     def _logs(self, worker: WorkerHandle, payload: Any) -> None:
         rows = check_rows(payload, int, int, int, str, str)
-        for run, node, attempt, _, text in rows:
+        for run, node, attempt, stream, text in rows:
+            if stream not in STREAMS:
+                raise ProtocolError("LOGS of a stream that there is not")
             _check_own(worker, (run, node, attempt))
             worker.remember_lines((run, node, attempt), text)
             if worker.watches and (watch := worker.watches.get((run, node, attempt))):

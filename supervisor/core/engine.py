@@ -443,9 +443,10 @@ class Engine:
         return error_map("TimeoutExceeded", text, details=details)
 
     def given_back(self, number: int, keys: list[Key]) -> None:
-        """A worker returned what it had not started."""
+        """A worker returned what it had not started. One that was not asked to gives nothing back: what executes in it
+        would begin once more, without a mark."""
         worker = self.workers.get(number)
-        if worker is None:
+        if worker is None or not worker.giving_back:
             return
         worker.giving_back = False
         for key in keys:
@@ -549,6 +550,8 @@ class Engine:
         if worker is None or key not in worker.tasks:
             return
         op = worker.tasks[key]
+        if op in worker.loaded:
+            return  # said twice, it would put its timeout off for ever
         worker.loaded.add(op)
         if worker.is_async:
             self._watch.tasks(worker, [each for each, its in worker.tasks.items() if its == op])

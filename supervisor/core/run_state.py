@@ -113,6 +113,7 @@ class RunState:
         self.usage: dict[str, float] = {"input_tokens": 0, "output_tokens": 0, "cost": 0.0}
         self.measured: dict[str, Any] = {}  # sizes around digests, tokens that hits saved, artifacts
         self.server_starts: dict[str, int] = {}
+        self.printed: dict[int, int] = {}  # characters of output, by node, in this process
         self.counts = {"succeeded": 0, "failed": 0, "skipped": 0, "cached": 0, "retries": 0}
         self.gaps = options.gaps  # what did not confine operations, to be told with each result
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgpack
 
+from sage_actors.actors.workers.output import ATTEMPT_CAP_BYTES
 from sage_actors.actors.workers.redaction import add_note
 from sage_actors.messages.codec import MAX_RESULT_BYTES, WITHHELD, embed, pack, reveal, unpack
 from sage_actors.messages.errors import ExpressionError, ProtocolError, ResultError, SageError
@@ -30,6 +31,10 @@ _NIL = pack(None)
 # Of the 64 that say where a result is: its record in the frame (which holds at most 64 MiB), and its row in the
 # record (of one worker's answers). The rest counts frames.
 _RECORD_BITS, _ROW_BITS = 24, 16
+_MOST_PRINTED = (
+    8 * ATTEMPT_CAP_BYTES
+)  # of an attempt: what a worker lets through, with all that redaction may add
+_ROW_CHARS = 16  # what a row costs besides its text
 
 
 class RunValues(RunState):
@@ -285,11 +290,23 @@ class RunValues(RunState):
         row[3] = WITHHELD
 
     def log_lines(self, rows: list[list[Any]]) -> None:
-        """Output of operations, rows of [node, attempt, stream, text]; those of no node are dropped."""
-        rows = self.without_secrets([row for row in rows if 0 <= row[0] < len(self.state)])
+        """Output of operations, rows of [node, attempt, stream, text]; those of no attempt are dropped."""
+        rows = self.without_secrets([row for row in rows if self._may_print(row)])
+        if not rows:
+            return
         self._persist([LogLines(self.clock.now(), rows)])
         for node, attempt, stream, text in rows:
             self.emit("node_log", node, attempt=attempt, stream=stream, text=text)
+
+    def _may_print(self, row: list[Any]) -> bool:
+        """Whether this is output of an attempt that began, within what all attempts at its node may print: workers cut
+        it sooner (`LogBook`), but one that ran foreign code need not."""
+        node, attempt, text = row[0], row[1], row[3]
+        if not (0 <= node < len(self.state) and 0 < attempt <= self.attempts[node] and text):
+            return False
+        printed = self.printed[node] = self.printed.get(node, 0) + _ROW_CHARS + len(text)
+        most: int = self.attempts[node] * _MOST_PRINTED
+        return printed <= most
 
 
 def _array_header(count: int) -> bytes:

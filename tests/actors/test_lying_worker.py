@@ -33,6 +33,9 @@ def used(**usage: Any) -> list[Any]:
 LIES: dict[str, tuple[int, Any]] = {
     "output-of-no-node": (23, [["RUN", 10**9, 1, "stdout", "forged"]]),
     "output-of-another": (23, [["RUN", 0, 1, "stdout", "forged"]]),
+    "output-of-an-attempt-that-never-was": (23, [["RUN", "NODE", 10**9, "stdout", "forged"]]),
+    "output-of-a-stream-without-end": (23, [["RUN", "NODE", "ATTEMPT", "s" * 1_000_000, "forged"]]),
+    "that-it-never-began": (22, [["RUN", "NODE", "ATTEMPT"]]),
     "progress-of-no-node": (24, [["RUN", -1, 1, {}]]),
     "details-that-are-none": (21, failure(details=5)),
     "a-failure-without-words": (21, failure(message="EXTENSION")),
@@ -78,6 +81,15 @@ def test_a_worker_that_asks_for_permits_without_end_is_ended(supervisor: Supervi
     flow.add(lying.ask_without_end, id="asks", on_failure="continue", max_crashes=1, **OWN)
     outcome = supervisor.run(flow, run_id="asks")
     assert outcome.errors["asks"]["details"]["reason"] == "protocol"
+
+
+def test_a_worker_that_does_not_cut_its_output_fills_no_journal(supervisor: Supervisor) -> None:
+    flow = Workflow("prints")
+    flow.add(lying.print_without_end, id="prints", megabytes=24, **OWN)
+    run = supervisor.start(flow, run_id="prints")
+    told = sum(len(event.data["text"]) for event in run.events() if event.event == "node_log")
+    assert 0 < told < 8 << 20
+    assert run.result(30)["prints"] == "said"
 
 
 UNREADABLE = {

@@ -300,6 +300,29 @@ def two_runs_in_one_worker() -> tuple[Core, RunCore, RunCore, int, list[tuple[An
     return core, first, second, worker, [head, behind]
 
 
+def test_who_was_not_asked_gives_nothing_back() -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a", timeout=1)]})
+    ((worker, row),) = core.take()
+    core.begin(worker, row)
+    core.engine.given_back(worker, [row[:3]])
+    assert core.take() == []
+    core.answer(worker, row)
+    core.ack()
+    assert run.status == "succeeded"
+
+
+def test_who_says_again_that_it_begins_has_no_more_time() -> None:
+    core = Core()
+    core.run({"nodes": [node("a", timeout=1)]})
+    ((worker, row),) = core.take()
+    core.begin(worker, row)
+    for _ in range(5):
+        core.clock.advance(0.4)
+        core.engine.begun(worker, row[:3])
+    assert core.killed == [(worker, "timeout")]
+
+
 @pytest.mark.requirement("G-06")
 def test_a_cancelled_run_waits_until_its_queue_is_back() -> None:
     core, first, second, worker, (_, behind) = two_runs_in_one_worker()

@@ -8,7 +8,7 @@ import pytest
 from core_harness import Core, flow, node
 
 from sage_actors.messages.errors import ResultError, StorageError
-from sage_actors.messages.records import NodeFailed, NodesSucceeded
+from sage_actors.messages.records import LogLines, NodeFailed, NodesSucceeded
 from sage_actors.messages.wire import Evidence
 from sage_actors.supervisor.core import run_core, run_expansions, run_values, run_waits
 
@@ -557,11 +557,33 @@ def test_nodes_inside_expansions_are_found_by_their_ids() -> None:
 
 def test_output_is_kept_and_told() -> None:
     core = Core()
-    run = core.run({"nodes": [node("a", endpoint="api")]})
+    run = core.run({"nodes": [node("a"), node("b", endpoint="api")]})
     run.log_lines([[0, 1, "stdout", "hello"]])
     assert core.told("node_log")[0].data == {"attempt": 1, "stream": "stdout", "text": "hello"}
     assert run.uses_endpoint("api")
     assert not run.uses_endpoint("other")
+
+
+def test_output_without_end_is_not_kept_without_end() -> None:
+    """A worker cuts it sooner; one that runs foreign code need not."""
+    core = Core(workers=2)
+    run = core.run({"nodes": [node("a"), node("b")]}, durability="strict")
+    for _ in range(40):
+        run.log_lines([[0, 1, "stdout", "x" * (1 << 20)], [1, 1, "stdout", "y"]])
+    told = [each.data["text"] for each in core.told("node_log")]
+    assert told.count("x" * (1 << 20)) == 7
+    assert told.count("y") == 40
+    records = [record for _, records, _ in core.pending for record in records]
+    assert sum(len(row[3]) for each in records if type(each) is LogLines for row in each.rows) < 8 << 20
+
+
+def test_output_of_an_attempt_that_never_was_is_dropped() -> None:
+    core = Core()
+    run = core.run({"nodes": [node("a"), node("b", "a")]})
+    for where, attempt in ((0, 0), (0, -1), (0, 2), (0, 2**63), (1, 1), (2, 1), (-1, 1)):
+        run.log_lines([[where, attempt, "stdout", "forged"]])
+    run.log_lines([[0, 1, "stdout", ""]])
+    assert core.told("node_log") == []
 
 
 def test_what_is_counted_and_answered_for_a_lost_attempt() -> None:

@@ -36,6 +36,13 @@ def ask_without_end() -> None:
         _send(link, 25, [number, *task.key, "one"])
 
 
+def print_without_end(megabytes: int) -> str:
+    """More than a worker lets through."""
+    for _ in range(megabytes):
+        say(23, [["RUN", "NODE", "ATTEMPT", "stdout", "x" * (1 << 20)]])
+    return "said"
+
+
 def answer_and_go_on(path: str) -> None:
     """Says that it is over, and is not."""
     answer(msgpack.packb("over"))
