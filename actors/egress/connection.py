@@ -29,6 +29,7 @@ from sage_actors.actors.egress.http import (
     target_of,
     token_of,
 )
+from sage_actors.actors.egress.lookups import Lookups, NoRoom, Room, new_room
 from sage_actors.actors.egress.rules import (
     Rule,
     address_problem,
@@ -46,6 +47,7 @@ __all__ = ["Connection", "Grant", "Services", "Timeouts"]
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _ACCESS_DENIED = b"\x15\x03\x03\x00\x02\x02\x31"  # a fatal TLS alert, which clients name in their error
 _HTTPS = 443
+_BUSY_S = 1.0
 _UNREACHABLE = 502  # what the breaker counts as the host's failure
 
 
@@ -63,11 +65,12 @@ class Timeouts:
 
 @dataclass(eq=False, slots=True)
 class Grant:
-    """What the holder of one token may reach, and the tasks that serve it now."""
+    """What the holder of one token may reach, the tasks that serve it now, and its room for looking up names."""
 
     rules: tuple[Rule, ...]
     label: str
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    room: Room = field(default_factory=new_room)
 
 
 class Services(Protocol):
@@ -83,7 +86,8 @@ class Services(Protocol):
         """The grant of a token, under which the current task is now counted. Refusal: there is none, or no room."""
         ...
 
-    async def resolve(self, host: str, port: int) -> Sequence[str]: ...
+    @property
+    def lookups(self) -> Lookups: ...
     @property
     def connect(self) -> Callable[[str, int], Awaitable[Streams]]: ...
 
@@ -131,7 +135,7 @@ class Connection:
         permit = await self._permit()
         well: bool | None = None
         try:
-            addresses = await self._addresses(rule)
+            addresses = await self._addresses(rule, grant.room)
             public = [each for each in addresses if not is_local(each)]
             if path and public:
                 raise self._denied(
@@ -168,14 +172,19 @@ class Connection:
             raise Refusal(503, why, kind="waiting", retry_after_s=found)
         return found
 
-    async def _addresses(self, rule: Rule) -> Sequence[str]:
+    async def _addresses(self, rule: Rule, room: Room) -> Sequence[str]:
         """Where to connect: all of them were checked."""
         if is_address(self._host):
             addresses: Sequence[str] = [self._host]
         else:
+            services = self._services
             try:
-                async with asyncio.timeout(self._services.timeouts.resolve):
-                    addresses = await self._services.resolve(self._host, self._port)
+                addresses = await services.lookups.ask(
+                    self._host, self._port, room, services.timeouts.resolve
+                )
+            except NoRoom:
+                said = "names that were asked for before are still being looked up"
+                raise Refusal(503, said, kind="waiting", retry_after_s=_BUSY_S) from None
             except (OSError, UnicodeError) as cause:  # a timeout is an OSError
                 raise Refusal(
                     502, f"{self._host} cannot be resolved: {str(cause or '') or 'timed out'}"

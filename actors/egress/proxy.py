@@ -22,7 +22,6 @@ import resource
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -33,6 +32,7 @@ from sage_actors.actors.egress.decisions import Decision, DecisionLog, Report
 from sage_actors.actors.egress.doorman import new_token
 from sage_actors.actors.egress.gate import Gate
 from sage_actors.actors.egress.http import Refusal, Streams
+from sage_actors.actors.egress.lookups import Lookups
 from sage_actors.actors.egress.rules import Rule
 
 __all__ = ["Decision", "EgressProxy", "Rule", "resolve_all"]
@@ -43,7 +43,6 @@ _MAX_CONNECTIONS = 1024  # with two descriptors each
 _MAX_PER_GRANT = 256
 _MAX_WITHOUT_REQUEST = 256  # above, the oldest is dropped: whoever means it sends its request at once
 _BUFFER_BYTES = 64 * 1024  # of each direction, before its sender is held back
-_RESOLVERS = 8
 _ACCEPT_AGAIN_S = 0.1
 _JOIN_S = 5.0
 _RETRY_S = 1.0
@@ -90,8 +89,7 @@ class EgressProxy:
         self.gate = gate
         self.connect = connect
         self.log = DecisionLog(on_decision, (clock or SystemClock()).monotonic)
-        self._resolve = resolve
-        self._resolvers = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="egress-resolve")
+        self.lookups = Lookups(resolve)
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._grants: dict[str, tuple[str, Grant]] = {}  # name -> (secret, grant)
@@ -178,7 +176,6 @@ class EgressProxy:
                 self._ask(self._shut_down())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_JOIN_S)
-        self._resolvers.shutdown(wait=False, cancel_futures=True)
 
     async def _start(
         self, source: socket.socket, serve: Callable[[socket.socket], Coroutine[Any, Any, None]]
@@ -265,11 +262,6 @@ class EgressProxy:
         grant.tasks.add(task)
         task.add_done_callback(grant.tasks.discard)
         return grant
-
-    async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """See `Services`."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._resolvers, self._resolve, host, port)
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

@@ -9,7 +9,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,10 @@ from egress_harness import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pool_harness import wait_until
 
 from sage_actors.actors.egress.connection import Timeouts
+from sage_actors.actors.egress.gate import Permit
 from sage_actors.actors.egress.proxy import Decision, EgressProxy
 from sage_actors.testing import FakeClock
 
@@ -380,7 +382,7 @@ def test_a_name_that_changes_its_address_after_the_check_leads_nowhere_else(
     net: World, secure: Origin
 ) -> None:
     answers = iter([[PUBLIC], ["127.0.0.1"]])
-    net.proxy._resolve = lambda host, port: next(answers)
+    net.network.resolve = lambda host, port: next(answers)
     token = net.grant("good.test:443")
     net.tunnel(token, "good.test:443").close()
     assert net.network.dialled == [(PUBLIC, 443)]  # the address that was checked, not the name again
@@ -436,11 +438,99 @@ def test_the_next_address_is_tried(net: World, secure: Origin) -> None:
 def test_a_name_service_that_hangs_is_given_up(pem: Path) -> None:
     release = threading.Event()
     with world(timeouts=Timeouts(resolve=0.2, linger=0.2)) as net:
-        net.proxy._resolve = lambda host, port: [str(release.wait(PATIENCE_S))]
+        net.network.resolve = lambda host, port: [str(release.wait(PATIENCE_S))]
         answer = net.connect(net.grant("good.test:443"), "good.test:443")
         release.set()
     assert status(answer) == 502
     assert b"timed out" in answer
+
+
+class Hanging:
+    """A name service that answers for `good.test` alone, until it is released. asked: the other names."""
+
+    def __init__(self, net: World) -> None:
+        self.asked: list[str] = []
+        self.released = threading.Event()
+        self._known = net.network.resolve
+        net.network.resolve = self.resolve
+
+    def resolve(self, host: str, port: int) -> Sequence[str]:
+        if host != "good.test":
+            self.asked.append(host)
+            self.released.wait(PATIENCE_S)
+        return self._known(host, port)
+
+
+@pytest.fixture
+def hanging(net: World) -> Iterator[Hanging]:
+    found = Hanging(net)
+    yield found
+    found.released.set()
+
+
+def ask_for_many(net: World, token: str, names: Sequence[str]) -> list[socket.socket]:
+    clients = []
+    for name in names:
+        clients.append(net.dial())
+        clients[-1].sendall(
+            f"CONNECT {name}:443 HTTP/1.1\r\nHost: x\r\n".encode() + authorization(token) + b"\r\n"
+        )
+    return clients
+
+
+def test_names_that_hang_keep_none_of_another_token_waiting(
+    net: World, secure: Origin, hanging: Hanging
+) -> None:
+    """They took all threads that look names up, for as long as the name service did not answer."""
+    evil = net.grant("*.evil.test:443", "good.test:443", label="evil")
+    waiting = ask_for_many(net, evil, [f"n{i}.evil.test" for i in range(100)])
+    wait_until(lambda: len(hanging.asked) == 4)
+    net.tunnel(net.grant("good.test:443"), "good.test:443").close()
+    assert len(hanging.asked) == 4
+    for client in waiting:
+        client.close()
+
+
+def test_names_that_hang_hold_their_threads_when_nobody_waits_for_them_any_more(
+    net: World, secure: Origin, hanging: Hanging
+) -> None:
+    token = net.grant("*.evil.test:443", "good.test:443")
+    for _ in range(3):
+        for client in ask_for_many(net, token, [f"n{i}.evil.test" for i in range(6)]):
+            client.close()
+    wait_until(lambda: len(hanging.asked) == 4)
+    (behind,) = ask_for_many(net, token, ["good.test"])
+    hanging.released.set()
+    assert behind.recv(12) == b"HTTP/1.1 200"
+    behind.close()
+
+
+class Always:
+    """Lets every host be called; told: whether it answered."""
+
+    def __init__(self, told: list[bool | None]) -> None:
+        self._told = told
+
+    async def ask(self, endpoint: str) -> Permit | float:
+        return self._told.append
+
+
+def test_who_has_no_room_left_is_told_to_ask_again_and_its_host_is_not_blamed() -> None:
+    told: list[bool | None] = []
+    with world(timeouts=Timeouts(resolve=0.3, linger=0.2), gate=Always(told)) as net:
+        hanging = Hanging(net)
+        token = net.grant("*.evil.test:443", "good.test:443")
+        waiting = ask_for_many(net, token, [f"n{i}.evil.test" for i in range(4)])
+        wait_until(lambda: len(hanging.asked) == 4)
+        answer = net.connect(token, "good.test:443")
+        for client in waiting:
+            assert b"502" in client.recv(12)
+            client.close()
+        hanging.released.set()
+    assert status(answer) == 503
+    assert b"Retry-After: 1" in answer
+    assert told.count(None) == 1
+    assert told.count(False) == 4
 
 
 # The name in the TLS handshake
@@ -550,7 +640,7 @@ def test_a_token_that_is_revoked_while_its_request_waits_gets_nothing(net: World
         release.wait(PATIENCE_S)
         return ["127.0.0.1"]
 
-    net.proxy._resolve = resolve
+    net.network.resolve = resolve
     token = net.grant({"host": "llm.lan", "port": origin.port, "private": True})
     with net.dial() as client:
         client.sendall(get(origin.port, host="llm.lan").encode() + authorization(token) + b"\r\n")

@@ -40,15 +40,17 @@ def rules(*said: Any) -> tuple[Rule, ...]:
 
 
 class Network:
-    """names: host -> addresses. routes: (public address, port) -> port on this machine. dialled: in order."""
+    """names: host -> addresses; `resolve` looks there, and may be replaced. routes: (public address, port) -> port on
+    this machine. dialled: in order."""
 
     def __init__(self) -> None:
         self.names: dict[str, list[str]] = {}
         self.routes: dict[tuple[str, int], int] = {}
         self.dialled: list[tuple[str, int]] = []
         self.asked: list[str] = []
+        self.resolve: Callable[[str, int], Sequence[str]] = self._resolve
 
-    def resolve(self, host: str, port: int) -> Sequence[str]:
+    def _resolve(self, host: str, port: int) -> Sequence[str]:
         self.asked.append(host)
         if host not in self.names:
             raise socket.gaierror(socket.EAI_NONAME, "no such name")
@@ -72,7 +74,11 @@ class World:
         self._told = threading.Condition()
         options.setdefault("on_decision", self._hear)
         options.setdefault("timeouts", Timeouts(head=5, resolve=5, connect=5, idle=30, linger=0.5))
-        self.proxy = EgressProxy(resolve=self.network.resolve, connect=self.network.connect, **options)
+        self.proxy = EgressProxy(
+            resolve=lambda host, port: self.network.resolve(host, port),
+            connect=self.network.connect,
+            **options,
+        )
         listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = listener.getsockname()[1]
         self.stop_serving = self.proxy.serve(listener)
