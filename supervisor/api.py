@@ -8,7 +8,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
@@ -38,15 +38,16 @@ from sage_actors.messages.errors import (
     ChangedDefinitionError,
     DefinitionError,
     NoCheckpointError,
+    Problem,
     SageError,
     UsageError,
 )
 from sage_actors.messages.events import Event
-from sage_actors.supervisor.callables import all_nodes, calls_of, informed, refuse_unusable
+from sage_actors.supervisor.callables import calls_of, informed, nodes_by_id, unusable_calls
 from sage_actors.supervisor.config import DURABILITIES, load_config
 from sage_actors.supervisor.core.plan import wire_spec
 from sage_actors.supervisor.core.run_core import RunOptions
-from sage_actors.supervisor.definitions.in_project import refuse_absent
+from sage_actors.supervisor.definitions.in_project import project_problems
 from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
 from sage_actors.supervisor.definitions.workflow import Workflow
 from sage_actors.supervisor.handle import Outcome, Run, finished_event, outcome_of
@@ -285,27 +286,20 @@ class Supervisor:
             listening: False makes no events at all (cheaper by a microsecond or two a node).
 
         Raises:
-            DefinitionError: the workflow or an input is invalid, a call cannot be imported, or a server, tool or
-                skill is not there.
+            DefinitionError: as `check`, or an input is invalid.
             RunLockedError: another process owns the run, or this supervisor is carrying it out already (see `join`).
             ChangedDefinitionError, NoCheckpointError, StateCorruptedError, WrongKeyError, StorageError.
         """
         self._check_usable()
         refuse_others(flow, run_id, inputs)
         self._start_workers(())
-        if isinstance(flow, Workflow):
-            spec, unsure = flow.to_spec(), flow.unsure_calls()
-            spec = self._checked(spec, unsure) if unsure else spec
-        else:
-            spec = self._checked(flow)
-        self._refuse_wider(spec)
-        refuse_absent(spec, self.project)
+        spec = self._looked_at(flow)
         values = unpack(pack(resolve_inputs(spec, inputs or {}), what="the inputs"))  # as a resume reads them
         name = check_run_id(default_run_id(spec, values) if run_id is None else run_id)
         options = self._options(spec, listening)
-        for node in all_nodes(spec):
+        for node_id, node in nodes_by_id(spec):
             if node.operation.sandbox == "trusted":
-                self.audit.record("trusted", name, node=node.id)
+                self.audit.record("trusted", name, node=node_id)
         with self._claim(name, join=join) as running:
             if running is not None:
                 return self._joined(running, spec, values, on_event)
@@ -381,6 +375,33 @@ class Supervisor:
         options.setdefault("listening", listens)
         return self.start(flow, **options).result(timeout)
 
+    def check(self, flow: Workflow | WorkflowSpec) -> None:
+        """Look at a workflow as `start` does before it begins anything.
+
+        Raises:
+            DefinitionError: everything that is wrong with what it names: a call that cannot be imported or is given
+                arguments that do not fit, a server, tool or skill that is not there, a sandbox that is wider than
+                what is granted.
+        """
+        self._check_usable()
+        self._looked_at(flow)
+
+    def inspect_calls(self, calls: Collection[str]) -> dict[str, dict[str, Any]]:
+        """What a worker says about import paths (`package.module:name`), each imported there once, never here:
+        whether it is `ok`, else its `error`; `is_async`, `policy`, `parameters`."""
+        infos: list[dict[str, Any]] = []
+        if unknown := sorted(set(calls) - self._inspected.keys()):
+            self._check_usable()
+            self._start_workers(())
+            infos = self._answer_to(
+                lambda answer: self._actor.tell(Ask(_NOBODY, ("inspect", unknown), answer)), _INSPECT_S
+            )
+        said = {info["call"]: info for info in infos}
+        self._inspected.update(
+            {call: info for call, info in said.items() if info["ok"]}
+        )  # others may be mended
+        return {call: said.get(call) or self._inspected[call] for call in calls}
+
     def unfinished(self) -> list[str]:
         """Ids of the project's runs that were cut short and that nobody carries out, for `resume`: their process was
         killed, or was stopped. What failed, was cancelled or waits for a decision is not among them.
@@ -451,17 +472,12 @@ class Supervisor:
 
     # ------------------------------------------------------------------ parts
 
-    def _refuse_wider(self, spec: WorkflowSpec) -> None:
-        """What asks for more than the policy grants is refused before anything runs."""
+    def _wider(self, spec: WorkflowSpec) -> Iterator[Problem]:
+        """What asks for more than the policy grants."""
         policy = self._confinement.policy
-        problems = [
-            problem
-            for node in all_nodes(spec)
-            if node.operation.sandbox is not None
-            for problem in policy.problems(wire_spec(node.operation), node.id)
-        ]
-        if problems:
-            raise DefinitionError(problems, source=spec.name)
+        for node_id, node in nodes_by_id(spec):
+            if node.operation.sandbox is not None:
+                yield from policy.problems(wire_spec(node.operation), node_id)
 
     def _start_workers(self, reads: Sequence[str]) -> None:
         """The keeper starts with the first run: what that names can then be shown to all workers."""
@@ -647,21 +663,21 @@ class Supervisor:
             raise box[1]
         return box[0]
 
-    def _checked(self, spec: WorkflowSpec, unsure: set[str] | None = None) -> WorkflowSpec:
-        """Python calls of which only the name is known (by default all) are imported once, in a worker, never here."""
-        calls = sorted((calls_of(spec) if unsure is None else unsure) - self._inspected.keys())
+    def _looked_at(self, flow: Workflow | WorkflowSpec) -> WorkflowSpec:
+        """The definition with what a worker says about calls of which only the name is known. Raises as `check`."""
+        if isinstance(flow, Workflow):
+            spec, calls = flow.to_spec(), flow.unsure_calls()
+        else:
+            spec, calls = flow, calls_of(flow)
+        problems: list[Problem] = []
         if calls:
-            refuse_unusable(spec, self._unusable(calls))
-        return informed(spec, self._inspected)
-
-    def _unusable(self, calls: list[str]) -> dict[str, dict[str, Any]]:
-        """Which of them a worker could not import, with its `error`; of the others it is kept what they are."""
-        self._start_workers(())
-        infos = self._answer_to(
-            lambda answer: self._actor.tell(Ask(_NOBODY, ("inspect", calls), answer)), _INSPECT_S
-        )
-        self._inspected.update({info["call"]: info for info in infos if info["ok"]})
-        return {info["call"]: info for info in infos if not info["ok"]}
+            problems += unusable_calls(spec, self.inspect_calls(calls))
+            spec = informed(spec, self._inspected)
+        problems += self._wider(spec)
+        problems += project_problems(spec, self.project)
+        if problems:
+            raise DefinitionError(problems, source=spec.name)
+        return spec
 
     def _local_pool(self, deliver: Callable[[Any], None], loop: IoLoop) -> WorkerPool:
         from sage_actors.actors.pool.ahead import import_paths

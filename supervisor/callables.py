@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
-from sage_actors.messages.errors import DefinitionError, Problem
+from sage_actors.messages.errors import Problem
+from sage_actors.supervisor.core.graph import nearest
 
-__all__ = ["all_nodes", "calls_in", "calls_of", "informed", "is_found", "refuse_unusable", "unusable"]
+__all__ = [
+    "call_problems",
+    "calls_in",
+    "calls_of",
+    "informed",
+    "is_found",
+    "nodes_by_id",
+    "unusable_calls",
+]
 
 
-def all_nodes(spec: WorkflowSpec) -> list[NodeSpec]:
-    """The nodes of a definition and of the sub-workflows embedded in it."""
+def nodes_by_id(spec: WorkflowSpec, owner: str = "") -> Iterator[tuple[str, NodeSpec]]:
+    """The nodes of a definition and of the sub-workflows embedded in it, by their ids in a run."""
     from sage_actors.supervisor.definitions.specs import spec_from_dict
 
-    nodes = list(spec.nodes)
     for node in spec.nodes:
+        yield f"{owner}{node.id}", node
         if node.operation.type == "workflow":
-            nodes += all_nodes(spec_from_dict(node.operation.config["definition"]))
-    return nodes
+            yield from nodes_by_id(spec_from_dict(node.operation.config["definition"]), f"{owner}{node.id}/")
 
 
 def calls_of(spec: WorkflowSpec) -> set[str]:
     """The callables of its `python` operations."""
-    operations = [node.operation for node in all_nodes(spec)]
+    operations = [node.operation for _, node in nodes_by_id(spec)]
     return {str(each.config["call"]) for each in operations if each.type == "python"}
 
 
@@ -56,21 +64,31 @@ def is_found(name: str) -> bool:
     return False
 
 
-def refuse_unusable(spec: WorkflowSpec, bad: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises DefinitionError where a node calls one of `bad`, which could not be imported."""
-    problems = []
-    for node in all_nodes(spec):
-        if node.operation.type == "python" and node.operation.config["call"] in bad:
-            call = node.operation.config["call"]
-            problems.append(unusable(f"{node.id}.call", bad[call]))
-    if problems:
-        raise DefinitionError(problems, source=spec.name)
+def unusable_calls(spec: WorkflowSpec, infos: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
+    """The nodes that call what could not be imported, or with arguments that do not fit; by their ids."""
+    for node_id, node in nodes_by_id(spec):
+        if node.operation.type == "python" and (info := infos.get(node.operation.config["call"])) is not None:
+            yield from call_problems(node_id, info, node.arguments)
 
 
-def unusable(place: str, info: Mapping[str, Any], line: int | None = None) -> Problem:
-    """What is wrong where a call stands that a worker could not import."""
-    hint = "is its module in the project, beside the workflow file, installed, or in `search_paths`?"
-    return Problem(place, f"{info['call']}: {info['error']}", hint, line)
+def call_problems(place: str, info: Mapping[str, Any], arguments: Iterable[str]) -> Iterator[Problem]:
+    """What is wrong with the call of the node at `place`, of which a worker said `info`."""
+    call = info["call"]
+    if not info["ok"]:
+        hint = "is its module in the project, beside the workflow file, installed, or in `search_paths`?"
+        yield Problem(f"{place}.call", f"{call}: {info['error']}", hint)
+        return
+    parameters = info.get("parameters")
+    if parameters is None:
+        return
+    takes, given = parameters["takes"], list(arguments)
+    for name in given if takes is not None else ():
+        if name not in takes:
+            hint = nearest(name, takes, otherwise=f"it takes {', '.join(takes) or 'none'}")
+            yield Problem(f"{place}.arguments.{name}", f"{call} takes no argument {name!r}", hint)
+    for name in parameters["needs"]:
+        if name not in given:
+            yield Problem(f"{place}.arguments", f"{call} needs the argument {name!r}", f"add {name}: ...")
 
 
 def informed(spec: WorkflowSpec, infos: Mapping[str, Mapping[str, Any]]) -> WorkflowSpec:

@@ -83,12 +83,13 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 
 def inspect_call(call: str, main_path: str | None) -> dict[str, Any]:
-    """What `call` is: {call, ok, error, is_async, accepts_context, policy}. Never raises."""
+    """What `call` is: {call, ok, error, is_async, accepts_context, policy, parameters}. Never raises."""
     info: dict[str, Any] = {"call": call, "ok": False, "error": None}
-    info |= {"is_async": False, "accepts_context": False, "policy": None}
+    info |= {"is_async": False, "accepts_context": False, "policy": None, "parameters": None}
     try:
         function = load_call(call, main_path)
         info |= {"is_async": is_async(function), "accepts_context": accepts_context(function)}
+        info |= {"parameters": _parameters(function)}
         info |= {"policy": _policy(function), "ok": True}
     except BaseException as error:  # noqa: BLE001 - importing runs user code
         info["error"] = f"{type(error).__name__}: {error}"
@@ -105,6 +106,30 @@ def _policy(function: Callable[..., Any]) -> dict[str, Any] | None:
     except ResultError as error:
         raise UsageError(f"its policy cannot be used: {error}") from error
     return policy
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, Any] | None:
+    """The names of arguments that it `takes` (None: any), and which of them it `needs`.
+
+    None where that cannot be known. Of a decorated function it is what the decorator's own function takes, which
+    may add arguments.
+    """
+    inner = getattr(function, "function", None) if hasattr(function, "policy") else None
+    try:
+        parameters = inspect.signature(inner or function, follow_wrapped=False).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    kinds = {each.kind for each in parameters}
+    if inspect.Parameter.POSITIONAL_ONLY in kinds:
+        return None  # mostly built in, and what it takes by name is not said
+    named = [each for each in parameters if each.kind not in _MANY]
+    return {
+        "takes": None if inspect.Parameter.VAR_KEYWORD in kinds else [each.name for each in named],
+        "needs": [each.name for each in named if each.default is each.empty and each.name != "context"],
+    }
+
+
+_MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _fits(function: Callable[..., Any], arguments: dict[str, Any]) -> bool:

@@ -85,14 +85,18 @@ def validate_command(workflow: str, project: Path, as_json: bool) -> int:
 
 
 def _checked(path: Path, project: Path, warnings: list[Problem]) -> WorkflowSpec:
-    from sage_actors.supervisor.cli.checking import load_checked
+    from sage_actors.supervisor.cli.checking import load_checked, told_in_place
 
     spec = load_checked(path, project, warnings.append)
     if any(node.operation.type in ("python", "workflow") for node in spec.nodes):
         from sage_actors.supervisor.api import Supervisor
 
-        with Supervisor(project, workers=1, durability="none", search_paths=[path.resolve().parent]) as one:
-            one._checked(spec)
+        search = [path.resolve().parent]
+        with (
+            Supervisor(project, workers=1, durability="none", search_paths=search) as one,
+            told_in_place(path),
+        ):
+            one.check(spec)
     return spec
 
 

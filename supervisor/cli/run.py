@@ -180,7 +180,7 @@ def run_command(
         raise click.UsageError("--fresh and --resume exclude each other.")
     from sage_actors.actors.pool import ahead
     from sage_actors.servers.catalog import SAGE_SERVERS
-    from sage_actors.supervisor.cli.checking import load_checked
+    from sage_actors.supervisor.cli.checking import load_checked, told_in_place
     from sage_actors.supervisor.cli.consent import ensure_consent
     from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
     from sage_actors.supervisor.sandboxing import unwritable_paths
@@ -225,15 +225,16 @@ def run_command(
             with follower.asking():
                 return _ask_about_changes(changes)
 
-        return supervisor.start(
-            spec,
-            run_id=run_id,
-            inputs=inputs,
-            fresh=fresh,
-            must_exist=must_exist,
-            repair=chosen.repair,
-            accept_changes=accept_changes or (ask if at_terminal() else False),
-        )
+        with told_in_place(path):
+            return supervisor.start(
+                spec,
+                run_id=run_id,
+                inputs=inputs,
+                fresh=fresh,
+                must_exist=must_exist,
+                repair=chosen.repair,
+                accept_changes=accept_changes or (ask if at_terminal() else False),
+            )
 
     return _carry_out(
         chosen, run_id, start, spec=spec, search=(path.resolve().parent,), fresh=fresh, inputs=inputs

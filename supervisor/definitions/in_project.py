@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sage_actors.actors.mcp.config import ServerEntry
     from sage_actors.supervisor.definitions.validation import Places
 
-__all__ = ["project_problems", "refuse_absent"]
+__all__ = ["project_problems"]
 
 _SHOWN = 20  # names that a hint lists
 
@@ -43,12 +43,6 @@ def project_problems(spec: WorkflowSpec, project: Path, *, places: Places | None
             nodes = [(place, node) for place, node in placed if node.operation.type == type_name]
             problems += look(nodes, project)
     return problems
-
-
-def refuse_absent(spec: WorkflowSpec, project: Path) -> None:
-    """Raises DefinitionError with all that `spec` names and is not there."""
-    if problems := project_problems(spec, project):
-        raise DefinitionError(problems, source=spec.name)
 
 
 _Nodes = Sequence[tuple[str, NodeSpec]]

@@ -216,7 +216,7 @@ def test_calls_that_cannot_be_imported_are_named_with_all_else_that_is_wrong(
     nodes: list[dict[str, Any]] = [
         {"id": "a", "type": "python", "call": "nowhere:a", "needs": ["zz"]},
         {"id": "b", "type": "python", "call": "no call"},
-        {"id": "json", "type": "python", "call": "json:loads", "needs": ["b", "s"]},
+        {"id": "json", "type": "python", "call": "json:loads", "arguments": {"s": "1"}, "needs": ["b", "s"]},
         {"id": "s", "type": "workflow", "definition": {"name": "s", "nodes": inner}, "needs": ["json"]},
     ]
     done = sage(*command, sage.flow(*nodes), code=2)
@@ -227,6 +227,52 @@ def test_calls_that_cannot_be_imported_are_named_with_all_else_that_is_wrong(
         assert place in said
     assert "cycle: json -> s -> json" in said
     assert "json:loads" not in said
+
+
+@pytest.mark.parametrize(
+    ("command", "more"), [("validate", [shell("e", "true", needs=["zz"])]), ("run", [])], ids=str
+)
+def test_a_bad_call_has_its_place_and_line_also_where_all_else_is_well(
+    sage: CommandLine, command: str, more: list[dict[str, Any]]
+) -> None:
+    (sage.project / "steps.py").write_text(
+        "import functools\n"
+        "def one(x, y=0, *, context): return x\n"
+        "def given(f): return functools.wraps(f)(lambda **kw: f(db=1, **kw))\n"
+        "@given\n"
+        "def stored(x, db): return x\n"
+    )
+    call = {"type": "python", "call": "steps:one"}
+    inner = {"name": "inner", "nodes": [{"id": "a", **call, "call": "steps:two"}]}
+    (sage.project / "inner.json").write_text(json.dumps(inner, indent=1))
+    phases = [
+        {
+            "id": "p",
+            "operations": [
+                {"id": "a", **call, "arguments": {"x": 1}},
+                {"id": "b", **call, "arguments": {"xx": 1}},
+                {"id": "c", "type": "workflow", "definition": inner},
+                {"id": "d", "type": "workflow", "workflow": "inner.json"},
+                {"id": "f", **call, "call": "steps:stored", "arguments": {"x": 1}},
+                {"id": "g", **call, "call": "json:dumps", "arguments": {"obj": 1, "anything": 2}},
+                {"id": "h", **call, "call": "operator:neg", "arguments": {"a": 1}},
+                *more,
+            ],
+        }
+    ]
+    flow = sage.project / "flow.json"
+    flow.write_text(json.dumps({"name": "flow", "phases": phases}, indent=1))
+    said = sage(command, str(flow), code=2).stderr
+    assert f"{flow}: 4 problems" in said
+    assert said.count("  - line ") == 4
+    here = "phases[0].operations"
+    assert f"{here}[1].arguments.xx: steps:one takes no argument 'xx'" in said
+    assert f"{here}[1].arguments: steps:one needs the argument 'x'" in said
+    assert f"{here}[2].definition.nodes[0].call: steps:two: ImportError" in said
+    if not more:
+        inside = sage.project / "inner.json"
+        assert f"{here}[3].workflow: {inside}: line 7: nodes[0].call: steps:two: ImportError" in said
+    assert not any(f"{here}[{number}]" in said for number in (0, 4, 5, 6))
 
 
 def test_validate_says_that_a_good_file_is_valid(sage: CommandLine, inside: Inside) -> None:
