@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 
 from sage_actors.actors.clock import SystemClock
-from sage_actors.actors.keys.provider import load_keys
+from sage_actors.actors.keys.provider import KeyRing, load_keys
 from sage_actors.actors.state.directory import StateDirectory
-from sage_actors.actors.state.locks import RunLock
+from sage_actors.actors.state.locks import RunLock, holder
 from sage_actors.messages.definition import WorkflowSpec
+from sage_actors.messages.errors import NoCheckpointError, RunLockedError
 from sage_actors.servers.orchestration.errors import ToolRefused
 from sage_actors.supervisor.core.graph import nearest
 from sage_actors.supervisor.definitions.edges import direct_dependencies
 from sage_actors.supervisor.recovery.forking import fork
-from sage_actors.supervisor.recovery.history import open_history
+from sage_actors.supervisor.recovery.history import History, open_history
 
 __all__ = ["fork_from_phase"]
 
@@ -27,11 +28,15 @@ def fork_from_phase(state: StateDirectory, run_id: str, phase: str) -> str:
 
     Raises:
         ToolRefused: there is no such phase.
+        RunLockedError: the run, or another one of its workflow and inputs, still goes on: both would write the same
+            files.
         UsageError: an operation of it has effect `once` and has succeeded.
         NoCheckpointError, StateCorruptedError, StorageError.
     """
     keys = load_keys(create=False)
-    starts = _starts(open_history(state, keys, run_id).definition, phase)
+    past = open_history(state, keys, run_id)
+    starts = _starts(past.definition, phase)
+    _refuse_a_second(state, keys, past)
     name = _free(state, run_id, phase)
     source = run_id
     for number, node in enumerate(starts, 1):
@@ -52,6 +57,21 @@ def _starts(spec: WorkflowSpec, phase: str) -> list[str]:
         raise ToolRefused("INVALID_PHASE", f"the workflow {spec.name} has no phase {phase!r}; {hint}")
     inside = {node.id for node in members}
     return [node.id for node in members if not inside.intersection(direct_dependencies(node))]
+
+
+def _refuse_a_second(state: StateDirectory, keys: KeyRing, past: History) -> None:
+    for run_id in state.run_ids():
+        if holder(state, run_id) is None:
+            continue
+        try:
+            live = open_history(state, keys, run_id)
+        except NoCheckpointError:  # locked a moment ago, and not yet admitted
+            continue
+        if (live.workflow, live.inputs) == (past.workflow, past.inputs):
+            raise RunLockedError(
+                f"run {run_id} does the same work and still goes on; follow it with sage_workflow_status, or stop it "
+                "with sage_workflow_cancel, before a phase is begun again"
+            )
 
 
 def _free(state: StateDirectory, run_id: str, phase: str) -> str:

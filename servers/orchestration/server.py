@@ -7,6 +7,7 @@ extension); the run goes on in this process, and its state on disk outlives it.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -84,6 +85,7 @@ class Orchestration:
         self.project = project
         self.runs = Runs(project)
         self.book = Runbook(project)
+        self._forking = threading.Lock()  # of two calls for one phase the second finds the run of the first
 
     def execute(self, feature: str, template: str, options: Options, inputs: dict[str, Any]) -> Execution:
         """Begin the run of a topic, or continue it; a run id continues that run."""
@@ -101,11 +103,11 @@ class Orchestration:
     def resume(self, feature: str, from_phase: str | None) -> Execution:
         """Continue a run, or a copy of it that begins again at a phase."""
         run_id = self.book.find(feature, "NO_CHECKPOINT_FOUND")
-        if from_phase is not None:
-            run_id = self.runs.fork(run_id, from_phase)
-        phase = describe(self.book.read(run_id)).phase
-        answer = self._go_on(run_id, lambda: self.runs.resume(run_id))
-        return answer.model_copy(update={"resumed_from": from_phase or phase})
+        if from_phase is None:
+            return self._resume(run_id)
+        with self._forking:
+            answer = self._resume(self.runs.fork(run_id, from_phase))
+        return answer.model_copy(update={"resumed_from": from_phase})
 
     def status(self, feature: str) -> Status:
         """Where a run stands."""
@@ -150,6 +152,11 @@ class Orchestration:
     def execution(self, run_id: str) -> Execution:
         """The result of the call that began a run, as it stands."""
         return execution_of(self.book.read(run_id))
+
+    def _resume(self, run_id: str) -> Execution:
+        phase = describe(self.book.read(run_id)).phase
+        answer = self._go_on(run_id, lambda: self.runs.resume(run_id))
+        return answer.model_copy(update={"resumed_from": phase})
 
     def _go_on(self, run_id: str, begin: Callable[[], list[str]]) -> Execution:
         try:
@@ -253,7 +260,10 @@ class _Tools:
         feature: _Feature,
         fromPhase: Annotated[
             str | None,
-            Field(description="Begin again at this phase, in a new run; keeps what does not depend on it"),
+            Field(
+                description="Begin again at this phase, in a new run; keeps what does not depend on it. Not while the "
+                "run goes on"
+            ),
         ] = None,
     ) -> Annotated[CallToolResult, Execution]:
         """Continue a run that is paused, failed or was interrupted, from what has succeeded. Answers at once."""

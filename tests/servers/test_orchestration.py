@@ -22,6 +22,7 @@ from orchestration_harness import (
     trusted_template,
     write_template,
 )
+from secret_samples import sample
 
 from sage_actors.messages.errors import RunLockedError
 from sage_actors.servers.orchestration.models import Options
@@ -188,6 +189,36 @@ def test_from_a_phase_a_new_run_repeats_that_phase_and_what_follows(core: Orches
         assert known == [answer["workflowId"], first["workflowId"]]
         unknown = await client.call("resume", feature=first["workflowId"], fromPhase="p9")
         assert (unknown.is_error, unknown.code) == (True, "INVALID_PHASE")
+
+    talk(core, say)
+
+
+def test_no_phase_is_begun_again_while_a_run_of_the_same_work_goes_on(core: Orchestration) -> None:
+    flow = phases(
+        [operation("one", "true")], [operation("two", "echo once >> ran-two; test -e end || sleep 60")]
+    )
+    trusted_template(core.project, "flow", flow)
+
+    async def say(client: Talk) -> None:
+        async def again(feature: str) -> Answer:
+            return await client.call("resume", feature=feature, fromPhase="p2")
+
+        first = (await client.call("execute", feature="x", template="flow"))["workflowId"]
+        refused = await again("x")
+        assert (refused.is_error, refused.code) == (True, "RUN_LOCKED")
+        assert "sage_workflow_cancel" in refused["errors"][0]["message"]
+        await client.call("cancel", feature=first)
+        answers = await asyncio.gather(again(first), again(first))
+        begun = [each["workflowId"] for each in answers if each["success"]]
+        assert begun == [f"{first}-from-p2"]
+        assert (await again(first)).code == "RUN_LOCKED"
+        other = await client.call("execute", feature="y", template="flow")
+        await client.call("cancel", feature=begun[0])
+        (core.project / "end").touch()
+        third = await again(first)
+        assert third["workflowId"] == f"{first}-from-p2-2"
+        assert (await client.end_of(third["workflowId"]))["status"] == "completed"
+        await client.call("cancel", feature=other["workflowId"])
 
     talk(core, say)
 
