@@ -8,7 +8,7 @@ from typing import Any
 from mcp.types import CallToolResult, TextContent
 
 from sage_actors.messages import errors as known
-from sage_actors.messages.errors import DefinitionError, SageError, StorageError
+from sage_actors.messages.errors import DefinitionError, SageError, SecretInStateError, StorageError
 from sage_actors.servers.orchestration.models import (
     Execution,
     Listing,
@@ -42,16 +42,25 @@ def errors_of(error: BaseException) -> list[WorkflowError]:
     if isinstance(error, ToolRefused):
         return [WorkflowError(code=error.code, message=str(error))]
     if isinstance(error, DefinitionError):
-        return [
-            WorkflowError(code=error.code, message=str(each), field=each.place or None)
-            for each in error.problems[:_MOST]
-        ]
+        return _problems_of(error)
     if isinstance(error, OSError | StorageError):
         return [WorkflowError(code="FILESYSTEM_ERROR", message=str(error))]
     if isinstance(error, SageError):
         return [WorkflowError(code=error.code, message=str(error))]
     text = f"{type(error).__name__}: {error}; this is a fault of sage-actors, its log has the details"
     return [WorkflowError(code="INTERNAL_ERROR", message=text)]
+
+
+def _problems_of(error: DefinitionError) -> list[WorkflowError]:
+    from sage_actors.supervisor.definitions.validation import code_of
+
+    alike = isinstance(error, SecretInStateError)
+    return [
+        WorkflowError(
+            code=error.code if alike else code_of(each), message=str(each), field=each.place or None
+        )
+        for each in error.problems[:_MOST]
+    ]
 
 
 def error_of_node(node: str, error: Mapping[str, Any]) -> WorkflowError:

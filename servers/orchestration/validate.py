@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sage_actors.messages.definition import WorkflowSpec
-from sage_actors.messages.errors import CycleError, DefinitionError, Problem
+from sage_actors.messages.errors import DefinitionError, Problem
 from sage_actors.servers.orchestration.models import Graph, ValidationIssue, Verdict
+from sage_actors.supervisor.definitions.validation import code_of
 
 __all__ = ["validate"]
 
@@ -18,8 +19,7 @@ def validate(template: dict[str, Any] | str, project: Path) -> Verdict:
     try:
         spec = _load(template, project, warnings)
     except DefinitionError as error:
-        code = CycleError.code if isinstance(error, CycleError) else error.code
-        issues = [_issue(each, "error", code) for each in error.problems]
+        issues = [_issue(each, "error", code_of(each)) for each in error.problems]
         return Verdict(valid=False, errors=issues, warnings=_warnings(warnings))
     return Verdict(valid=True, warnings=_warnings(warnings), graph=_graph(spec))
 

@@ -31,6 +31,7 @@ __all__ = [
     "TYPES",
     "Places",
     "check_spec",
+    "code_of",
     "places_of",
     "raise_problems",
     "resolve_name",
@@ -48,6 +49,7 @@ _NO_RETRY = {
     "approval": "remove it; a `timeout` bounds how long it waits",
     "wait": "remove it",
 }
+_CYCLE = "cycle: "  # begins the message of a cycle
 _ID_HINT = "ids are made of A-Z a-z 0-9 _ and -"
 
 
@@ -79,14 +81,21 @@ def check_spec(spec: WorkflowSpec) -> None:
 
 def raise_problems(problems: Sequence[Problem], source: str) -> None:
     """The error for what was found, if anything was: of a cycle, of secrets alone, or of a definition."""
-    cycles = [each for each in problems if each.message.startswith("cycle: ")]
+    cycles = [each for each in problems if each.message.startswith(_CYCLE)]
     if cycles:
-        path = cycles[0].message.removeprefix("cycle: ").split(" -> ")
+        path = cycles[0].message.removeprefix(_CYCLE).split(" -> ")
         raise CycleError(path, problems=problems, source=source)
     if problems and all(map(is_secret_problem, problems)):
         raise SecretInStateError(problems, source=source)
     if problems:
         raise DefinitionError(problems, source=source)
+
+
+def code_of(problem: Problem) -> str:
+    """The code of one problem: that of the error which it would be alone."""
+    if problem.message.startswith(_CYCLE):
+        return CycleError.code
+    return SecretInStateError.code if is_secret_problem(problem) else DefinitionError.code
 
 
 def places_of(spec: WorkflowSpec) -> Places:

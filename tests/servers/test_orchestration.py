@@ -14,6 +14,7 @@ import pytest
 from cli_harness import CommandLine, wait_until
 from mcp import MCPError
 from orchestration_harness import (
+    Answer,
     Talk,
     in_process,
     lines,
@@ -485,6 +486,14 @@ def test_a_definition_is_judged_with_all_its_problems(core: Orchestration) -> No
         cyclic = await client.call("validate", template={"name": "x", "nodes": nodes})
         assert (cyclic.is_error, cyclic["valid"]) == (False, False)
         assert cyclic["errors"][0]["code"] == "CYCLE_DETECTED"
+        secret = sample("github-token", 1)[0]
+        nodes += [operation("c", "x", needs=["nobody"]), operation("d", f"echo {secret}")]
+        many = await client.call("validate", template={"name": "x", "nodes": nodes})
+        assert {each["field"]: each["code"] for each in many["errors"]} == {
+            "nodes[0]": "CYCLE_DETECTED",
+            "nodes[2].needs[0]": "WORKFLOW_VALIDATION_ERROR",
+            "nodes[3].command": "SECRET_IN_STATE",
+        }
         empty = await client.call("validate", template={})
         assert empty["errors"][0]["severity"] == "error"
         good = await client.call("validate", template={"name": "x", **TWO_PHASES})
