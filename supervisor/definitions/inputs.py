@@ -13,6 +13,7 @@ from typing import Any
 from sage_actors.messages.codec import pack
 from sage_actors.messages.definition import InputSpec, WorkflowSpec
 from sage_actors.messages.errors import DefinitionError, Problem, ResultError, SecretInStateError
+from sage_actors.servers.documents.slugs import headline
 from sage_actors.supervisor.core.graph import nearest
 from sage_actors.supervisor.definitions.literals import problems_in
 from sage_actors.supervisor.json_text import from_json
@@ -146,8 +147,9 @@ def _same(value: Any, other: Any) -> bool:
 def default_run_id(spec: WorkflowSpec, inputs: Mapping[str, Any], topic: str | None = None) -> str:
     """`<workflow>-<topic slug>`, the same for the same workflow, topic and inputs.
 
-    A name or a topic that lost characters gains eight hex digits of its hash; inputs besides `topic` that
-    differ from their defaults add eight of theirs.
+    Of a topic of many lines, such as a traceback, the slug is that of its headline. A name or a topic that lost
+    characters gains eight hex digits of its hash; inputs besides `topic` that differ from their defaults add eight
+    of theirs.
     """
     slug, lost = _slug(spec.name, most=None)  # a long name is cut as it always was
     name = slug[:_MAX_NAME].lstrip("._-")
@@ -156,9 +158,10 @@ def default_run_id(spec: WorkflowSpec, inputs: Mapping[str, Any], topic: str | N
     if topic is None and isinstance(inputs.get("topic"), str):
         topic = inputs["topic"]
     if topic is not None:
-        slug, lost = _slug(topic)
+        said = headline(topic) if len(topic.splitlines()) > 1 else topic
+        slug, lost = _slug(said)
         parts += [slug] if slug else []
-        parts += [_hash(topic)] if lost else []
+        parts += [_hash(topic)] if lost or said.strip() != topic.strip() else []
     others = {
         name: value
         for name, value in inputs.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -909,14 +910,26 @@ def test_a_run_id_is_the_workflow_and_the_topic(
     assert default_run_id(spec, inputs, topic) == run_id
 
 
+def test_the_run_id_of_an_error_text_names_the_error() -> None:
+    traceback = """Traceback (most recent call last):
+  File "/srv/shop/stock.py", line 3, in level
+    return LEVELS[name]
+           ~~~~~~^^^^^^
+KeyError: 'tea'
+"""
+    ids = [default_run_id(spec_with(), {}, text) for text in (traceback, traceback.replace("3", "4"))]
+    assert all(re.fullmatch(r"flow-keyerror-tea-[0-9a-f]{8}", each) for each in ids)
+    assert len(set(ids)) == 2
+    assert default_run_id(spec_with(), {}, "two\nlines").startswith("flow-two-")
+    assert default_run_id(spec_with(), {}, "one line\n") == "flow-one-line"
+
+
 def test_topics_that_lose_characters_and_further_inputs_keep_run_ids_apart() -> None:
     spec = spec_with(topic={}, depth={"default": 3})
     topics = ["a/b", "a:b", "a b!", "ä b", "ö b", "日本", "中国", "x" * 200, "x" * 201, "..", "-"]
     ids = [default_run_id(spec, {}, topic) for topic in topics]
     ids += [default_run_id(spec, {"depth": depth}, "a b") for depth in (1, 2)]
     assert len(set(ids)) == len(ids)
-    import re
-
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", each) for each in ids)
     assert re.fullmatch(r"flow-a-b-[0-9a-f]{8}", ids[0])
 
@@ -933,8 +946,6 @@ def test_names_that_lose_characters_keep_run_ids_apart() -> None:
 
 @given(st.text(min_size=1, max_size=200), st.text(max_size=300))
 def test_any_name_and_topic_make_a_run_id_that_is_allowed(name: str, topic: str) -> None:
-    import re
-
     spec = spec_from_dict({"name": name, "nodes": []})
     run_id = default_run_id(spec, {"more": 1}, topic)
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", run_id)
