@@ -10,7 +10,7 @@ from typing import Any
 from sage_actors.actors.confinement.violations import explain
 from sage_actors.actors.workers.output import safe_text
 from sage_actors.messages.codec import pack
-from sage_actors.messages.errors import ResultError
+from sage_actors.messages.errors import ResultError, SageError
 from sage_actors.messages.wire import error_map
 
 __all__ = ["describe_error"]
@@ -25,10 +25,13 @@ _OWN = (
 )
 
 
-def describe_error(error: BaseException, clean: Callable[[str], str] = str) -> dict[str, Any]:
+def describe_error(
+    error: BaseException, clean: Callable[[str], str] = str, *, runs_user_code: bool = True
+) -> dict[str, Any]:
     """`error` with the traceback of the user's frames only. `clean` sees a text before it is cut: half a secret
     would not be known for one.
 
+    runs_user_code: of an operation that has none of the user's frames, what this package refused has no traceback.
     An attribute `retryable` (bool), `retry_after` (seconds) or `details` (a map) on the exception is heeded. What the
     sandbox refused is told as a SandboxViolation, with its cause in the traceback.
     """
@@ -36,10 +39,11 @@ def describe_error(error: BaseException, clean: Callable[[str], str] = str) -> d
     if violation is not None:
         violation.__cause__ = error
         error = violation.with_traceback(error.__traceback__)
+    has_traceback = runs_user_code or not isinstance(error, SageError)
     return error_map(
         type(error).__name__,
         _message(error, clean),
-        traceback=_traceback(error, clean),
+        traceback=_traceback(error, clean) if has_traceback else "",
         retryable=_retryable(error),
         retry_after=_retry_after(error),
         details=_details(error),

@@ -194,7 +194,8 @@ class OperationTable:
 
     def error(self, error: BaseException, task: Task, op: int) -> dict[str, Any]:
         """The error map of a task that failed, without secrets. A limit that the kernel enforced is told as one."""
-        plain = describe_error(error, self.redactor.text)
+        is_python = self._specs.get(op, {}).get("type") == "python"
+        plain = describe_error(error, self.redactor.text, runs_user_code=is_python)
         if op in self.limited:
             plain = tell_limit(plain, self._limits_of(op))
         described, findings = self.redactor.value(plain)

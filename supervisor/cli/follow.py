@@ -253,7 +253,10 @@ def _problem_lines(outcome: Outcome, project: Path) -> list[str]:
     lines = [f"Run {outcome.run_id} {_past(outcome.status)}" + _because(outcome)]
     lines += _error_lines(outcome.errors)
     traced = [node for node, error in list(outcome.errors.items())[:_MOST_ERRORS] if error.get("traceback")]
-    lines += [f"Its traceback: {command_line(project, 'show', outcome.run_id, node)}" for node in traced[:1]]
+    lines += [
+        f"The traceback of {node}: {command_line(project, 'show', outcome.run_id, node)}"
+        for node in traced[:1]
+    ]
     then = "Continue with" if outcome.status == "cancelled" else "Try what failed again, keeping the rest"
     return [*lines, f"{then}: {again}"]
 

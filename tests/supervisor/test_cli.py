@@ -379,11 +379,20 @@ def test_a_node_that_failed_in_python_shows_where(sage: CommandLine, inside: Ins
         "def parse(text):\n    return number(text)\n\n\ndef number(text):\n    return int(text)\n"
     )
     flow = sage.flow({"id": "parse", "type": "python", "call": "steps:parse", "arguments": {"text": "x"}})
-    assert "Its traceback: sage-actors show flow parse" in sage("run", flow, code=1).stderr
+    assert "The traceback of parse: sage-actors show flow parse" in sage("run", flow, code=1).stderr
     shown = inside("show", "flow", "parse", code=1).stderr
     assert shown.count("  File ") == 2
     assert 'steps.py", line 2, in parse' in shown
     assert shown.endswith("ValueError: invalid literal for int() with base 10: 'x'\n")
+
+
+def test_a_refusal_of_this_package_shows_no_frames_of_this_package(sage: CommandLine, inside: Inside) -> None:
+    subprocess.run(["git", "init", "-q", str(sage.project)], check=True)
+    flow = sage.flow({"id": "write", "type": "agent", "agent": "claude", "prompt": "x"})
+    said = sage("run", flow, code=1).stderr
+    assert "has no commit yet" in said
+    assert "raceback" not in said
+    assert "raceback" not in inside("show", "flow", "write", code=1).stderr
 
 
 @pytest.mark.requirement("ORCH-017")
