@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import pykka
 
 from sage_actors.actors.breaker import actor as br
 from sage_actors.actors.clock import Clock
+from sage_actors.actors.egress.rules import split_authority
 from sage_actors.actors.pool import protocol as pp
 from sage_actors.messages.records import BreakerChanged
 from sage_actors.messages.wire import error_map
@@ -26,6 +27,10 @@ from sage_actors.supervisor.core.run_core import RunCore
 __all__ = ["OutsideCalls"]
 
 _MOST_GUARDS = 10_000  # of one worker at once, which has room for 1,024 operations
+_MOST_BLAMED = 10_000  # that are remembered of one worker
+
+
+_Token: TypeAlias = tuple[str, int, int]
 
 
 class OutsideCalls:
@@ -38,7 +43,8 @@ class OutsideCalls:
         self.states: dict[str, str] = {}  # of each endpoint that changed
         self._asked: dict[tuple[int, int], int] = {}  # (run, node) -> number of its request
         self._requests = 0
-        self._guards: dict[int, set[tuple[str, int, int]]] = {}  # by worker
+        self._guards: dict[int, dict[_Token, pp.Key]] = {}  # by worker: who asked
+        self._blamed: dict[int, set[tuple[pp.Key, str]]] = {}  # by worker: who said that an endpoint failed
         self._callers: set[int] = set()  # runs that asked for something
         self._ending: dict[
             int, tuple[RunCore, Callable[[RunCore], None]]
@@ -75,8 +81,9 @@ class OutsideCalls:
 
     def worker_lost(self, worker: int) -> None:
         """Nobody will say how the calls of its operations ended."""
-        for token in self._guards.pop(worker, set()):
+        for token in self._guards.pop(worker, {}):
             self._breaker.tell(br.Forget(token))
+        self._blamed.pop(worker, None)
 
     def settle(self, run: RunCore, then: Callable[[RunCore], None]) -> None:
         """`then(run)` once all that its last calls did to a breaker was told: it belongs into its journal."""
@@ -103,18 +110,48 @@ class OutsideCalls:
 
     def _guard_request(self, message: pp.GuardRequest) -> None:
         token = ("guard", message.worker, message.token)
-        asked = self._guards.setdefault(message.worker, set())
+        asked = self._guards.setdefault(message.worker, {})
         if len(asked) >= _MOST_GUARDS:  # it would cost all runs their time, and the supervisor its memory
             self._pool.kill(message.worker, "protocol", grace_s=0.0)
             return
-        asked.add(token)
+        asked[token] = (message.run, message.node, message.attempt)
         self._callers.add(message.run)
         self._breaker.tell(br.Request(message.endpoint, token))
 
     def _guard_ended(self, message: pp.GuardEnded) -> None:
         token = ("guard", message.worker, message.token)
-        self._guards.get(message.worker, set()).discard(token)
-        self._breaker.tell(br.Report(message.endpoint, token, message.ok))
+        asker = self._guards.get(message.worker, {}).pop(token, None)
+        if asker is None or (not message.ok and self._was_said(message, asker)):
+            self._breaker.tell(br.Forget(token))
+        else:
+            self._breaker.tell(br.Report(message.endpoint, token, message.ok))
+
+    def _was_said(self, message: pp.GuardEnded, asker: pp.Key) -> bool:
+        """Whether this attempt said already that the endpoint fails, which is not its own alone.
+
+        A node that names an endpoint has one voice an attempt; one that does not shall not have more, and so close to
+        others by itself what they name.
+        """
+        if not self._is_of_others(message.endpoint, asker):
+            return False
+        said = self._blamed.setdefault(message.worker, set())
+        if (asker, message.endpoint) in said:
+            return True
+        if len(said) >= _MOST_BLAMED:
+            said.clear()
+        said.add((asker, message.endpoint))
+        return False
+
+    def _is_of_others(self, endpoint: str, asker: pp.Key) -> bool:
+        """Whether nodes of a run, or the egress proxy, ask the breaker of that name as well."""
+        run = self._engine.runs.get(asker[0])
+        if (
+            run is not None
+            and 0 <= asker[1] < len(run.state)
+            and run.operation(asker[1]).endpoint == endpoint
+        ):
+            return False
+        return _is_host(endpoint) or any(each.uses_endpoint(endpoint) for each in self._engine.runs.values())
 
     def _granted(self, message: br.Granted) -> None:
         token: Any = message.token
@@ -152,8 +189,8 @@ class OutsideCalls:
         if token[0] == "guard":
             self._refuse_guard(token, message.endpoint, message.reason)
 
-    def _refuse_guard(self, token: tuple[str, int, int], endpoint: str, why: str) -> None:
-        self._guards.get(token[1], set()).discard(token)
+    def _refuse_guard(self, token: _Token, endpoint: str, why: str) -> None:
+        self._guards.get(token[1], {}).pop(token, None)
         error = error_map("BreakerOpenError", f"endpoint {endpoint!r} may not be called now: {why}")
         self._pool.permit(token[1], token[2], False, error)
 
@@ -171,6 +208,15 @@ class OutsideCalls:
                     open_until=message.open_until or None,
                     failures=message.failures,
                 )
+
+
+def _is_host(endpoint: str) -> bool:
+    """Whether it is named as the proxy names hosts."""
+    try:
+        split_authority(endpoint)
+    except ValueError:
+        return False
+    return True
 
 
 def _why_open(until: float | None) -> str:

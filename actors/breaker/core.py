@@ -40,7 +40,9 @@ __all__ = [
     "Waiting",
 ]
 
-_IDLE_ENDPOINTS: Final = 1_000  # names may be made up by operations: past this many, idle ones are dropped
+# Names may be made up by operations: past so many, idle ones are dropped, and past so many any that nobody calls.
+_IDLE_ENDPOINTS: Final = 1_000
+_ENDPOINTS: Final = 10_000
 
 
 class BreakerCore:
@@ -188,7 +190,12 @@ class BreakerCore:
         return one
 
     def _sweep(self, now: float) -> None:
-        """Drops endpoints that are as good as new, so that a million names do not stay for ever."""
-        for name in [name for name, one in self._endpoints.items() if one.is_idle(now)]:
-            del self._endpoints[name]
+        """Drops endpoints that are as good as new, so that a million names do not stay for ever; if too many are not,
+        all that have no policy of their own and that nobody calls."""
+        everything = len(self._endpoints) >= _ENDPOINTS
+        for name, one in list(self._endpoints.items()):
+            unused = not (one.held or one.waiting or name in self._policies)
+            if one.is_idle(now) or (everything and unused):
+                del self._endpoints[name]
+                self._wakeups.pop(name, None)
         self._sweep_above = max(_IDLE_ENDPOINTS, 2 * len(self._endpoints))

@@ -307,6 +307,18 @@ def test_a_million_names_do_not_stay() -> None:
     assert state(core) == "open"
 
 
+def test_a_million_names_that_fail_do_not_stay_either() -> None:
+    core = opened()
+    core.request("held", "held", T0)
+    for number in range(40_000):
+        core.request(f"host-{number}", number, T0)
+        core.report(f"host-{number}", number, False, T0)
+    assert len(core.status()) <= 20_000
+    assert core.status()["held"].in_use == 1
+    assert state(core) == "open"  # it has a policy of its own
+    assert core.report("host-39999", "late", False, T0) == []
+
+
 # Rates
 
 

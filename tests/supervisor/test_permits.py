@@ -55,6 +55,31 @@ def test_a_large_queue_gives_the_most_urgent_first() -> None:
 
 
 @pytest.mark.requirement("ORCH-005")
+def test_one_operation_cannot_close_to_others_what_they_name(tmp_path: Path) -> None:
+    """It did, by saying of any endpoint that it failed."""
+    flow = Workflow("blame", concurrency=1)
+    blamed = flow.add(ops.blame, endpoint_name="api", times=20)
+    flow.add(ops.echo, id="named", value=1, endpoint="api", after=[blamed], timeout=20)
+    again = flow.add(ops.blame, id="host", endpoint_name="api.example.com:443", times=20)
+    flow.add(ops.blame, id="own", endpoint_name="only-in-code", times=20, after=[again])
+    with Supervisor(tmp_path) as supervisor:
+        outcome = supervisor.run(flow, run_id="blame", timeout=60)
+    assert outcome.results == {"named": 1, "own": 5}
+    assert (outcome["blame"], outcome["host"]) == (20, 20)
+
+
+@pytest.mark.requirement("ORCH-005")
+def test_each_attempt_that_says_so_counts_once(tmp_path: Path) -> None:
+    flow = Workflow("blame", concurrency=1)
+    flow.add(ops.blame, id="blame", foreach=list(range(7)), endpoint_name="api", times=20)
+    flow.add(ops.echo, id="named", value=1, endpoint="api", after=["blame"], fallback="open")
+    with Supervisor(tmp_path) as supervisor:
+        outcome = supervisor.run(flow, run_id="blame", timeout=60)
+    assert outcome["blame"] == [20, 20, 20, 20, 1, 0, 0]
+    assert outcome["named"] == "open"
+
+
+@pytest.mark.requirement("ORCH-005")
 @pytest.mark.requirement("G-16")
 def test_no_call_is_made_after_the_breaker_opened(tmp_path: Path) -> None:
     """Fifty nodes are ready at once; the endpoint fails. The five that open it are the last that execute."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from sage_actors.actors.operations.context import Context
 from sage_actors.messages.definition import Limits, RetryPolicy
+from sage_actors.messages.errors import BreakerOpenError
 from sage_actors.supervisor.definitions.operation import operation
 
 
@@ -188,6 +189,18 @@ def guarded(context: Context, endpoint_name: str, fail: bool) -> str:
         if fail:
             raise ValueError("the other side")
     return "called"
+
+
+def blame(context: Context, endpoint_name: str, times: int) -> int:
+    """How often a call of the endpoint was allowed; each fails."""
+    for allowed in range(times):
+        try:
+            guarded(context, endpoint_name, fail=True)
+        except BreakerOpenError:
+            return allowed
+        except ValueError:
+            pass
+    return times
 
 
 def environment() -> dict[str, str]:
