@@ -32,7 +32,7 @@ from sage_actors.actors.state.actor import StateActor
 from sage_actors.actors.state.directory import Registry, StateDirectory, check_run_id
 from sage_actors.actors.user_config import load_user_config
 from sage_actors.messages.codec import pack, unpack
-from sage_actors.messages.definition import WorkflowSpec
+from sage_actors.messages.definition import NodeSpec, WorkflowSpec
 from sage_actors.messages.errors import (
     ActorDeadError,
     ChangedDefinitionError,
@@ -43,7 +43,13 @@ from sage_actors.messages.errors import (
     UsageError,
 )
 from sage_actors.messages.events import Event
-from sage_actors.supervisor.callables import calls_of, informed, nodes_by_id, unusable_calls
+from sage_actors.supervisor.callables import (
+    all_operations,
+    calls_of,
+    informed,
+    nodes_by_id,
+    unusable_calls,
+)
 from sage_actors.supervisor.config import DURABILITIES, load_config
 from sage_actors.supervisor.core.plan import wire_spec
 from sage_actors.supervisor.core.run_core import RunOptions
@@ -297,7 +303,7 @@ class Supervisor:
         values = unpack(pack(resolve_inputs(spec, inputs or {}), what="the inputs"))  # as a resume reads them
         name = check_run_id(default_run_id(spec, values) if run_id is None else run_id)
         options = self._options(spec, listening)
-        for node_id, node in nodes_by_id(spec):
+        for node_id, node in _with_own_sandbox(spec):
             if node.operation.sandbox == "trusted":
                 self.audit.record("trusted", name, node=node_id)
         with self._claim(name, join=join) as running:
@@ -475,9 +481,8 @@ class Supervisor:
     def _wider(self, spec: WorkflowSpec) -> Iterator[Problem]:
         """What asks for more than the policy grants."""
         policy = self._confinement.policy
-        for node_id, node in nodes_by_id(spec):
-            if node.operation.sandbox is not None:
-                yield from policy.problems(wire_spec(node.operation), node_id)
+        for node_id, node in _with_own_sandbox(spec):
+            yield from policy.problems(wire_spec(node.operation), node_id)
 
     def _start_workers(self, reads: Sequence[str]) -> None:
         """The keeper starts with the first run: what that names can then be shown to all workers."""
@@ -768,6 +773,13 @@ class _Claim:
 
 _NOBODY = Run("", resumed=False, completed=0, notices=[], listening=False)
 _NOBODY.finish(None, ActorDeadError("no run"))
+
+
+def _with_own_sandbox(spec: WorkflowSpec) -> list[tuple[str, NodeSpec]]:
+    """The nodes that say how they are to be confined, by their ids."""
+    if all(each.sandbox is None for each in all_operations(spec)):
+        return []
+    return [each for each in nodes_by_id(spec) if each[1].operation.sandbox is not None]
 
 
 def _policies(given: Mapping[str, BreakerPolicy | Mapping[str, Any]]) -> dict[str, BreakerPolicy]:

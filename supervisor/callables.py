@@ -9,9 +9,11 @@ from typing import Any
 
 from sage_actors.messages.definition import NodeSpec, OperationSpec, WorkflowSpec
 from sage_actors.messages.errors import Problem
+from sage_actors.messages.node_columns import NodeColumns, operations_of
 from sage_actors.supervisor.core.graph import nearest
 
 __all__ = [
+    "all_operations",
     "call_problems",
     "calls_in",
     "calls_of",
@@ -32,10 +34,20 @@ def nodes_by_id(spec: WorkflowSpec, owner: str = "") -> Iterator[tuple[str, Node
             yield from nodes_by_id(spec_from_dict(node.operation.config["definition"]), f"{owner}{node.id}/")
 
 
+def all_operations(spec: WorkflowSpec) -> list[OperationSpec]:
+    """What these nodes execute, each once."""
+    from sage_actors.supervisor.definitions.specs import spec_from_dict
+
+    operations = operations_of(spec.nodes)
+    for each in list(operations):
+        if each.type == "workflow":
+            operations += all_operations(spec_from_dict(each.config["definition"]))
+    return operations
+
+
 def calls_of(spec: WorkflowSpec) -> set[str]:
     """The callables of its `python` operations."""
-    operations = [node.operation for _, node in nodes_by_id(spec)]
-    return {str(each.config["call"]) for each in operations if each.type == "python"}
+    return {str(each.config["call"]) for each in all_operations(spec) if each.type == "python"}
 
 
 def calls_in(operation: OperationSpec) -> set[str]:
@@ -93,8 +105,8 @@ def call_problems(place: str, info: Mapping[str, Any], arguments: Iterable[str])
 
 def informed(spec: WorkflowSpec, infos: Mapping[str, Mapping[str, Any]]) -> WorkflowSpec:
     """`spec` with what workers said about its callables, those of embedded workflows too; others stay as they are."""
-    placed = {id(node.operation): _with_info(node.operation, infos) for node in spec.nodes}
-    return _with_operations(spec, placed)
+    nodes = NodeColumns.of(spec.nodes)
+    return replace(spec, nodes=nodes.executing([_with_info(each, infos) for each in nodes.operations]))
 
 
 def _with_info(operation: OperationSpec, infos: Mapping[str, Mapping[str, Any]]) -> OperationSpec:
@@ -112,16 +124,6 @@ def _with_info(operation: OperationSpec, infos: Mapping[str, Mapping[str, Any]])
     if info.get("policy"):
         operation = _with_policy(operation, info["policy"])
     return operation if not info["is_async"] else replace(operation, is_async=True)
-
-
-def _with_operations(spec: WorkflowSpec, placed: Mapping[int, OperationSpec]) -> WorkflowSpec:
-    nodes = [
-        each
-        if placed[id(each.operation)] is each.operation
-        else replace(each, operation=placed[id(each.operation)])
-        for each in spec.nodes
-    ]
-    return replace(spec, nodes=nodes)
 
 
 def _with_policy(operation: OperationSpec, policy: Mapping[str, Any]) -> OperationSpec:

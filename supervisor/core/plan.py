@@ -80,15 +80,12 @@ class Plan:
         "whens",
     )
 
-    def __init__(self, spec: WorkflowSpec) -> None:
+    def __init__(self, spec: WorkflowSpec, nodes: NodeColumns) -> None:
         self.spec = spec
-        self.visible = len(spec.nodes)
+        self.visible = len(nodes)
         self.size = self.visible  # gates included
-        nodes = spec.nodes
-        self.ids: list[str] = (
-            list(nodes.ids) if isinstance(nodes, NodeColumns) else [node.id for node in nodes]
-        )
-        self.by_id: dict[str, int] = {each: i for i, each in enumerate(self.ids)}
+        self.ids = list(nodes.ids)
+        self.by_id = dict(zip(self.ids, range(self.visible), strict=True))
         self.ops: list[OperationSpec] = []  # each once
         self.op_of: array[int] = array("I")  # node -> its place in `ops`
         self.parents: array[int] = array("I")
@@ -160,14 +157,12 @@ def compile_plan(spec: WorkflowSpec) -> Plan:
 
 
 def _compile(spec: WorkflowSpec) -> Plan:
-    plan = Plan(spec)
+    nodes = NodeColumns.of(spec.nodes)
+    plan = Plan(spec, nodes)
     parents, parent_offsets = plan.parents, plan.parent_offsets
     gate_of = {phase.id: plan.visible + i for i, phase in enumerate(spec.phases)}
     gates_before = {phase.id: tuple(gate_of[each] for each in phase.dependencies) for phase in spec.phases}
-    if isinstance(spec.nodes, NodeColumns):
-        _add_columns(plan, spec.nodes, gates_before)
-    else:
-        _add_nodes(plan, spec.nodes, gates_before)
+    _add_nodes(plan, nodes, gates_before)
     _add_gates(plan, parents, parent_offsets, gate_of)
     plan.size = plan.visible + len(spec.phases)
     plan.indegree = array("i", map(sub, parent_offsets[1:], parent_offsets))
@@ -179,29 +174,8 @@ def _compile(spec: WorkflowSpec) -> Plan:
     return plan
 
 
-def _add_nodes(plan: Plan, nodes: Iterable[NodeSpec], gates_before: Mapping[str, tuple[int, ...]]) -> None:
-    parents, number_of = plan.parents, plan.by_id.__getitem__
-    numbered: dict[OperationSpec, tuple[int, bool]] = {}
-    add_op, add_payload, add_end = plan.op_of.append, plan.payloads.append, plan.parent_offsets.append
-    for i, node in enumerate(nodes):
-        number, is_plain = numbered.get(node.operation) or _number(plan, numbered, node.operation)
-        add_op(number)
-        needs = node.needs
-        if is_plain and not node.arguments and node.when is None and node.foreach is None and not node.phase:
-            add_payload(_EMPTY)
-            if needs:
-                if len(needs) > 1 and len(set(needs)) < len(needs):
-                    needs = tuple(dict.fromkeys(needs))
-                parents.extend(map(number_of, needs))
-        else:
-            payload, here = _data_of(plan, i, node, gates_before)
-            add_payload(payload)
-            parents.extend(here)
-        add_end(len(parents))
-
-
-def _add_columns(plan: Plan, nodes: NodeColumns, gates_before: Mapping[str, tuple[int, ...]]) -> None:
-    """The same of nodes as columns: what is plain is taken over in stretches."""
+def _add_nodes(plan: Plan, nodes: NodeColumns, gates_before: Mapping[str, tuple[int, ...]]) -> None:
+    """What is plain is taken over in stretches."""
     numbered: dict[OperationSpec, tuple[int, bool]] = {}
     numbers = [numbered.get(each) or _number(plan, numbered, each) for each in nodes.operations]
     order = [number for number, _ in numbers]

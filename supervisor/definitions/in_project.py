@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_actors.messages.definition import NodeSpec, WorkflowSpec
 from sage_actors.messages.errors import DefinitionError, Problem
+from sage_actors.messages.node_columns import operations_of
 from sage_actors.supervisor.core.graph import nearest
 from sage_actors.supervisor.definitions.arguments import argument_problem
 from sage_actors.supervisor.definitions.specs import spec_from_dict
@@ -30,7 +31,7 @@ def project_problems(spec: WorkflowSpec, project: Path, *, places: Places | None
 
     places: where nodes stand, if the source differs from what `spec.to_dict()` gives.
     """
-    types = {node.operation.type for node in spec.nodes}
+    types = {each.type for each in operations_of(spec.nodes)}
     if types.isdisjoint(("mcp", "skill", "workflow")):
         return []
     # Loaded only where there is something to check.

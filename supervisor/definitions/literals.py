@@ -8,6 +8,7 @@ from typing import Any
 from sage_actors.messages.codec import pack
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.errors import Problem, ResultError, SecretInStateError
+from sage_actors.messages.node_columns import first_uses, nodes_with_data
 from sage_actors.messages.secret_patterns import candidates
 from sage_actors.messages.secret_scan import Allowed, secret_problems
 
@@ -42,18 +43,15 @@ def _values(spec: WorkflowSpec, places: Sequence[str]) -> Iterator[tuple[str, An
     yield "description", spec.description
     for name, declared in spec.inputs.items():
         yield f"inputs.{name}", {"default": declared.default, "enum": declared.enum}
-    seen: set[int] = set()
-    for node, place in zip(spec.nodes, places, strict=True):
+    for number, node in nodes_with_data(spec.nodes):
         if node.arguments:
-            yield f"{place}.arguments", node.arguments
+            yield f"{places[number]}.arguments", node.arguments
         if node.foreach is not None:
-            yield f"{place}.foreach", node.foreach
-        operation = node.operation
-        if id(operation) not in seen:  # a million nodes share a handful
-            seen.add(id(operation))
-            yield place, operation.config
-            if operation.has_fallback:
-                yield f"{place}.fallback", operation.fallback
+            yield f"{places[number]}.foreach", node.foreach
+    for number, operation in first_uses(spec.nodes):  # a million nodes share a handful
+        yield places[number], operation.config
+        if operation.has_fallback:
+            yield f"{places[number]}.fallback", operation.fallback
 
 
 def _batches(values: Iterable[tuple[str, Any]]) -> Iterator[list[tuple[str, Any]]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sage_actors.messages.definition import InputSpec, NodeSpec, OperationSpec, WorkflowSpec, policy_in_file
 from sage_actors.messages.errors import DefinitionError, Problem
+from sage_actors.messages.node_columns import NodeColumns
 from sage_actors.messages.units import counted
 from sage_actors.supervisor.definitions.operation import (
     POLICIES,
@@ -25,7 +26,6 @@ from sage_actors.supervisor.definitions.operation import (
 
 __all__ = ["Node", "Workflow"]
 
-_NO_ARGUMENTS: Mapping[str, Any] = {}
 _MISSING: Any = object()
 _ID = re.compile(r"[A-Za-z0-9_-]+\Z")
 _MAX_ID = 200  # characters, as in files
@@ -70,8 +70,9 @@ class Workflow:
         self.concurrency = _concurrency(concurrency)
         _check_head(name, description, self.inputs, timeout)
         self.timeout = None if timeout is None else _seconds(timeout)
-        self._nodes: list[NodeSpec] = []
-        self._ids: set[str] = set()
+        self._nodes = NodeColumns.empty()
+        self._numbers: dict[str, int] = {}  # of nodes, by id
+        self._is_plain = True  # its references are all that could be wrong with it
         self._last_numbers: dict[str, int] = {}  # of ids that were made from an operation's name
         self._operations: dict[Any, OperationSpec] = {}
         self._names: dict[Any, frozenset[str] | None] = {}  # of an operation's parameters
@@ -127,17 +128,20 @@ class Workflow:
             raise DefinitionError(
                 [Problem(f"{node_id}.after", "must be a list of nodes", "put it into a list")]
             )
-        needs = tuple([self._known(each, node_id, "after") for each in after]) if after else ()
-        node = NodeSpec(
-            node_id,
-            spec,
-            self._value(own, node_id, "arguments") if own else _NO_ARGUMENTS,
-            needs,
-            None if when is None else self._value(when, node_id, "when"),
-            None if foreach is None else self._value(foreach, node_id, "foreach"),
-        )
-        self._nodes.append(node)
-        self._ids.add(node_id)
+        needs = [self._number(each, node_id, "after") for each in after] if after else ()
+        data = None
+        if own or when is not None or foreach is not None:
+            data = NodeSpec(
+                node_id,
+                spec,
+                self._value(own, node_id, "arguments"),
+                tuple([self._nodes.ids[each] for each in needs]),
+                None if when is None else self._value(when, node_id, "when"),
+                None if foreach is None else self._value(foreach, node_id, "foreach"),
+            )
+        self._is_plain = self._is_plain and when is None and foreach is None and _is_plain(spec)
+        self._numbers[node_id] = len(self._numbers)
+        self._nodes.add(node_id, spec, needs, data)
         return Node(node_id, self)
 
     def to_spec(self) -> WorkflowSpec:
@@ -152,16 +156,15 @@ class Workflow:
         for call, function in self._functions.items():
             if function is not None:
                 refuse_another(call, function, is_complete=True)
-        check = not all(map(_is_plain, self._nodes))
         spec = WorkflowSpec(
             name=self.name,
-            nodes=self._nodes,
+            nodes=self._nodes.copy(),
             description=self.description,
             inputs=self.inputs,
             concurrency=self.concurrency,
             timeout=self.timeout,
         )
-        if check:
+        if not self._is_plain:
             from sage_actors.supervisor.definitions.validation import check_spec
 
             check_spec(spec)
@@ -169,7 +172,7 @@ class Workflow:
         # Not loaded by a worker, which only imports the script.
         from sage_actors.supervisor.definitions.literals import refuse_literals
 
-        refuse_literals(spec, [node.id for node in self._nodes])
+        refuse_literals(spec, self._nodes.ids)
         return spec
 
     def unsure_calls(self) -> set[str]:
@@ -195,7 +198,7 @@ class Workflow:
             if not _ID.match(given) or given in _RESERVED or len(given) > _MAX_ID:
                 hint = f"use A-Z a-z 0-9 _ -, at most {_MAX_ID}, and none of " + ", ".join(sorted(_RESERVED))
                 raise DefinitionError([Problem(str(given)[:80], "this cannot be the id of a node", hint)])
-            if given in self._ids:
+            if given in self._numbers:
                 raise DefinitionError(
                     [Problem(given, "there is a node of this id already", "give another id=")]
                 )
@@ -203,7 +206,7 @@ class Workflow:
         base = operation if type(operation) is str else _name_of(operation)
         number = self._last_numbers.get(base, 1)
         node_id = base if number == 1 and base not in _RESERVED else f"{base}-{number}"
-        while node_id in self._ids:
+        while node_id in self._numbers:
             number += 1
             node_id = f"{base}-{number}"
         self._last_numbers[base] = number
@@ -272,20 +275,21 @@ class Workflow:
             self._functions.setdefault(call, known.get(call))
         return spec
 
-    def _known(self, node: Node | str, at: str | None, name: str) -> str:
-        """The id of `node`, which is said in the field `name` of the node `at`."""
+    def _number(self, node: Node | str, at: str | None, name: str) -> int:
+        """The number of `node`, which is said in the field `name` of the node `at`."""
         node_id = node.id if isinstance(node, Node) else node
-        if (isinstance(node, Node) and node.workflow is not self) or node_id not in self._ids:
+        number = self._numbers.get(node_id)
+        if number is None or (isinstance(node, Node) and node.workflow is not self):
             raise DefinitionError(
                 [Problem(f"{at or ''}.{name}", f"{node_id!r} is no node of this workflow", "add it first")],
                 source=self.name,
             )
-        return node_id
+        return number
 
     def _value(self, value: Any, at: str | None, name: str) -> Any:
         """`value` with every Node in it as a reference."""
         if type(value) is Node:
-            return f"${{{self._known(value, at, name)}}}"
+            return f"${{{self._nodes.ids[self._number(value, at, name)]}}}"
         if isinstance(value, Mapping):
             return {key: self._value(each, at, name) for key, each in value.items()}
         if isinstance(value, (list, tuple)):
@@ -306,16 +310,10 @@ def _is_policy(operation: Any, key: str) -> bool:
         return True
 
 
-def _is_plain(node: NodeSpec) -> bool:
-    """Whether its references are all that could be wrong with it, which is found when the graph is compiled: in a
-    workflow of a hundred thousand such nodes a check of each would take as long again."""
-    operation = node.operation
-    return (
-        operation.type == "python"
-        and node.when is None
-        and node.foreach is None
-        and not (operation.secret_outputs or operation.has_fallback)
-    )
+def _is_plain(operation: OperationSpec) -> bool:
+    """Whether nothing about it could be wrong that is not found when the graph is compiled: in a workflow of a
+    hundred thousand such nodes a check of each would take as long again."""
+    return operation.type == "python" and not (operation.secret_outputs or operation.has_fallback)
 
 
 def _name_of(operation: Any) -> str:

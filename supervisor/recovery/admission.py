@@ -29,7 +29,7 @@ from sage_actors.messages.definition import (
     WorkflowSpec,
 )
 from sage_actors.messages.errors import StateCorruptedError
-from sage_actors.messages.node_columns import NodeColumns
+from sage_actors.messages.node_columns import NodeColumns, operations_of
 from sage_actors.messages.records import RunAdmitted
 from sage_actors.supervisor.core.plan import Plan
 
@@ -43,24 +43,28 @@ def pack_definition(spec: WorkflowSpec, plan: Plan | None = None) -> bytes:
     """The body of an admission. `plan`: of this very `spec`; where nodes are plain its columns are the same."""
     if plan is not None and plan.all_plain:
         columns = (plan.ids, plan.op_of, plan.parent_offsets[1:], plan.parents)
-        operations_once = dict.fromkeys(node.operation for node in spec.nodes)
-        return _compress(spec, operations_once, *columns, {}, distinct=True)
-    numbers = {node.id: i for i, node in enumerate(spec.nodes)}
+        return _compress(spec, operations_of(spec.nodes), *columns, {}, distinct=True)
+    nodes = NodeColumns.of(spec.nodes)
     phases = {phase.id: i for i, phase in enumerate(spec.phases)}
-    operations: dict[OperationSpec, int] = {}
-    ops, ends, needs = array("I"), array("I"), array("I")
-    data: dict[int, list[Any]] = {}
-    distinct = True
-    for i, node in enumerate(spec.nodes):
-        ops.append(operations.setdefault(node.operation, len(operations)))
-        if node.needs:
-            distinct = distinct and len(set(node.needs)) == len(node.needs)
-            needs.extend([numbers[each] for each in node.needs])
-        ends.append(len(needs))
-        if node.arguments or node.when is not None or node.foreach is not None or node.phase is not None:
-            phase = None if node.phase is None else phases[node.phase]
-            data[i] = [dict(node.arguments), node.when, node.foreach, phase]
-    return _compress(spec, operations, list(numbers), ops, ends, needs, data, distinct=distinct)
+    data = {
+        i: [
+            dict(node.arguments),
+            node.when,
+            node.foreach,
+            None if node.phase is None else phases[node.phase],
+        ]
+        for i, node in nodes.data.items()
+    }
+    return _compress(
+        spec,
+        nodes.operations,
+        nodes.ids,
+        nodes.ops,
+        nodes.ends,
+        nodes.needs,
+        data,
+        distinct=nodes.distinct,
+    )
 
 
 def _compress(

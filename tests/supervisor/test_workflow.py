@@ -101,7 +101,7 @@ def test_ids_are_the_names_of_functions_numbered_where_taken() -> None:
 
 
 def test_the_id_of_the_thousandth_node_is_found_as_fast_as_that_of_the_second() -> None:
-    class Counted(set[str]):
+    class Counted(dict[str, int]):
         asked = 0
 
         def __contains__(self, each: object) -> bool:
@@ -109,7 +109,7 @@ def test_the_id_of_the_thousandth_node_is_found_as_fast_as_that_of_the_second() 
             return super().__contains__(each)
 
     flow = Workflow("many")
-    flow._ids = taken = Counted()
+    flow._numbers = taken = Counted()
     nodes = [flow.add(ops.echo, value=1) for _ in range(1000)]
     assert [nodes[0].id, nodes[999].id] == ["echo", "echo-1000"]
     assert taken.asked <= 3 * len(nodes)
@@ -580,3 +580,12 @@ def test_the_same_inputs_again_continue_whatever_they_are(tmp_path: Path, given:
         outcome = outcome_of(tmp_path, flow, run_id="r", inputs={"given": given})
         results.append(repr(outcome["echo"]))
     assert results[0] == results[1] == repr([[2, 3] if isinstance(given, tuple) else given[1], 1])
+
+
+def test_what_is_added_later_is_not_in_a_specification_that_was_made_before() -> None:
+    flow = Workflow("grows")
+    flow.add(ops.echo, id="one", value=1)
+    spec = flow.to_spec()
+    flow.add(ops.echo, id="two", value=2)
+    assert [node.id for node in spec.nodes] == ["one"]
+    assert [node.id for node in flow.to_spec().nodes] == ["one", "two"]
