@@ -47,7 +47,7 @@ from sage_actors.actors.pool.keeper_wire import (
     STARTED,
 )
 from sage_actors.actors.pool.watch import children_of, descendants_of
-from sage_actors.actors.workers import worker
+from sage_actors.actors.workers import preloaded, worker
 from sage_actors.messages.codec import FrameReader, frame
 
 __all__ = ["Keeper", "main"]
@@ -55,6 +55,7 @@ __all__ = ["Keeper", "main"]
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _TICK_S = 1.0  # how often strays are looked for without a reason
+_QUIET_S = 0.1  # without a request, before something is imported that nobody asked for
 _STRAYS_S = 1.0  # a stray that SIGKILL does not end in this time hangs in the kernel: go on without it
 _FINISH_S = 30.0
 _OF_MCP = (
@@ -123,6 +124,8 @@ class Keeper:
         self._parent_fd = -1
         self._finished = False
         self._to_load: deque[str] = deque()
+        self._to_preload: deque[str] = deque()
+        self._asked_at = 0.0  # monotonic
         self._placeholders: list[Any] = []
         self._guard: Any = None
 
@@ -132,14 +135,14 @@ class Keeper:
             import sage_actors.actors.confinement.worker_profile
             import sage_actors.sandbox.namespaces  # noqa: F401
         while not self._finished and os.getppid() == self._parent_pid:
-            ready = {key.data for key, _ in self._selector.select(0.0 if self._to_load else _TICK_S)}
+            ready = {key.data for key, _ in self._selector.select(self._patience_s())}
             if "parent" in ready:
                 return
             if "channel" in ready:
                 self._read_requests()
             self._reap()
-            if self._to_load and not ready:
-                self._load(self._to_load.popleft())
+            if not ready:
+                self._load_more()
 
     def settle(self, said: dict[str, Any]) -> None:
         """What it is for: {"project", "main_path", "user_paths", "environ", "sandbox": of the new root or nil,
@@ -161,6 +164,7 @@ class Keeper:
         if self._guard is not None:
             self._guard.tell(self._placeholders, self._temporary)
         self._announce(entered)
+        self._to_preload.extend(preloaded.NAMES)
         gc.collect()
         gc.freeze()  # what is here now is never collected: workers do not copy its pages by looking
 
@@ -244,6 +248,7 @@ class Keeper:
     def _read_requests(self) -> None:
         data, fds, _, _ = socket.recv_fds(self._channel, 65536, 64 * FDS_PER_WORKER)
         self._fds.extend(fds)
+        self._asked_at = time.monotonic()
         if not data:
             self._finished = True
         for kind, payload in self._reader.feed(data):
@@ -256,10 +261,21 @@ class Keeper:
             elif kind == SIGNAL:
                 self._signal(payload[0], payload[1])
 
-    def _load(self, module: str) -> None:
-        """Imports what every fork from now on has."""
-        with contextlib.suppress(Exception), collector_paused():  # the worker says what is broken there
-            import_module(module)
+    def _patience_s(self) -> float:
+        if self._to_load:
+            return 0.0
+        return max(0.0, self._asked_at + _QUIET_S - time.monotonic()) if self._to_preload else _TICK_S
+
+    def _load_more(self) -> None:
+        """Imports the next of what every fork from now on has."""
+        if self._to_load:
+            with contextlib.suppress(Exception), collector_paused():  # the worker says what is broken there
+                import_module(self._to_load.popleft())
+            preloaded.keep()
+        elif self._to_preload:
+            preloaded.load(self._to_preload.popleft())
+        else:
+            return
         if not self._to_load:
             gc.freeze()
 
@@ -268,6 +284,8 @@ class Keeper:
         try:
             if kind in ON_A_LOOP:  # loaded once, here, so that every fork has it
                 import sage_actors.actors.workers.async_worker
+
+                preloaded.keep()
             elif kind == "own":
                 import sage_actors.actors.operations.python
                 import sage_actors.actors.operations.shell  # noqa: F401

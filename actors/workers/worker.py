@@ -27,6 +27,7 @@ from sage_actors.actors.operations.types import Runner, RunnerSettings, create_r
 from sage_actors.actors.workers.limit_hits import tell_limit
 from sage_actors.actors.workers.link import Link
 from sage_actors.actors.workers.output import UNKNOWN, LogBook, OutputPipes
+from sage_actors.actors.workers.preloaded import forget_beside
 from sage_actors.actors.workers.redaction import DEFAULT_POLICY, Redactor, add_note
 from sage_actors.actors.workers.source_loader import search_first
 from sage_actors.messages.codec import MAX_RESULT_BYTES, pack
@@ -92,6 +93,7 @@ def find_user_modules(settings: Settings, search_paths: Iterable[str] = ()) -> N
     """
     for path in reversed((*search_paths, *settings.user_paths, settings.project)):
         search_first(path)
+        forget_beside(path)
 
 
 def pack_result(value: object, node_id: str, most: int = MAX_RESULT_BYTES) -> bytes:
