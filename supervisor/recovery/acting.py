@@ -200,7 +200,7 @@ class _Decision:
             raise UsageError(f"run {self._run.run_id} has ended: {self._restored.status}")
         counts: dict[str, Any] = dict(self._run.counts)
         decision = DecisionTaken(self._now, -1, "cancel", None, self._by)
-        return [decision, RunFinished(self._now, "cancelled", 0.0, counts)]
+        return [decision, RunFinished(self._now, "cancelled", 0.0, counts, "cancelled")]
 
     def _success(self, node: int, packed: bytes) -> NodesSucceeded:
         return NodesSucceeded(self._now, [[node, max(self._run.attempts[node], 1), 0, packed, None]])

@@ -317,7 +317,8 @@ def test_what_is_not_waiting_cannot_be_decided(tmp_path: Path) -> None:
 def test_a_run_can_be_cancelled_while_nobody_runs_it_and_resumed_all_the_same(tmp_path: Path) -> None:
     pause_for_approval(tmp_path)
     assert act(tmp_path, action="cancel")["status"] == "cancelled"
-    assert history(tmp_path, "r").status == "cancelled"
+    past = history(tmp_path, "r")
+    assert (past.status, past.reason) == ("cancelled", "cancelled")  # as of one that its owner cancels
     with pytest.raises(UsageError, match="has ended: cancelled"):
         act(tmp_path, action="cancel")
     act(tmp_path, action="approve", node="asked")
