@@ -13,7 +13,7 @@ from sage_actors.messages.codec import pack
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.run_core import RunCore
 
-__all__ = ["Transient", "carry_nodes", "items_of", "started_inside", "top_of"]
+__all__ = ["Transient", "carry_nodes", "items_of", "settled_in", "started_inside", "top_of"]
 
 # What was open, by old number; where it goes, by new number.
 Transient = tuple[dict[int, Any], dict[int, Any]]
@@ -46,6 +46,17 @@ def items_of(run: RunCore, node: int) -> bytes:
     return pack([each.item for each in run.scopes[start : start + count]], what="the list of a foreach")
 
 
+def settled_in(run: RunCore) -> dict[int, int]:
+    """Nodes inside expansions that succeeded, with their states: that result was made of how they ended."""
+    settled: dict[int, int] = {}
+    for node, (first, count) in run.children.items():  # the outer ones come first
+        if run.state[node] == st.SUCCEEDED or node in settled:
+            for each in range(first, first + count):
+                if run.state[each] != st.SUCCEEDED:
+                    settled[each] = run.state[each] if run.state[each] > st.SUCCEEDED else st.SKIPPED
+    return settled
+
+
 def carry_nodes(
     old: RunCore,
     new: RunCore,
@@ -74,6 +85,9 @@ def carry_nodes(
             new.crashes[here] = old.crashes[node]
         if node in old.tries:
             new.tries[here] = old.tries[node]
+    for node, state in settled_in(old).items():
+        if node in kept:
+            _carry_end(old, new, node, kept[node], state)
     for before, after in open_nodes:
         after.update((kept[node], said) for node, said in before.items() if node in kept)
     same = same_id | kept
@@ -101,3 +115,12 @@ def _carry_result(old: RunCore, new: RunCore, node: int, here: int) -> None:
     new.where_stored[here] = old.where_stored[node]
     if not new.is_gate(here):
         new.counts["succeeded"] += 1
+
+
+def _carry_end(old: RunCore, new: RunCore, node: int, here: int, state: int) -> None:
+    """How a part of what succeeded ended, which did not itself."""
+    new.state[here], new.attempts[here] = state, old.attempts[node]
+    if node in old.errors:
+        new.errors[here] = old.errors[node]
+    if node in old.skip_reasons:
+        new.skip_reasons[here] = old.skip_reasons[node]

@@ -27,20 +27,22 @@ from sage_actors.messages.errors import StorageError, UsageError
 from sage_actors.messages.records import (
     DecisionTaken,
     NodeExpanded,
+    NodeFailed,
     NodeLost,
+    NodeSkipped,
     NodesSucceeded,
     PhaseCompleted,
     Record,
     SegmentOpened,
     encode_records,
 )
-from sage_actors.messages.wire import Evidence
+from sage_actors.messages.wire import Evidence, error_map
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.graph import nearest
 from sage_actors.supervisor.core.plan import Plan
 from sage_actors.supervisor.core.run_core import RunCore
 from sage_actors.supervisor.recovery.admission import admission_records
-from sage_actors.supervisor.recovery.carrying import items_of, top_of
+from sage_actors.supervisor.recovery.carrying import items_of, settled_in, top_of
 from sage_actors.supervisor.recovery.reading import read_run
 from sage_actors.supervisor.recovery.restore import Restored, doubtful
 
@@ -48,6 +50,7 @@ __all__ = ["fork"]
 
 _FRAME_BYTES = 16 * 1024 * 1024
 _FRAME_ROWS = 10_000
+_FINAL = {st.FAILED: "fail", st.TOLERATED: "continue", st.DROPPED: "skip"}
 
 
 def fork(
@@ -177,7 +180,7 @@ class _Copy:
         for record in self._expansions():
             yield [record]
         yield from self._results()
-        yield [*self._doubts(restored), *self._refused(restored), *self._phases(restored)]
+        yield [*self._ends(), *self._doubts(restored), *self._refused(restored), *self._phases(restored)]
 
     def _what_runs_again(self, start: int) -> bytearray:
         """A mark for each node of the definition that `start` leads to; succeeded `once` nodes have none."""
@@ -232,6 +235,20 @@ class _Copy:
         for node, state in enumerate(run.state):
             if state == st.SUCCEEDED and not run.is_gate(node) and not self._dropped[top_of(run, node)]:
                 yield node
+
+    def _ends(self) -> Iterator[Record]:
+        """How parts of what succeeded ended that did not themselves."""
+        run = self._run
+        for node, state in settled_in(run).items():
+            if node not in self._numbers or run.is_gate(node):
+                continue
+            if state in _FINAL:
+                error = run.errors.get(node) or error_map("OperationError", "failed")
+                yield NodeFailed(
+                    self._now, self._number(node), run.attempts[node], error, None, _FINAL[state], 0, None
+                )
+            else:
+                yield NodeSkipped(self._now, self._number(node), run.skip_reasons.get(node, ""))
 
     def _doubts(self, restored: Restored) -> list[Record]:
         died = Evidence(exitcode=None, reason="in doubt in the run that this was made from").to_dict()

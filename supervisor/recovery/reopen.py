@@ -14,6 +14,7 @@ from sage_actors.actors.operations.types import CROWDED
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.run_core import RunCore
 from sage_actors.supervisor.core.run_waits import resolved_as_failed
+from sage_actors.supervisor.recovery.carrying import settled_in
 from sage_actors.supervisor.recovery.restore import Restored
 
 __all__ = ["prepare"]
@@ -29,7 +30,7 @@ def prepare(restored: Restored, *, now: float) -> None:
     waits, retries = _what_waits(restored, now)
     interrupted = restored.inflight
     _mark_completed_gates(run, restored.phases)
-    settled = _settled(run)
+    settled = settled_in(run)
     keep = {st.SUCCEEDED, st.EXPANDED, st.IN_DOUBT}
     run.state = run.state.translate(bytes(each if each in keep else st.PENDING for each in range(256)))
     for node, state in settled.items():
@@ -93,17 +94,6 @@ def _shield(run: RunCore) -> None:
     for node, left in enumerate(indegree):
         if left and (state[node] != st.PENDING or node in doubtful):
             indegree[node] = left + _NEVER
-
-
-def _settled(run: RunCore) -> dict[int, int]:
-    """Nodes inside expansions that succeeded, with their states: that result was made of how they ended."""
-    settled: dict[int, int] = {}
-    for node, (first, count) in run.children.items():  # the outer ones come first
-        if run.state[node] == st.SUCCEEDED or node in settled:
-            for each in range(first, first + count):
-                if run.state[each] != st.SUCCEEDED:
-                    settled[each] = run.state[each] if run.state[each] > st.SUCCEEDED else st.SKIPPED
-    return settled
 
 
 def _what_waits(

@@ -378,7 +378,8 @@ def test_children_that_succeeded_outlive_an_edit_of_another_node(tmp_path: Path)
 def test_the_result_of_an_expansion_is_final_with_its_tolerated_failures(tmp_path: Path, how: str) -> None:
     def flow(*, note: int) -> Workflow:
         inner = Workflow("inner")
-        inner.add(ops.fail_while, id="bad", gate=str(tmp_path / "gate"))
+        bad = inner.add(ops.fail_while, id="bad", gate=str(tmp_path / "gate"))
+        inner.add(ops.echo, id="after", value=bad)
         made = Workflow("outer")
         made.add(ops.echo, id="note", value=note)
         each = made.add(
@@ -410,6 +411,15 @@ def test_the_result_of_an_expansion_is_final_with_its_tolerated_failures(tmp_pat
     assert outcome.status == "succeeded"
     assert outcome["seen"] == [[None, 1], "instead"]
     assert outcome["each"] == [None, 1]
+    assert (outcome.counts["failed"], outcome.counts["skipped"]) == (2, 1)
+    past = history(tmp_path, outcome.run_id)
+    assert [past.node(each).state for each in ("each[0]", "saved/bad", "saved/after")] == [
+        "failed",
+        "failed",
+        "skipped",
+    ]
+    assert (past.node("each[0]").error or {})["message"]
+    assert past.node("saved/after").reason == "saved/bad failed"
     assert [lines(tmp_path / name) for name in ("child-0", "child-1", "seen")] == [1, 1, 1]
 
 
