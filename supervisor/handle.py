@@ -85,6 +85,7 @@ class Outcome:
 
     status: "succeeded", "failed", "cancelled" or "paused"; reason: why, where it did not succeed.
     results: of the nodes that nothing depends on. errors: node id -> {"type", "message", ...}.
+    fallbacks: the same of nodes that succeeded by their fallback: why they took it.
     seconds: wall time of this process's part. busy_seconds: sum of all node times, earlier parts included.
     tokens: {"input_tokens", "output_tokens", "cost"}, earlier parts included.
     speedup: node times of this process's part over its wall time; None where nothing executed in it.
@@ -104,6 +105,7 @@ class Outcome:
     measured: Mapping[str, Any] = field(default_factory=dict)
     tokens: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    fallbacks: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     value_of: Callable[[str], Any] = field(repr=False, default=lambda node_id: None)
 
     def __getitem__(self, node_id: str) -> Any:
@@ -410,12 +412,14 @@ def status_of(
 def outcome_of(core: RunCore, *, seconds: float, status: str, reason: str) -> Outcome:
     """The outcome of a run that ended in `core`."""
     errors = {core.id_of(node): error for node, error in core.errors.items()}
+    fallbacks = {core.id_of(node): error for node, error in core.fallen_back.items()}
     return Outcome(
         run_id=core.run_id,
         status=status,
         reason=reason,
         results=_Results(core),
         errors=errors,
+        fallbacks=fallbacks,
         seconds=seconds,
         busy_seconds=core.busy_us / 1e6,
         speedup=_speedup(core, seconds),

@@ -267,7 +267,7 @@ def _whole_of(project: Path, run_id: str, node: str) -> bytes | None:
 
 def _show_node(past: History, node_id: str, *, as_json: bool, whole: bytes | None) -> int:
     from sage_actors.messages.codec import unpack
-    from sage_actors.supervisor.cli.display import error_text, printable
+    from sage_actors.supervisor.cli.display import error_text, one_line, printable
     from sage_actors.supervisor.json_text import to_json
 
     view = past.node(node_id)
@@ -281,6 +281,8 @@ def _show_node(past: History, node_id: str, *, as_json: bool, whole: bytes | Non
         from sage_actors.actors.confinement.plan import describe_gaps
 
         click.echo(f"{node_id} was {describe_gaps(view.sandbox['tier'], view.sandbox['gaps'])}", err=True)
+    if view.reason:
+        click.echo(f"{node_id} {one_line(view.reason)}", err=True)
     value = past.value(node_id) if whole is None else unpack(whole)
     if isinstance(value, str) and not as_json:
         click.echo(printable(value) if sys.stdout.isatty() else value, color=True)

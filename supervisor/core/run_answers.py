@@ -96,8 +96,7 @@ class RunAnswers(RunInstances):
                     else:
                         todo.append(child)
         if self.errors:
-            for row in rows:
-                self.errors.pop(row[0], None)  # of an attempt before the one that succeeded
+            self.forgive(rows)
         self.counts["succeeded"] += len(rows)
 
     def attempt_failed(
@@ -141,7 +140,9 @@ class RunAnswers(RunInstances):
         told = {} if self.gaps is None else {"sandbox": self.gaps}
         self.emit("node_failed", node, attempt=self.attempts[node], error=error, **more, **told)
 
-    def _give_up(self, node: int, error: dict[str, Any], micros: int, usage: dict[str, Any] | None) -> None:
+    def _give_up(
+        self, node: int, error: dict[str, Any], micros: int = 0, usage: dict[str, Any] | None = None
+    ) -> None:
         """No further attempt: the fallback, or failure."""
         if not self.operation(node).has_fallback:
             self._fail(node, error, micros=micros, usage=usage)
@@ -188,10 +189,7 @@ class RunAnswers(RunInstances):
         self.attempts[node] += 1
         self._return_permit(node, None, None)
         self._leave(node)
-        if self.operation(node).has_fallback:
-            self._take_fallback(node)
-        else:
-            self._fail(node, error_map(type(error).__name__, str(error), retryable=False))
+        self._give_up(node, error_map(type(error).__name__, str(error), retryable=False))
 
     def _take_fallback(self, node: int) -> None:
         """The node's fallback becomes its result (it must be counted as running)."""

@@ -12,7 +12,8 @@ from typing import Any
 from sage_actors.messages.codec import MAX_RESULT_BYTES, pack, unpack
 from sage_actors.messages.definition import OperationSpec
 from sage_actors.messages.errors import ResultError
-from sage_actors.messages.records import NodeExpanded, NodeFailed
+from sage_actors.messages.records import NodeExpanded
+from sage_actors.messages.units import counted
 from sage_actors.messages.wire import error_map
 from sage_actors.supervisor.core import states as st
 from sage_actors.supervisor.core.ports import Scope
@@ -30,9 +31,9 @@ class RunExpansions(RunAnswers):
     def _expand_foreach(self, node: int, scope: Scope, local: int) -> None:
         items = self.evaluate(scope, local, scope.plan.foreaches[local])
         if not isinstance(items, list):
-            kind = "null" if items is None else type(items).__name__
+            said = str(scope.plan.spec.nodes[local].foreach)
             raise ResultError(
-                f"foreach of {self.id_of(node)} needs a list, {scope.plan.spec.nodes[local].foreach!r} is {kind}"
+                f"foreach of {self.id_of(node)} needs a list; {said} is {_no_list(items, said)}"
             )
         if len(items) > _MAX_CHILDREN:
             raise ResultError(
@@ -120,10 +121,10 @@ class RunExpansions(RunAnswers):
             count = self.children[node][1]
             cause = self.errors.get(failed[0], {}).get("message", "")
             text = f"{len(failed)} of {count} children failed; the first: {self.id_of(failed[0])}: {cause}"
-            self._expansion_failed(node, error_map("OperationError", text, retryable=False))
+            self._give_up(node, error_map("OperationError", text, retryable=False))
             return
         if node < self.plan.visible and self.plan.is_leaf(node) and self._size_of(node) > MAX_RESULT_BYTES:
-            self._expansion_failed(node, error_map("ResultError", self._too_large(node), retryable=False))
+            self._give_up(node, error_map("ResultError", self._too_large(node), retryable=False))
             return  # else the run had no result that anybody could be told
         self.state[node] = st.COMMITTING
         if self.volatile or self.uses.get(node) or node >= self.plan.size:
@@ -140,13 +141,17 @@ class RunExpansions(RunAnswers):
         failed = [each for each in ended if self.state[each] == st.FAILED]
         return failed or [each for each in ended if self.state[each] == st.DROPPED]
 
-    def _expansion_failed(self, node: int, error: dict[str, Any]) -> None:
-        error = self.without_secrets(error)
-        if not self.operation(node).has_fallback:
-            self._fail(node, error)
-            return
-        attempt = self.attempts[node]
-        self.errors[node] = error
-        self._persist([NodeFailed(self.clock.now(), node, attempt, error, None, "", 0, None)])
-        self.emit("node_failed", node, attempt=attempt, error=error, will_retry=False, fallback=True)
-        self._take_fallback(node)
+
+def _no_list(value: Any, said: str) -> str:
+    """What `value` is, to which the reference `said` led, and what to do. Quotes no data: it may be secret."""
+    if value is None:
+        return "null: there is nothing under that path, or what it names failed under `on_failure: continue`"
+    if isinstance(value, dict):
+        lists = sorted(name for name in value if isinstance(value[name], list) and name.isidentifier())
+        if not lists:
+            return f"a map of {counted(len(value), 'key')}: name a list in it with a path, or return one"
+        path = f"{said[:-1].rstrip()}{'.' if '|' in said else ' | '}{lists[0]}}}"
+        return f"a map, in which {', '.join(lists[:5])} {'is a list' if len(lists) == 1 else 'are lists'}: write {path}"
+    if isinstance(value, str):
+        return f"a text of {counted(len(value), 'character')}: make a list of it in an operation before"
+    return f"{'true or false' if isinstance(value, bool) else 'a number'}: name a list, or return one"

@@ -140,7 +140,7 @@ class RunInstances(RunSavings):
             f"{self.id_of(owner)} took longer than its timeout of {self.timeout_of(owner):g} s; "
             f"{done} of its {nodes} nodes were done"
         )
-        self._expansion_failed(owner, error_map("TimeoutExceeded", text, retryable=False))
+        self._give_up(owner, error_map("TimeoutExceeded", text, retryable=False))
 
     # ------------------------------------------------------------------ who is inside
 

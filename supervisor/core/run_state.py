@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sage_actors.actors.clock import Clock
@@ -82,6 +82,7 @@ class RunState:
         self.tries: dict[int, int] = {}  # attempts that failed, in this retry budget
         self.crashes: dict[int, int] = {}  # workers that it killed
         self.errors: dict[int, dict[str, Any]] = {}  # of the last attempt
+        self.fallen_back: dict[int, dict[str, Any]] = {}  # succeeded by their fallback -> why they took it
         self.skip_reasons: dict[int, str] = {}
         self.failed: set[int] = set()  # of the definition itself, not of expansions
         self.excused_failures: set[int] = set()  # of phases that met their `min_success`
@@ -215,6 +216,13 @@ class RunState:
             for plan in (self.plan, *(inner.plan for inner in self.inner.values()))
             for operation in plan.ops
         )
+
+    def forgive(self, rows: Iterable[Sequence[Any]]) -> None:
+        """These nodes succeeded, as the rows of `NodesSucceeded` say: what failed before is over."""
+        for row in rows:
+            error = self.errors.pop(row[0], None)
+            if error is not None and row[4] and row[4].get("fallback"):
+                self.fallen_back[row[0]] = error
 
     def reason(self, status: str) -> str:
         """Why the run ends with `status`; "" where it succeeded."""

@@ -81,6 +81,8 @@ def carry_nodes(
     for node, here in kept.items():
         if old.state[node] == st.SUCCEEDED:
             _carry_result(old, new, node, here)
+            if node in old.fallen_back:
+                new.fallen_back[here] = old.fallen_back[node]
         if node in old.crashes:
             new.crashes[here] = old.crashes[node]
         if node in old.tries:

@@ -54,7 +54,8 @@ class NodeView:
     state: pending, running, waiting, in_doubt, interrupted, succeeded, failed or skipped.
     seconds: of the last attempt; for a node that the engine carries out, from its start to its end.
     started_at, ended_at: Unix times or None. error: {"type", "message", ...} of the last failure.
-    reason: why it was skipped, or what it waits for. tokens: input and output, of all attempts.
+    reason: why it was skipped, what it waits for, or why its fallback is its result.
+    tokens: input and output, of all attempts.
     sandbox: {"tier", "gaps"} if its result was made where less than was wanted confined it, else None.
     """
 
@@ -233,6 +234,8 @@ class History:
         if state == "waiting":
             waits = self._restored.waits
             return "retry" if node in self._restored.retries else said_of(waits.get(node, ("",))[0])
+        if (error := self._run.fallen_back.get(node)) is not None and state == "succeeded":
+            return f"took its fallback: {error['type']}: {error['message']}"
         return ""
 
     # ------------------------------------------------------------------ records

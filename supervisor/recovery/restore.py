@@ -220,7 +220,7 @@ def _succeeded(
             restored.waits.pop(row[0], None)
             restored.retries.pop(row[0], None)
             run.doubts.discard(row[0])
-            run.errors.pop(row[0], None)
+        run.forgive(record.rows)
 
 
 def _apply_node(

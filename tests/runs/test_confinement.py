@@ -499,11 +499,15 @@ def test_degraded_each_failure_says_so_too(project: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("sage_actors.sandbox.probe.probe", lambda: report("none", "namespaces", "landlock"))
     flow = Workflow("flow")
     flow.add("shell", id="fails", command="exit 3", retry=2)
+    inner = Workflow("inner")
+    inner.add("shell", id="fails", command="exit 3")
+    flow.add("workflow", id="sub", definition=inner.to_dict(), fallback=None)
     with supervise(project, sandbox="degrade") as supervisor:
         run = supervisor.start(flow, run_id="r")
-        said = [each.data["sandbox"] for each in run.events() if each.event == "node_failed"]
+        failures = [each for each in run.events() if each.event == "node_failed"]
         assert run.result(30).status == "failed"
-    assert said == [{"tier": "none", "gaps": ["a gap"]}] * 2
+    assert sorted(str(each.node) for each in failures) == ["fails", "fails", "sub", "sub/fails"]
+    assert [each.data["sandbox"] for each in failures] == [{"tier": "none", "gaps": ["a gap"]}] * 4
 
 
 def test_a_result_says_nothing_of_gaps_that_its_user_was_not_promised_away(project: Path) -> None:

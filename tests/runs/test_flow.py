@@ -114,14 +114,27 @@ def test_an_empty_list_expands_to_an_empty_result(tmp_path: Path) -> None:
     assert not lines(tmp_path / "ran")
 
 
-@pytest.mark.parametrize("value", [None, "text", 3, {"a": 1}, True], ids=repr)
-def test_foreach_over_what_is_no_list_fails_the_node_and_says_so(tmp_path: Path, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "null: there is nothing under that path"),
+        ("text", "a text of 4 characters: make a list of it"),
+        (3, "a number: name a list"),
+        (True, "true or false: name a list"),
+        ({"a": 1}, "a map of 1 key: name a list in it"),
+        ({"a": 1, "found": [], "b": {}}, "a map, in which found is a list: write ${items | value.found}"),
+    ],
+    ids=repr,
+)
+def test_foreach_over_what_is_no_list_fails_the_node_and_says_so(
+    tmp_path: Path, value: Any, said: str
+) -> None:
     flow = Workflow("foreach")
-    items = flow.add(ops.echo, id="items", value=value)
-    flow.add(ops.echo, id="each", foreach=items, value="${item}")
+    flow.add(ops.echo, id="items", value={"value": value})
+    flow.add(ops.echo, id="each", foreach="${items | value}", value="${item}")
     outcome = run(tmp_path, flow, durability="none")
     assert outcome.status == "failed"
-    assert "foreach of each needs a list" in outcome.errors["each"]["message"]
+    assert f"foreach of each needs a list; ${{items | value}} is {said}" in outcome.errors["each"]["message"]
 
 
 def test_tolerated_failures_of_children_are_null_in_the_list(tmp_path: Path) -> None:
@@ -299,6 +312,33 @@ def test_a_fallback_takes_the_place_of_a_result(tmp_path: Path) -> None:
     assert outcome["end"] == [[1], None]
     taken = [each.node for each in events if each.event == "node_succeeded" and each.data.get("fallback")]
     assert sorted(filter(None, taken)) == ["null", "saved"]
+
+
+def test_why_a_fallback_was_taken_is_told_at_the_end_and_later(tmp_path: Path) -> None:
+    inner = Workflow("inner")
+    inner.add(ops.boom, id="bad")
+    flow = Workflow("fallback")
+    flow.add(ops.fail_until, id="tried", path=str(tmp_path / "tried"), times=1, retry=2, fallback="unused")
+    flow.add(ops.boom, id="saved", fallback="instead")
+    flow.add(ops.echo, id="each", foreach="${saved | nothing}", value=1, fallback=[])
+    flow.add("workflow", id="sub", definition=inner.to_dict(), fallback=0)
+    outcome, events = collect(tmp_path, flow)
+    assert outcome.status == "succeeded"
+    whys = {
+        "saved": "ValueError: broken",
+        "each": "ResultError: foreach of each",
+        "sub": "OperationError: 1 of 1",
+    }
+    for said in (outcome.fallbacks, run(tmp_path, flow).fallbacks):
+        assert said.keys() == whys.keys()
+        for name, error in said.items():
+            assert f"{error['type']}: {error['message']}".startswith(whys[name])
+    failed = [each.node for each in events if each.event == "node_failed" and each.data.get("fallback")]
+    assert sorted(filter(None, failed)) == sorted(whys)
+    past = history(tmp_path, "r")
+    for name, why in whys.items():
+        assert past.node(name).reason.startswith(f"took its fallback: {why}")
+    assert past.node("tried").reason == ""
 
 
 def test_results_that_cannot_be_carried_fail_their_node_with_the_path(tmp_path: Path) -> None:

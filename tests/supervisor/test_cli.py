@@ -374,6 +374,14 @@ def test_a_failed_run_exits_1_and_names_the_node_and_the_way_on(sage: CommandLin
     assert any(event["event"] == "node_skipped" and event["node"] == "after" for event in told)
 
 
+def test_a_node_that_took_its_fallback_says_why(sage: CommandLine, inside: Inside) -> None:
+    sage("run", sage.flow(shell("a", "exit 3", fallback="instead")))
+    shown = inside("show", "flow", "a")
+    assert shown.stdout == "instead\n"
+    assert "a took its fallback: CommandFailed: " in shown.stderr
+    assert "took its fallback: " in inside("status", "flow").stdout
+
+
 def test_a_node_that_failed_in_python_shows_where(sage: CommandLine, inside: Inside) -> None:
     (sage.project / "steps.py").write_text(
         "def parse(text):\n    return number(text)\n\n\ndef number(text):\n    return int(text)\n"
