@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
+from sage_actors.messages.secret_scan import redact
 from sage_actors.servers.documents.documents import KEPT_FOLDERS
 from sage_actors.servers.patterns.model import PatternSet
 from sage_actors.servers.patterns.scan import OutsideProjectError, contained
@@ -50,7 +51,7 @@ class Loaded:
 
 
 def save(project: Path, folder: str, patterns: PatternSet) -> str:
-    """Writes the set into `folder` and returns the file's path, relative to the project.
+    """Writes the set into `folder`, without secrets, and returns the file's path, relative to the project.
 
     A crash leaves the old file or the new one, and at most a hidden temporary file beside it.
 
@@ -70,7 +71,7 @@ def save(project: Path, folder: str, patterns: PatternSet) -> str:
     temporary = directory / f".{target.name}.{secrets.token_hex(4)}"
     try:
         with open(temporary, "x", encoding="utf-8") as file:
-            file.write(patterns.model_dump_json(indent=1))
+            json.dump(redact(patterns.model_dump(mode="json"))[0], file, ensure_ascii=False, indent=1)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sage_actors.messages.backend import Backend, TokenUsage, usage_of_failure
 from sage_actors.messages.errors import OperationError
 from sage_actors.messages.findings import Finding, ResearchResult
+from sage_actors.messages.secret_scan import redact_text
 
 __all__ = ["summarised"]
 
@@ -46,7 +47,7 @@ async def summarised(result: ResearchResult, backend: Backend) -> tuple[Research
     if not result.findings:
         return result, None
     try:
-        completion = await backend.complete(_prompt(result), _Summary.model_json_schema())
+        completion = await backend.complete(redact_text(_prompt(result))[0], _Summary.model_json_schema())
     except OperationError as error:
         note = f"{backend.name} gave no summary: {error}"
         return result.model_copy(update={"notes": [*result.notes, note]}), usage_of_failure(error)

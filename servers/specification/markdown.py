@@ -1,4 +1,7 @@
-"""Markdown that says exactly what it was given: text of a repository cannot become markup, and places are counted."""
+"""Markdown that says exactly what it was given: text of a repository cannot become markup, and places are counted.
+
+But for secrets, which are redacted before anything is cut: a document is handed to agents and models, and committed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from sage_actors.messages.secret_scan import redact_text
 from sage_actors.servers.corpus.sources import Sources
 
 __all__ = ["Document", "HasPlace", "block", "code", "plain", "shortened", "unmarked"]
@@ -26,7 +30,7 @@ class HasPlace(Protocol):
 
 def shortened(text: str, limit: int = 160) -> str:
     """One line of at most `limit` characters, cut at a word."""
-    text = " ".join(text.split())
+    text = redact_text(" ".join(text.split()))[0]
     return text if len(text) <= limit else text[: limit - 2].rpartition(" ")[0].rstrip(",;") + " …"
 
 
@@ -52,6 +56,7 @@ def code(text: str, limit: int = 160) -> str:
 
 def block(lines: Sequence[str], language: str = "") -> list[str]:
     """A fenced block; the fence is longer than any in the text."""
+    lines = redact_text("\n".join(lines))[0].split("\n")
     longest = max((len(run) for line in lines for run in re.findall(r"`{3,}", line)), default=2)
     fence = "`" * (longest + 1)
     return [f"{fence}{language}", *(line[:400] for line in lines), fence]
@@ -121,4 +126,5 @@ class Document:
 
     def text(self) -> str:
         """The document, with no more than one empty line in a row."""
-        return re.sub(r"\n{3,}", "\n\n", "\n".join(self._lines)).strip() + "\n"
+        text = redact_text("\n".join(self._lines))[0]
+        return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from cli_harness import CommandLine
-from hostile_project import DRIVE, SECRET, HostileProject
+from hostile_project import DRIVE, SECRET, TOKENS, HostileProject
 from sage_harness import SageRun, documents, tree
 from test_sage_hostile import RAW, driving
 
@@ -85,6 +85,18 @@ def test_nothing_from_outside_is_in_a_document_or_a_result(
         said += json.dumps([history.value(each.id) for each in history.nodes() if each.state == "succeeded"])
     for secret in (SECRET, key, "root:x:0:0", str(hostile.sage.home)):
         assert secret not in said, secret
+
+
+def test_a_token_that_the_project_holds_is_copied_nowhere(
+    hostile: HostileProject, runs: dict[str, SageRun]
+) -> None:
+    """A document is handed to agents and models, and committed."""
+    said = "".join(run.stdout + run.stderr for run in runs.values())
+    for folder in ("docs", ".sage"):
+        files = [path for path in sorted((hostile.root / folder).rglob("*")) if path.is_file()]
+        said += "".join(path.read_bytes().decode("latin-1") for path in files)
+    assert "[redacted:" in said
+    assert [token for _, token in TOKENS if token[:24] in said] == []
 
 
 def test_what_the_texts_of_the_project_tell_to_do_is_quoted_at_most(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -16,7 +17,9 @@ import pytest
 from cli_harness import CommandLine
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from places import SUPPORT
+from secret_samples import Draw
 
+TOKEN = Draw(43).word(32)
 _PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -35,7 +38,13 @@ class Traced:
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
     project = tmp_path_factory.mktemp("traced")
     program = SUPPORT / "traced_program.py"
-    done = subprocess.run([sys.executable, program, project], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, program, project],
+        env=os.environ | {"TOKEN": TOKEN},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return Traced(json.loads(done.stdout))
 
@@ -63,6 +72,15 @@ def test_an_attempt_whose_worker_dies_ends_as_an_error(traced: Traced) -> None:
 def test_nothing_that_an_operation_takes_or_gives_is_in_a_trace(traced: Traced) -> None:
     assert traced.named("talks")
     assert "in confidence" not in json.dumps(traced.spans)
+
+
+def test_a_secret_that_operations_fail_and_die_with_is_in_no_trace(traced: Traced) -> None:
+    told = json.dumps(traced.spans)
+    (failed,), died = traced.named("fail_with"), traced.named("die_with")
+    assert failed["status"]["description"] == "refused: Bearer [redacted:env.TOKEN]"
+    assert all("last words: Bearer [redacted:" in each["status"]["description"] for each in died)
+    assert traced.named("shell")[0]["status"]["status_code"] == "ERROR"
+    assert [form for form in (TOKEN, TOKEN.encode().hex()) if form in told] == []
 
 
 def test_a_run_that_fails_says_so(traced: Traced) -> None:
