@@ -46,6 +46,15 @@ _NUMERIC_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 _EXAMPLE = '"api.example.com:443", "*.example.com:443" or {host = "10.0.0.8", port = 8080, private = true}'
 _SCHEMES = {"https": 443, "http": 80}
 _GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")  # all that is allocated for it (RFC 4291, 2.4)
+# Not of one host of the internet, which Python's own table says of some versions only (RFC 6890, 7526, 9637).
+_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
+# Where Amazon, Google, Alibaba, Oracle, Azure hand out credentials to whoever asks, besides link-local addresses.
+_CREDENTIALS = frozenset(
+    map(
+        ipaddress.ip_address,
+        ("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "100.100.100.200", "192.0.0.192", "168.63.129.16"),
+    )
+)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _IPV4_COMPATIBLE = ipaddress.ip_network("::/96")
 
@@ -221,8 +230,8 @@ def hint_for(host: str, port: int, *, private: bool = False) -> str:
 def address_problem(rule: Rule, address: str) -> str | None:
     """Why a connection to `address` is refused under `rule`, or None.
 
-    A rule with `private` opens loopback, private and carrier-grade ranges. Link-local addresses, where clouds
-    keep credentials (169.254.169.254), need a rule that names the very address.
+    A rule with `private` opens loopback, private and carrier-grade ranges. Where clouds keep credentials (link-local
+    addresses such as 169.254.169.254, and some others), it takes a rule that names the very address.
     """
     found = _address(address)
     if found is None:
@@ -235,8 +244,8 @@ def address_problem(rule: Rule, address: str) -> str | None:
         return f"{address} is no address of one host"
     if not rule.private:
         return f"{address} is not a public address"
-    if any(each.is_link_local for each in _forms(found)) and rule.host != str(found):
-        return f"{address} is link-local, and the rule does not name it"
+    if _keeps_credentials(found) and rule.host != str(found):
+        return f"{address} is where clouds keep credentials (or link-local), and the rule does not name it"
     return None
 
 
@@ -258,11 +267,17 @@ def is_public(address: Address) -> bool:
 
 
 def _is_global(address: Address) -> bool:
+    if address in _CREDENTIALS or any(address in each for each in _SPECIAL):
+        return False
     if isinstance(address, ipaddress.IPv6Address):
         if address in _NAT64:
             return True  # decided by the IPv4 address inside
         return address in _GLOBAL_IPV6 and address.is_global
     return address.is_global and not address.is_multicast
+
+
+def _keeps_credentials(address: Address) -> bool:
+    return any(each.is_link_local or each in _CREDENTIALS for each in _forms(address))
 
 
 def _forms(address: Address) -> list[Address]:
@@ -279,8 +294,8 @@ def _forms(address: Address) -> list[Address]:
 def implicit_rules(url: str) -> list[Rule]:
     """What the URL of an `http` operation grants to it: exactly its host and port; [] unless they are literal.
 
-    It may be on this network only where the host is an address or `localhost`, and never link-local: a name could
-    be made to lead anywhere, and the author of a workflow need not be its user.
+    It may be on this network only where the host is an address or `localhost`, and never where clouds keep
+    credentials: a name could be made to lead anywhere, and the author of a workflow need not be its user.
 
     >>> [str(rule) for rule in implicit_rules("https://api.example.com/v1/${item.id}")]
     ['api.example.com:443']
@@ -304,7 +319,7 @@ def _is_here(host: str) -> bool:
     address = _address(host)
     if address is None:
         return host == "localhost"
-    return not any(each.is_link_local for each in _forms(address))
+    return not _keeps_credentials(address)
 
 
 def operation_rules(type_name: str, config: Mapping[str, Any], policy: Sequence[Rule]) -> tuple[Rule, ...]:

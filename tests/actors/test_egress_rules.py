@@ -108,7 +108,8 @@ def test_an_address_is_matched_by_a_rule_that_names_it_only() -> None:
         "255.255.255.255", "224.0.0.1", "240.0.0.1", "192.0.2.1", "198.18.0.1", "::1", "::", "fe80::1", "fc00::1",
         "ff02::1", "2001:db8::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1",
         "64:ff9b::a00:1", "64:ff9b:1::7f00:1", "2002:7f00:1::", "2002:a00:1::1", "2001:0:a00:1::1", "fec0::1",
-        "::ffff:169.254.169.254", "not an address", "",
+        "::ffff:169.254.169.254", "192.0.0.8", "192.0.0.192", "192.88.99.1", "3fff::1", "168.63.129.16",
+        "::ffff:168.63.129.16", "not an address", "",
     ],
 )  # fmt: skip
 def test_an_address_that_is_not_public_is_refused(address: str) -> None:
@@ -122,6 +123,16 @@ def test_a_public_address_is_not(address: str) -> None:
     assert address_problem(Rule("a.example", 443), address) is None
 
 
+CREDENTIALS = ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
+
+
+@pytest.mark.parametrize("address", CREDENTIALS)
+def test_a_workflow_that_spells_out_where_a_cloud_keeps_credentials_is_not_let_there(address: str) -> None:
+    host = f"[{address}]" if ":" in address else address
+    (rule,) = implicit_rules(f"http://{host}/latest/meta-data/")
+    assert address_problem(rule, address) is not None
+
+
 def test_private_opens_this_network_but_not_where_clouds_keep_credentials() -> None:
     private = Rule("llm.lan", 443, private=True)
     for address in ("127.0.0.1", "10.0.0.1", "::1", "fc00::1", "100.64.0.1", "::ffff:10.0.0.1", PUBLIC):
@@ -133,6 +144,7 @@ def test_private_opens_this_network_but_not_where_clouds_keep_credentials() -> N
         "::",
         "ff02::1",
         "255.255.255.255",
+        *CREDENTIALS,
     ):
         assert address_problem(private, address) is not None, address
     assert address_problem(Rule("169.254.169.254", 80, private=True), "169.254.169.254") is None
