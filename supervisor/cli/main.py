@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import click
@@ -198,7 +199,8 @@ def _run(args: Sequence[str] | None) -> int:
         click.echo("Error: sage-actors does not run on Windows; use WSL 2 or another Linux.", err=True)
         return 2
     try:
-        code = cli.main(args, prog_name="sage-actors", standalone_mode=False)
+        with _ended_in_order(sys.argv[1:] if args is None else args):
+            code = cli.main(args, prog_name="sage-actors", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         error.show()
@@ -216,6 +218,27 @@ def _run(args: Sequence[str] | None) -> int:
     except Exception as error:  # noqa: BLE001 - the border to the user
         unwritten = _explain_unwritten(error) if isinstance(error, OSError) else 0
         return unwritten or _explain(error)
+
+
+@contextmanager
+def _ended_in_order(args: Sequence[str]) -> Iterator[None]:
+    """Until a run has begun, which has a way of its own to stop, SIGTERM and SIGHUP end `run` and `resume` as Ctrl-C
+    does; else they would end them without a word."""
+    import signal
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before: dict[int, Any] = {}
+    if args[:1] and args[0] in ("run", "resume") and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it, and means it
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _explain(error: Exception) -> int:

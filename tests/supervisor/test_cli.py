@@ -710,6 +710,20 @@ def test_one_signal_stops_with_grace_and_says_how_to_continue(sage: CommandLine,
     assert (sage.count("ran-a"), sage.count("ran-end")) == (1, 1)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_a_run_begins_ends_the_command_as_an_interruption(
+    sage: CommandLine, number: int
+) -> None:
+    flow = sage.project / "flow.json"
+    os.mkfifo(flow)  # so that it waits for its definition
+    process = sage.start("run", str(flow), "--run-id", "r")
+    with open(flow, "w"):
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.strip()) == (130, "Interrupted.")
+    assert "no run" in sage("status", "r", code=2).stderr
+
+
 @pytest.mark.parametrize("delay_s", [0.0, 0.01, 0.03])
 def test_a_signal_while_a_run_is_being_made_stops_it_when_it_is(sage: CommandLine, delay_s: float) -> None:
     """Half a supervisor, or half an admission, cannot be stopped: it ran on to the end, or hung for 15 s."""
