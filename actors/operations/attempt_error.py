@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from sage_actors.actors.confinement.violations import explain
 from sage_actors.actors.workers.output import safe_text
@@ -17,6 +17,7 @@ __all__ = ["describe_error"]
 
 _MESSAGE_CHARS = 10_000
 _TRACEBACK_CHARS = 20_000
+_MOST_FRAMES = 1000  # whose texts are remembered
 # Between a worker's loop and a user's function; a decorated one is called by its Operation.
 _OWN = (
     "sage_actors.actors.workers.",
@@ -69,12 +70,41 @@ def _traceback(error: BaseException, clean: Callable[[str], str]) -> str:
     if trace is None:
         return ""
     try:
-        text = "".join(traceback.format_exception(type(error), error, trace))
+        text = _formatted(error, trace)
     except BaseException:  # noqa: BLE001 - as above
         return ""
     if len(text) > _TRACEBACK_CHARS:
         text = "[cut]\n" + clean(text[-2 * _TRACEBACK_CHARS :])[-_TRACEBACK_CHARS:]
     return safe_text(text)
+
+
+def _formatted(error: BaseException, trace: TracebackType) -> str:
+    """As `traceback.format_exception` gives it."""
+    told = traceback.TracebackException(type(error), error, trace)
+    parts = [told]
+    while parts:
+        part = parts.pop()
+        part.stack = _Frames(part.stack)
+        parts += [each for each in (part.__cause__, part.__context__) if each is not None]
+        parts += getattr(part, "exceptions", None) or ()
+    return "".join(told.format())
+
+
+class _Frames(traceback.StackSummary):
+    """Frames whose text is made once: most of what a traceback costs is to find what its carets are to mark, and an
+    operation that fails for many nodes fails in the same places."""
+
+    _texts: ClassVar[dict[tuple[Any, ...], str]] = {}
+
+    def format_frame_summary(self, frame_summary: traceback.FrameSummary, **options: Any) -> str:
+        place = (frame_summary.lineno, frame_summary.end_lineno, frame_summary.colno, frame_summary.end_colno)
+        key = (frame_summary.filename, frame_summary.name, frame_summary.line, *place)
+        text = self._texts.get(key)
+        if text is None:
+            if len(self._texts) >= _MOST_FRAMES:
+                self._texts.clear()
+            text = self._texts[key] = super().format_frame_summary(frame_summary, **options)
+        return text
 
 
 def _is_own(trace: TracebackType) -> bool:

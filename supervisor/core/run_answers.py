@@ -173,7 +173,7 @@ class RunAnswers(RunInstances):
     def _fail(
         self, node: int, error: dict[str, Any], *, micros: int = 0, usage: dict[str, Any] | None = None
     ) -> None:
-        """For good, under the node's `on_failure`. The node counts as ended when that is on disk."""
+        """For good, under the node's `on_failure`. The node counts as ended when that is as durable as a result."""
         operation = self.operation(node)
         error = self.without_secrets(error)
         self.errors[node] = error
@@ -181,7 +181,7 @@ class RunAnswers(RunInstances):
         record = NodeFailed(
             self.clock.now(), node, self.attempts[node], error, None, operation.on_failure, micros, usage
         )
-        self._persist([record], sync=True, token=("failed", node, operation.on_failure))
+        self._persist([record], sync=self.strict, token=("failed", node, operation.on_failure))
 
     def _fail_undispatched(self, node: int, error: SageError) -> None:
         """Something was wrong before a worker was asked: arguments, a reference, a secret."""
