@@ -237,8 +237,8 @@ def _ended_in_order(args: Sequence[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _explain(error: Exception) -> int:
