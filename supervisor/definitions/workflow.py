@@ -11,8 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from sage_actors.messages.codec import pack
 from sage_actors.messages.definition import InputSpec, NodeSpec, OperationSpec, WorkflowSpec, policy_in_file
-from sage_actors.messages.errors import DefinitionError, Problem
+from sage_actors.messages.errors import DefinitionError, Problem, ResultError
 from sage_actors.messages.node_columns import NodeColumns
 from sage_actors.messages.units import counted
 from sage_actors.supervisor.definitions.operation import (
@@ -221,24 +222,28 @@ class Workflow:
             config = {key: self._value(given.pop(key), node_id, key) for key in own}
             if operation == "workflow":
                 return self._sub_workflow(config, policy)
-            spec = build_operation(operation, config, policy)
+            key = _key(operation, config, policy)
+            spec = self._operations.get(key) or build_operation(operation, config, policy)
             if operation == "python":
                 self._functions.setdefault(config["call"], None)
-            return spec
+            return self._shared(key, spec)
         if isinstance(operation, (Workflow, WorkflowSpec)):
             return self._sub_workflow({"definition": operation}, policy)
-        if not policy:
-            known = self._operations.get(operation)
-            if known is not None:
-                return known
+        key = _key(operation, {}, policy)
+        if (known := self._operations.get(key)) is not None:
+            return known
         decorated = operation if isinstance(operation, Operation) else Operation(operation, {})
         call = call_path(decorated.function)
         self._functions[call] = decorated.function
         spec = build_operation("python", {"call": call}, {**decorated.policy, **policy})
         if inspect.iscoroutinefunction(decorated.function):
             spec = replace(spec, is_async=True)
-        if not policy:
-            self._operations[operation] = spec
+        return self._shared(key, spec)
+
+    def _shared(self, key: Any, spec: OperationSpec) -> OperationSpec:
+        """Nodes that say the same have one operation: a worker is handed such nodes together."""
+        if key is not None:
+            self._operations[key] = spec
         return spec
 
     def _check_names(self, operation: Any, given: Mapping[str, Any], node_id: str) -> None:
@@ -314,6 +319,17 @@ def _is_plain(operation: OperationSpec) -> bool:
     """Whether nothing about it could be wrong that is not found when the graph is compiled: in a workflow of a
     hundred thousand such nodes a check of each would take as long again."""
     return operation.type == "python" and not (operation.secret_outputs or operation.has_fallback)
+
+
+def _key(operation: Any, config: Mapping[str, Any], policy: Mapping[str, Any]) -> Any:
+    """What nodes have in common that say the same of an operation; None where that cannot be compared."""
+    if not config and not policy:
+        return operation
+    said = {name: each if name == "fallback" else policy_in_file(each) for name, each in policy.items()}
+    try:
+        return operation, pack([dict(config), said])  # unlike hash and ==, it tells 1 from 1.0 from True
+    except ResultError:
+        return None
 
 
 def _name_of(operation: Any) -> str:

@@ -93,6 +93,21 @@ def outcome_of(tmp_path: Path, flow: Workflow, **options: Any) -> Any:
 # ---------------------------------------------------------------------- building
 
 
+def test_nodes_that_are_given_the_same_policies_share_an_operation() -> None:
+    """A worker is handed nodes of one operation together: each had one of its own, and went alone."""
+    flow = Workflow("flow")
+    for i in range(3):
+        flow.add(ops.echo, id=f"a{i}", value=i, retry=RetryPolicy(max_attempts=2), on_failure="continue")
+        flow.add("python", id=f"b{i}", call="json:dumps", arguments={"obj": i}, timeout=timedelta(seconds=3))
+        flow.add("shell", id=f"c{i}", command=["true"])
+    for i, fallback in enumerate((1, True, 1.0)):
+        flow.add(ops.echo, id=f"d{i}", value=i, fallback=fallback)
+    operations = [node.operation for node in flow.to_spec().nodes]
+    assert len({id(each) for each in operations}) == 6
+    assert [type(each.fallback) for each in operations[-3:]] == [int, bool, float]
+    assert {each.retry.max_attempts for each in operations[0::3][:3]} == {2}
+
+
 def test_ids_are_the_names_of_functions_numbered_where_taken() -> None:
     flow = Workflow("ids")
     made = [flow.add(ops.echo), flow.add(ops.echo), flow.add(ops.add, id="sum"), flow.add(ops.echo)]
