@@ -61,6 +61,11 @@ _WAYS = (
 )
 WITHHELD = bytes(msgpack.packb(msgpack.ExtType(_SECRET, b"")))
 
+# Nil, a truth value, a small number, or something empty.
+_ONE_BYTE = frozenset(
+    bytes((each,)) for each in (*range(0x81), 0x90, 0xA0, 0xC0, 0xC2, 0xC3, *range(0xE0, 256))
+)
+
 
 def embed(packed: bytes) -> msgpack.ExtType:
     """The packed bytes of a value, to be placed whole inside another value without decoding it."""
@@ -116,6 +121,8 @@ class ValueCheck:
 
     def __call__(self, data: bytes) -> None:
         """Raises ProtocolError where they are not. What texts and keys hold is not looked at."""
+        if data in _ONE_BYTE:
+            return
         reader = self._reader
         try:
             reader.feed(data)

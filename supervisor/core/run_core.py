@@ -37,6 +37,7 @@ from sage_actors.supervisor.definitions.references import truthy
 
 __all__ = ["Ports", "RunCore", "RunOptions", "Scope"]
 
+_FEW = 4  # nodes that are taken one by one
 _TOLD = (
     "raw_bytes",
     "kept_bytes",
@@ -266,13 +267,12 @@ class RunCore(RunEnding):
     ) -> tuple[list[tuple[Any, ...]], float]:
         """Up to `cap` ready nodes for one worker, about `target_us` of work: task rows, and the estimate."""
         rows: list[tuple[Any, ...]] = []
-        starts: list[tuple[int, int]] = []
         ready, state, attempts, plan = self.ready[lane], self.state, self.attempts, self.plan
         ids, payloads, op_of, order = plan.ids, plan.payloads, plan.op_of, plan.order
         number, key, known = self.number, self.run_key, self.op_numbers
         load = cost = 0.0
         queued = lane in QUEUED
-        last_op = -1
+        last_op = last = -1
         while load < target_us and len(rows) < cap:
             room = cap - len(rows)
             if queued:
@@ -280,16 +280,20 @@ class RunCore(RunEnding):
             group = ready.take(room)
             if not group:
                 break
+            if len(group) > _FEW and (alike := self._alike(group, last)):
+                rows += self._started(alike, last_op)
+                load += cost * len(alike)
+                continue
             for i, urgency in enumerate(group):
                 if urgency & CHILD:
                     node = self._node(urgency)
                     node_id, timeout = self.id_of(node), self.operation(node).timeout
-                    payload, op = None, self.op_number_of(node)
+                    payload, op, last = None, self.op_number_of(node), -1
                     guarded = self.operation(node).endpoint is not None
                 else:
                     node = order[urgency >> 33]
-                    node_id, payload = ids[node], payloads[node]
-                    op, timeout, guarded = known[op_of[node]] or self._number_operation(op_of[node])
+                    node_id, payload, last = ids[node], payloads[node], op_of[node]
+                    op, timeout, guarded = known[last] or self._number_operation(last)
                 if op != last_op:
                     cost = 0.0 if not queued else target_us if guarded else estimates.get(op, target_us)
                     last_op = op
@@ -305,7 +309,6 @@ class RunCore(RunEnding):
                         continue
                 attempt = attempts[node] = attempts[node] + 1
                 state[node] = st.RUNNING
-                starts.append((node, attempt))
                 rows.append((number, node, attempt, op, node_id, key, timeout, payload))
                 load += cost
         if rows:
@@ -313,8 +316,29 @@ class RunCore(RunEnding):
             if self.permits:
                 for row in rows:
                     self._call_begins(row[1])
-            self._persist([NodesStarted(self.clock.now(), starts)])
+            self._persist([NodesStarted(self.clock.now(), [(row[1], row[2]) for row in rows])])
         return rows, load
+
+    def _alike(self, group: list[int], op: int) -> list[int] | None:
+        """The nodes of these urgencies, where each executes plan.ops[op] and nothing is missing in what it is given."""
+        plan = self.plan
+        if op < 0 or len(self.state) > plan.size:  # some may be children
+            return None
+        order, op_of, payloads = plan.order, plan.op_of, plan.payloads
+        nodes = [order[urgency >> 33] for urgency in group]
+        if {op_of[node] for node in nodes} != {op} or {type(payloads[node]) for node in nodes} != {bytes}:
+            return None
+        return nodes
+
+    def _started(self, nodes: list[int], op: int) -> list[tuple[Any, ...]]:
+        """Task rows of nodes that all execute one operation."""
+        attempts, state, plan = self.attempts, self.state, self.plan
+        number, key, ids, payloads = self.number, self.run_key, plan.ids, plan.payloads
+        timeout = self.operation(nodes[0]).timeout
+        for node in nodes:
+            attempts[node] += 1
+            state[node] = st.RUNNING
+        return [(number, node, attempts[node], op, ids[node], key, timeout, payloads[node]) for node in nodes]
 
     def _number_operation(self, i: int) -> tuple[int, float | None, bool]:
         operation = self.plan.ops[i]
