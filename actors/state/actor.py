@@ -257,12 +257,12 @@ class StateActor(MailboxActor):
     def _sync(self, runs: list[_Run]) -> None:
         """All at once: an fsync waits for the device and not for the interpreter."""
         if len(runs) < 2:
-            for run in runs:
-                _sync(run)
+            _sync_each(runs)
             return
         if self._syncers is None:
             self._syncers = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="state-sync")
-        list(self._syncers.map(_sync, runs))
+        shares = [runs[i::_SYNC_THREADS] for i in range(min(_SYNC_THREADS, len(runs)))]
+        list(self._syncers.map(_sync_each, shares))  # a call each would cost more than many an fsync
 
     def _close(self, run: _Run, message: CloseRun) -> None:
         del self._runs[run.number]
@@ -330,6 +330,11 @@ def _refuse_secrets(appends: list[Append], secrets: KnownValues) -> None:
                     [Problem("", f"a {type(record).__name__} holds a known secret, and was not written")],
                     source="the journal",
                 )
+
+
+def _sync_each(runs: list[_Run]) -> None:
+    for run in runs:
+        _sync(run)
 
 
 def _sync(run: _Run) -> None:
