@@ -19,7 +19,7 @@ from sage_actors.messages.codec import FrameReader
 
 __all__ = ["WorkerHandle"]
 
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024  # more is got from the system for each read anew: ten microseconds
 _TAIL_LINES = 40
 _TAIL_LINE_CHARS = 4000  # the supervisor cuts them, when it has looked for secrets in them
 _FATAL = "Fatal Python error"  # the first line of faulthandler

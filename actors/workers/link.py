@@ -29,7 +29,7 @@ from sage_actors.messages.wire import Kind
 __all__ = ["Handler", "Link"]
 
 Key = tuple[int, int, int]
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024  # more is got from the system for each read anew: ten microseconds
 _FLUSH_BYTES = 1024 * 1024  # of results that wait to be sent
 _FLUSH_AFTER_S = 0.001  # a result that comes later than this after the last flush is sent at once
 _HELD_S = 0.002  # how long results and output wait for more
