@@ -100,7 +100,9 @@ class Evidence:
         """One sentence for a person."""
         if self.limit is not None:
             return describe_limit(self.limit)
-        if self.exitcode is None:
+        if self.reason == "heartbeat":
+            text = "the worker was ended: its event loop was blocked"
+        elif self.exitcode is None:
             text = "the worker process is gone"
         elif self.exitcode < 0:
             text = f"the worker was killed by signal {-self.exitcode}"

@@ -204,7 +204,9 @@ def _phase_completed(event: Event) -> str:
 
 def _worker_lost(event: Event) -> str:
     nodes = event.data.get("nodes") or []
-    text = f"a worker was lost ({exit_text(event.data.get('exitcode'))})"
+    blocked = event.data.get("reason") == "heartbeat"
+    why = "its event loop was blocked" if blocked else exit_text(event.data.get("exitcode"))
+    text = f"a worker was lost ({why})"
     if not nodes:
         return f"{text}; it executed nothing"
     shown = ", ".join(nodes[:5]) + (f" and {len(nodes) - 5:,} more" if len(nodes) > 5 else "")

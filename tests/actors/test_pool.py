@@ -197,6 +197,7 @@ def test_a_blocked_event_loop_is_noticed_and_the_blocker_named(tmp_path: Path, n
         blocker = pool.submit(worker, name, seconds=600)
         lost = pool.lost(worker)
         assert lost.evidence.reason == "heartbeat"
+        assert lost.evidence.describe().startswith("the worker was ended: its event loop was blocked")
         assert lost.culprits == (blocker,)
 
 

@@ -48,6 +48,10 @@ def event(name: str, node: str | None = None, at: float = 1000.0, **data: Any) -
         (event("phase_completed", phase="p", succeeded=2, total=3), "phase p: 2 of 3 succeeded"),
         (event("worker_lost", exitcode=-9, nodes=["a"]), "a worker was lost (signal 9) while it executed a"),
         (
+            event("worker_lost", exitcode=-9, nodes=["a"], reason="heartbeat"),
+            "a worker was lost (its event loop was blocked) while it executed a",
+        ),
+        (
             event("worker_lost", exitcode=None, nodes=[]),
             "a worker was lost (it is gone); it executed nothing",
         ),
