@@ -8,11 +8,13 @@ import math
 import re
 from typing import Any
 
+from sage_actors.messages.unseen import UNSEEN
+
 __all__ = ["abbreviate", "finite", "from_json", "no_constant", "to_json", "to_line"]
 
 BYTES_MARK = "$base64"
 # What JSON leaves as it is, and terminals obey.
-_DRIVING = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_DRIVING = re.compile(f"[\x7f-\x9f{UNSEEN}]")
 
 
 def to_line(value: Any) -> str:
@@ -35,7 +37,11 @@ def to_json(value: Any) -> str:
     }
     """
     text = json.dumps(_plain(value), allow_nan=False, ensure_ascii=False, indent=2)
-    return _DRIVING.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return _DRIVING.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return re.sub("(.{4})", r"\\u\1", match[0].encode("utf-16-be").hex())
 
 
 def from_json(text: str) -> Any:

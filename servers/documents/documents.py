@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from sage_actors.messages.errors import StorageError, UsageError
+from sage_actors.messages.unseen import UNSEEN
 
 __all__ = ["KEPT_FOLDERS", "MAX_DOCUMENT_BYTES", "WrittenDocument", "read_document", "write_document"]
 
@@ -32,8 +33,8 @@ MAX_DOCUMENT_BYTES = 4_000_000
 KEPT_FOLDERS = frozenset({".git", ".sage", ".claude", ".agents", ".venv", "node_modules"})
 """Where nothing is written that a caller names, in lower case: state, what agents obey, what others brought."""
 
-_DRIVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Characters that would drive the terminal of a reader, or turn the order of what is read."""
+_DRIVING = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{UNSEEN}]")
+"""Characters that would drive the terminal of a reader, turn the order of what is read, or be read by models alone."""
 _MARK = re.compile(r"\n<!-- sage-actors sha256:([0-9a-f]{64}) -->\n\Z")
 _FRONT = re.compile(r"---\ntopic: (.*)\nkind: (.*)\n")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

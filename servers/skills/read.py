@@ -23,6 +23,8 @@ from typing import Any, Literal
 
 import yaml
 
+from sage_actors.messages.unseen import UNSEEN
+
 __all__ = [
     "MAX_SKILL_BYTES",
     "Skill",
@@ -42,7 +44,7 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 _FRONTMATTER = re.compile(r"\A---[ \t]*\n(.*?)\n?^---[ \t]*$\n?", re.DOTALL | re.MULTILINE)
 _PURPOSE = re.compile(r"^#{1,6}[ \t]*purpose[ \t]*\n+(.+?)(?:\n[ \t]*\n|\n#|\Z)", re.I | re.M | re.S)
 _PLAIN_FIELD = re.compile(r"^(name|description|category):[ \t]*(.+)$", re.MULTILINE)
-_NEITHER_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+_NEITHER_TEXT = re.compile(f"[\x00-\x1f\x7f-\x9f{UNSEEN}\ud800-\udfff]+")
 
 Format = Literal["agent-skill", "sage"]
 

@@ -18,6 +18,7 @@ from typing import Any
 from sage_actors.messages.definition import WorkflowSpec
 from sage_actors.messages.events import Event
 from sage_actors.messages.units import counted
+from sage_actors.messages.unseen import UNSEEN
 from sage_actors.supervisor.json_text import abbreviate, to_json
 
 __all__ = [
@@ -33,8 +34,8 @@ __all__ = [
 ]
 
 _BACKUP = re.compile(r"\.backup-\d+\.md$")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
-_CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
+_CONTROL = re.compile(f"[\x00-\x1f\x7f-\x9f{UNSEEN}]+")
+_CONTROL_BUT_LINES = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{UNSEEN}]+")
 _LONGEST_TEXT = 400
 _MOST_STEPS = 12  # of a phase, that the tree shows one by one
 

@@ -65,11 +65,12 @@ _NAMES = (
 
 def driving(text: str) -> set[str]:
     """What in it would drive a terminal, or turn the order of what is read."""
-    turning = {"\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069"}
+    turning = set("\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+    hidden = {chr(each) for each in range(0xE0000, 0xE0080)}
     return {
         each
         for each in text
-        if (unicodedata.category(each) == "Cc" and each not in "\n\t") or each in turning
+        if (unicodedata.category(each) == "Cc" and each not in "\n\t") or each in turning | hidden
     }
 
 

@@ -21,6 +21,16 @@ def test_a_document_is_made_with_its_folders_and_read_back(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "docs/specs/one").iterdir()] == ["spec.md"]
 
 
+def test_what_only_a_model_reads_is_written_as_escapes(tmp_path: Path) -> None:
+    """Tags spell ASCII and selectors spell bytes, and neither is seen; a family of joined pictures is what it was."""
+    write_document(
+        tmp_path, "docs/a.md", "a\U000e006f\U000e0062b\U000e0141\u061cc \U0001f469\u200d\U0001f467\n"
+    )
+    assert read_document(tmp_path, "docs/a.md") == (
+        "a\\U000e006f\\U000e0062b\\U000e0141\\u061cc \U0001f469\u200d\U0001f467\n"
+    )
+
+
 def test_what_would_drive_a_terminal_is_written_as_escapes(tmp_path: Path) -> None:
     write_document(tmp_path, "docs/a.md", "a\x1b[2Jb\u202ec\tü\U0001f680\r\n")
     assert read_document(tmp_path, "docs/a.md") == "a\\x1b[2Jb\\u202ec\tü\U0001f680\\r\n"

@@ -214,3 +214,10 @@ def test_a_document_that_was_kept_is_told_apart_from_those_written() -> None:
         f"wrote {paths[0]}",
         f"kept {paths[1]}: what stood there before",
     ]
+
+
+def test_json_for_people_shows_what_is_not_seen_and_is_the_same_value() -> None:
+    hidden = "a\x7f\u202e\u061c\U000e0041\U0001f680"
+    text = to_json([hidden])
+    assert json.loads(text) == [hidden]
+    assert "\\u007f\\u202e\\u061c\\udb40\\udc41\U0001f680" in text
