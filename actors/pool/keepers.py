@@ -69,6 +69,7 @@ class Keepers:
 
     def start(self) -> None:
         """Start the main one."""
+        self._ready.clear()
         self._main = self._new(self._confinement)
         self._listen_to(self._main)
 

@@ -147,12 +147,18 @@ class LocalPool:
         Raises:
             ActorDeadError: it did not start; its own words are on stderr.
         """
-        self._keepers.start()
         if self._has_own_loop:
             self._loop.start("sage-pool-io")
-        if not self._keepers.wait_until_ready(_KEEPER_START_S):
+        is_ready = self._starts_keeper()
+        if not is_ready and self._keepers.identity is None:  # it has died: of something that is over, perhaps
+            is_ready = self._starts_keeper()
+        if not is_ready:
             self.close(0.0)
             raise ActorDeadError("the keeper process did not start; what it printed on stderr says why")
+
+    def _starts_keeper(self) -> bool:
+        self._keepers.start()
+        return self._keepers.wait_until_ready(_KEEPER_START_S)
 
     def close(self, timeout_s: float = 10.0) -> None:
         if self._closed or self._keepers.started == 0:

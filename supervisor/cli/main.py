@@ -131,7 +131,26 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         _drop_unread()
     except OSError as error:
         code = code or _explain_unwritten(error)
+    if args is None:
+        _stay_with(code)
     sys.exit(code)
+
+
+def _stay_with(code: int) -> None:
+    """All is done and said: a signal that comes while the process ends does not change its exit code."""
+    import atexit
+    import os
+    import signal
+
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    for number in numbers:
+        signal.signal(number, lambda *_: os._exit(code))
+    # Threads are over then; what remains is too late for a handler in Python.
+    atexit.register(lambda: [signal.signal(number, signal.SIG_IGN) for number in numbers])
 
 
 def _open_closed() -> None:

@@ -10,11 +10,13 @@ import textwrap
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from places import SOURCES, SUPPORT
 from pool_harness import PoolHarness, pid_exists, read_pid, wait_until
 
+from sage_actors.actors.pool.keeper_client import KeeperClient
 from sage_actors.actors.pool.protocol import KeeperStarted, WorkerReady
 from sage_actors.actors.pool.watch import is_alive
 from sage_actors.messages.errors import ActorDeadError
@@ -132,6 +134,24 @@ def test_a_killed_keeper_costs_the_workers_and_is_replaced(tmp_path: Path) -> No
         assert pool.pool.keeper_identity == (second.pid, second.started_at)
         assert second.pid != first.pid
         assert pool.pool.statistics().keepers_started == 2
+
+
+def test_a_keeper_that_is_killed_as_it_starts_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, killed = KeeperClient.settle, []
+
+    def settle_and_kill(keeper: KeeperClient, **settings: Any) -> None:
+        settle(keeper, **settings)
+        if not killed:
+            killed.append(keeper.identity[0])
+            os.kill(keeper.identity[0], signal.SIGKILL)
+
+    monkeypatch.setattr(KeeperClient, "settle", settle_and_kill)
+    with PoolHarness(tmp_path) as pool:
+        assert pool.pool.keeper_identity is not None
+        assert pool.pool.keeper_identity[0] not in killed
+        assert pool.value(pool.submit(pool.worker(), "echo", value=5)) == 5
 
 
 def test_sigterm_to_the_keeper_ends_it_cleanly(tmp_path: Path) -> None:

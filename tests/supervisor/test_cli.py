@@ -710,6 +710,23 @@ def test_one_signal_stops_with_grace_and_says_how_to_continue(sage: CommandLine,
     assert (sage.count("ran-a"), sage.count("ran-end")) == (1, 1)
 
 
+def test_a_signal_after_the_end_of_a_run_leaves_its_exit_code(sage: CommandLine) -> None:
+    codes = []
+    flow = sage.flow(noted("a"))
+    for number in range(8):
+        process = sage.start("run", flow, "--run-id", f"r{number}", "--json")
+        assert process.stdout is not None
+        while "run_finished" not in process.stdout.readline():
+            pass
+        time.sleep(0.04 * number)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        codes.append(process.returncode)
+    # 130: it came just when the run was over and its result not yet told.
+    assert set(codes) <= {0, 130}, codes
+    assert codes.count(0) >= 7
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_a_run_begins_ends_the_command_as_an_interruption(
     sage: CommandLine, number: int
