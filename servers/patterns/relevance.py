@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
 from sage_actors.messages.passages import Passage
@@ -65,19 +65,30 @@ _FILE_TYPES = (
 _WORD = re.compile(r"[a-z0-9]{3,}")
 
 
-def rank(patterns: PatternSet, topic: str, *, top: int, threshold: float = 0.0) -> list[Pattern]:
+def rank(
+    patterns: PatternSet,
+    topic: str,
+    *,
+    top: int,
+    threshold: float = 0.0,
+    languages: Collection[str] = (),
+) -> list[Pattern]:
     """At most `top` patterns, most relevant first; those of `_ALWAYS` before others where `top` cuts.
 
     Relevance is `e + (1 - e) * t`. `e` is what the pattern is worth to whoever writes code here, whatever it is
     about (1.0 the test framework, 0.95 how functions are named), times the share of the project that is written
     in its language. `t` is how well the pattern and its examples answer the topic, as a share of the best.
+
+    languages: of the code that the topic is about, as patterns name them: to that nothing else is worth anything.
+    Without any the language counts that most of the project is written in.
     """
     topical = _topical(patterns.patterns, topic)
     ranked = [
-        (_relevance(_worth(patterns, each), topical.get(at, 0.0)), -at, each)
+        (_relevance(_worth(patterns, each, languages), topical.get(at, 0.0)), -at, each)
         for at, each in enumerate(patterns.patterns)
     ]
-    always = [each for each in ranked if each[2].name in _ALWAYS and _is_main(patterns, each[2])]
+    wanted = {"project", *(languages or _main_languages(patterns))}
+    always = [each for each in ranked if each[2].name in _ALWAYS and each[2].language in wanted]
     rest = [each for each in ranked if each not in always]
     chosen = sorted(always, key=_first, reverse=True)[:top]
     chosen += sorted(rest, key=_first, reverse=True)[: top - len(chosen)]
@@ -93,22 +104,24 @@ def _first(ranked: tuple[float, int, Pattern]) -> tuple[float, int]:
     return ranked[:2]
 
 
-def _is_main(patterns: PatternSet, pattern: Pattern) -> bool:
-    """Whether it is of the project or of the language that most of it is written in."""
-    main = "typescript" if patterns.primary_language == "javascript" else patterns.primary_language
-    return pattern.language in ("project", main)
+def _main_languages(patterns: PatternSet) -> list[str]:
+    """The language that most of it is written in, as patterns name it."""
+    main = patterns.primary_language
+    return [] if main is None else ["typescript" if main == "javascript" else main]
 
 
 def _relevance(worth: float, topical: float) -> float:
     return round(worth + (1 - worth) * topical, 3)
 
 
-def _worth(patterns: PatternSet, pattern: Pattern) -> float:
-    """A language that is a tenth of the project is worth a tenth; a pattern that rests on little, less."""
+def _worth(patterns: PatternSet, pattern: Pattern, languages: Collection[str]) -> float:
+    """A language that is a tenth of the project is worth a tenth, unless the topic is about that tenth."""
     essential = _ESSENTIAL.get(pattern.name, 0.3)
     files = sum(patterns.languages.values())
     if pattern.language == "project" or not files:
         return essential
+    if languages:
+        return essential if pattern.language in languages else 0.0
     return essential * min(1.0, 2 * patterns.languages.get(pattern.language, 0) / files)
 
 

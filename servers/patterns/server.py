@@ -15,6 +15,7 @@ from pydantic import Field
 
 from sage_actors.messages.findings import TokenCount
 from sage_actors.messages.units import counted
+from sage_actors.servers.patterns.about import languages_about
 from sage_actors.servers.patterns.extract import extract
 from sage_actors.servers.patterns.model import (
     ExtractResult,
@@ -178,11 +179,13 @@ class _Tools:
         """The patterns to follow when writing code about a topic, each with `relevance` (0 to 1) and examples.
 
         Extracts them first unless they are saved for the present state of the sources. What everybody needs who
-        writes code here (test framework, naming, error style, layout) always ranks high; the rest by the topic.
+        writes code here (test framework, naming, error style, layout) always ranks high; the rest by the topic. In a
+        project of several languages those count in which the code is that the topic is about.
         threshold: leave out what is less relevant (upstream's workflow keeps above 0.8).
         """
         found, is_saved, notes = self._present()
-        chosen = rank(found, topic, top=top, threshold=threshold)
+        about = languages_about(self.project, topic)
+        chosen = rank(found, topic, top=top, threshold=threshold, languages=about)
         everything = "".join(each.model_dump_json() for each in found.patterns)
         return RelevantResult(
             topic=topic,

@@ -765,6 +765,23 @@ def test_what_every_author_needs_always_comes_and_the_topic_decides_the_rest(tmp
     )
 
 
+def test_the_language_of_the_code_that_the_topic_is_about_counts(tmp_path: Path) -> None:
+    more = {f"shop/part_{n}.py": f"def sell_{n}_things(): pass\n" for n in range(12)}
+    write(tmp_path, {**PYTHON, **more, **{f"web/{path}": text for path, text in TYPESCRIPT.items()}})
+
+    def languages(topic: str, top: int = 8) -> dict[str, str]:
+        found = value(call(tmp_path, "relevant_patterns", topic=topic, top=top))["patterns"]
+        return {each["name"]: each["language"] for each in found}
+
+    of_the_web = languages("loadUser and saveUser of the user store")
+    assert of_the_web["testing.framework"] == of_the_web["naming.functions"] == "typescript"
+    assert "python" not in of_the_web.values()
+    of_the_shop = languages("keep a stock item until one is taken")
+    assert of_the_shop["testing.framework"] == of_the_shop["naming.functions"] == "python"
+    of_nothing = languages("qwertz")
+    assert "typescript" not in of_nothing.values()
+
+
 def test_saved_patterns_are_used_until_a_source_changes(tmp_path: Path) -> None:
     write(tmp_path, PYTHON)
     assert value(call(tmp_path, "relevant_patterns", topic="stock"))["provenance"] == "local"
