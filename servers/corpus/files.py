@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -39,12 +39,20 @@ _SKIPPED_NAMES = _words(
     "package-lock.json npm-shrinkwrap.json yarn.lock pnpm-lock.yaml cargo.lock go.sum poetry.lock uv.lock pdm.lock"
     " pipfile.lock composer.lock gemfile.lock license license.txt license.md copying notice"
 )
-_TEST_FOLDERS = _words("test tests __tests__ spec testing testdata e2e fixtures mocks __mocks__")
+_SKIPPED_ENDINGS = (".egg-info", ".dist-info")  # folders that an installer fills
+_TEST_FOLDERS = _words("test tests spec testdata e2e fixtures mocks")
+_TESTS_AT_THE_TOP = "testing"  # further below it is what a package offers for the tests of others
 _TEST_NAME = re.compile(
     r"(test_.*|conftest\.py|.*_tests?\.\w+|tests?\.(py|rs)|.*[.-](test|spec)\.\w+|.*Tests?\.(java|kt|cs))"
 )
 _SIDE_FOLDERS = _words("example examples sample samples demo demos bench benches benchmark benchmarks")
-_CHANGES = re.compile(r"(changelog|changes|history|news|releases?)(\b|[._-])", re.IGNORECASE)
+_CHANGES = re.compile(
+    r"(changelog|changes|(version[_-]?)?history|news|releases?|release[_-]?notes|what[_-]?s[_-]?new)(\b|[._-])",
+    re.IGNORECASE,
+)
+_CHANGES_FOLDERS = _words(
+    "changelog.d changes newsfragments .changeset releases release-notes release_notes whatsnew"
+)
 _UNQUOTABLE = re.compile(r"[\x00-\x1f\x7f]|\s{2}|^\s|\s$|[^\S ]")
 _BEYOND_ASCII = re.compile("[^\x00-\x7f\ufffd]")
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
@@ -71,8 +79,8 @@ def classify(path: str, size_bytes: int) -> FileClass | None:
     if _UNQUOTABLE.search(path):
         return None
     pure = PurePosixPath(path.lower())
-    folders, name = pure.parts[:-1], pure.name
-    if size_bytes > MAX_FILE_BYTES or not size_bytes or _SKIPPED.intersection(folders):
+    folders, name = tuple(folder.strip("_") or folder for folder in pure.parts[:-1]), pure.name
+    if size_bytes > MAX_FILE_BYTES or not size_bytes or _is_skipped(pure.parts[:-1]):
         return None
     if name in _SKIPPED_NAMES or name.endswith((".min.js", ".snap", ".d.ts.map", ".map")):
         return None
@@ -82,16 +90,25 @@ def classify(path: str, size_bytes: int) -> FileClass | None:
     if ending in _LANGUAGE_OF:
         return _source(folders, PurePosixPath(path).name, _LANGUAGE_OF[ending])
     if (ending in _SETTINGS or name in _SETTING_NAMES) and size_bytes <= 64_000:
-        tested = bool(_TEST_FOLDERS.intersection(folders))
+        tested = _is_of_tests(folders)
         return FileClass("configuration", 0.3 if tested else 0.7, 4 if tested else 2)
     if not ending and size_bytes < 64_000:  # a script, if its first line says so
         return FileClass("code", 0.8, 3, "shell")
     return None
 
 
-def is_product_folder(names: Iterable[str]) -> bool:
+def is_product_folder(names: Sequence[str]) -> bool:
     """Whether a folder, by the lower-case names on its path, is of the product: no tests, no examples, not vendored."""
-    return (_SKIPPED | _TEST_FOLDERS | _SIDE_FOLDERS).isdisjoint(names)
+    plain = [name.strip("_") or name for name in names]
+    return not _is_skipped(names) and not _is_of_tests(plain) and _SIDE_FOLDERS.isdisjoint(plain)
+
+
+def _is_skipped(folders: Sequence[str]) -> bool:
+    return not _SKIPPED.isdisjoint(folders) or any(folder.endswith(_SKIPPED_ENDINGS) for folder in folders)
+
+
+def _is_of_tests(folders: Sequence[str]) -> bool:
+    return folders[:1] == (_TESTS_AT_THE_TOP,) or not _TEST_FOLDERS.isdisjoint(folders)
 
 
 def decoded(data: bytes) -> str | None:
@@ -115,11 +132,9 @@ def _text(data: bytes) -> str:
 
 
 def _prose(folders: tuple[str, ...], name: str) -> FileClass:
-    if _TEST_FOLDERS.intersection(folders):
-        return FileClass("documentation", 0.5, 4)
-    if _CHANGES.match(name) or {"changelog.d", "changes", "newsfragments", ".changeset"}.intersection(
-        folders
-    ):
+    if _is_of_tests(folders):
+        return FileClass("documentation" if name.startswith("readme") else "test", 0.5, 4)
+    if _CHANGES.match(name) or _CHANGES_FOLDERS.intersection(folders):
         return FileClass("history", 0.7, 2)
     if name == "skill.md":
         return FileClass("skill", 1.2, 0)
@@ -129,7 +144,7 @@ def _prose(folders: tuple[str, ...], name: str) -> FileClass:
 
 
 def _source(folders: tuple[str, ...], name: str, language: str) -> FileClass:
-    if _TEST_FOLDERS.intersection(folders) or _TEST_NAME.fullmatch(name):
+    if _is_of_tests(folders) or _TEST_NAME.fullmatch(name):
         return FileClass("test", 0.6, 3, language)
     if _SIDE_FOLDERS.intersection(folders):
         return FileClass("code", 0.6, 3, language)

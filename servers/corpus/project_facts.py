@@ -5,9 +5,12 @@ Every fact is a text with the file and line that says so; what no file says is a
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import tomllib
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -199,23 +202,59 @@ def _setup_cfg(sources: Sources, facts: ProjectFacts, folder: str) -> None:
 
 
 def _setup_py(sources: Sources, facts: ProjectFacts, folder: str) -> None:
-    """Literal keywords of `setup(...)` only; what is computed there is not run."""
+    """Keywords of `setup(...)` that are literals, or names of literals; what is computed there is not run."""
     path = folder + "setup.py"
     keys = {"name": "name", "version": "version", "description": "purpose", "license": "licence"}
-    listing = False
-    for number, line in enumerate(sources.lines(path), 1):
-        match = re.match(r"""\s*(\w+)\s*=\s*["']([^"']+)["']\s*,""", line)
-        if match and (attribute := keys.get(match[1])) and getattr(facts, attribute) is None:
-            setattr(facts, attribute, Fact(match[2], path, number))
+    for key, value in _setup_keywords(sources.text(path)):
+        if isinstance(value, ast.Constant) and isinstance(value.value, str) and value.value.strip():
+            fact = Fact(" ".join(value.value.split()), path, value.lineno)
+            attribute = keys.get(key)
+            if attribute and getattr(facts, attribute) is None:
+                setattr(facts, attribute, fact)
+                facts.manifest = facts.manifest or path
+            elif key == "python_requires" and facts.runtime is None:
+                facts.runtime = replace(fact, text=f"Python {fact.text}")
+        elif key in ("install_requires", "requires") and isinstance(value, ast.List | ast.Tuple):
             facts.manifest = facts.manifest or path
-        elif match and match[1] == "python_requires" and facts.runtime is None:
-            facts.runtime = Fact(f"Python {match[2]}", path, number)
-        listing = bool(re.match(r"\s*(install_requires|requires)\s*=\s*\[", line)) or listing
-        for requirement in re.findall(r"""["']([A-Za-z][\w.-]*[^"']*)["']""", line) if listing else ():
-            facts.manifest = facts.manifest or path
-            name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
-            facts.dependencies.append(Dependency(name, requirement, path, number))
-        listing = listing and "]" not in line
+            facts.dependencies += _requirements(value.elts, path)
+
+
+def _setup_keywords(text: str) -> list[tuple[str, ast.expr]]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of invalid escapes in somebody else's code
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    named = {
+        each.targets[0].id: each.value
+        for each in tree.body
+        if isinstance(each, ast.Assign) and isinstance(each.targets[0], ast.Name)
+    }
+    return [
+        (
+            keyword.arg,
+            named.get(keyword.value.id, keyword.value)
+            if isinstance(keyword.value, ast.Name)
+            else keyword.value,
+        )
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and _called(call.func) == "setup"
+        for keyword in call.keywords
+        if keyword.arg is not None
+    ]
+
+
+def _called(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def _requirements(listed: Iterable[ast.expr], path: str) -> Iterator[Dependency]:
+    for each in listed:
+        if isinstance(each, ast.Constant) and isinstance(each.value, str):
+            name = re.match(r"[A-Za-z][\w.-]*", each.value.strip())
+            if name:
+                yield Dependency(name[0], each.value.strip(), path, each.lineno)
 
 
 def _package_json(sources: Sources, facts: ProjectFacts, folder: str) -> None:
@@ -311,7 +350,7 @@ def _is_of_another(sources: Sources, path: str, manifest: str | None) -> bool:
 
 
 _BADGE = re.compile(
-    r"!\[|^\s*\[!\[|^\s*<|^\s*\.\. |^\s*:\w+:|^\s*\|.*\||^\s*\[[^\]]+\]:|^---|^\s*\[.*\]\(.*\)\s*$|^>?\s*\[!"
+    r"!\[|^\s*\[!\[|^\s*<(?!https?:)|^\s*\.\. |^\s*:\w+:|^\s*\|.*\||^\s*\[[^\]]+\]:|^---|^\s*\[.*\]\(.*\)\s*$|^>?\s*\[!"
 )
 _MARKUP = re.compile(r"^\s*([#=\-~*_^`+]+\s*$|#{1,6}\s|[-*]\s*\[|```)")
 
@@ -352,6 +391,7 @@ def _is_prose(line: str) -> bool:
 
 
 def _first_sentences(text: str, limit: int = 240) -> str:
+    text = re.sub(r"`([^`<]+?)\s*(?:<[^<>`]+>)?`__?", r"\1", text)  # links of reStructuredText
     text = re.sub(
         r"\[([^\]]+)\](\([^)]*\)|\[[^\]]*\])", r"\1", re.sub(r"[*_]{1,3}(\S[^*_]*?)[*_]{1,3}", r"\1", text)
     ).strip()
@@ -369,17 +409,18 @@ def _licence_file(sources: Sources) -> Fact | None:
     return None
 
 
-_ENTRY = re.compile(r"(#+\s*|=+\s*)?\[?v?(\d+\.\d+[\w.]*|unreleased|dev\b|next\b|main\b)", re.IGNORECASE)
+_LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
+_ENTRY = re.compile(r"(#+\s*|=+\s*|\*\*)?\[?v?(\d+\.\d+[\w.]*|unreleased|dev\b|next\b|main\b)", re.IGNORECASE)
 
 
 def _changelog(sources: Sources) -> Fact | None:
     """The newest entry's heading: the first line that names a version, or what is not released."""
-    names = r"(changelog|changes|history|news|release[-_ ]?notes)(\.(md|rst|txt))?"
+    names = r"(changelog|changes|(version[-_ ]?)?history|news|release[-_ ]?notes)(\.(md|rst|txt))?"
     for path in sorted(sources.classes):
         if re.fullmatch(names, path.rpartition("/")[2], re.IGNORECASE) and path.count("/") < 2:
             for number, line in enumerate(sources.lines(path)[:200], 1):
                 if _ENTRY.match(line):
-                    return Fact(line.strip().strip("# "), path, number)
+                    return Fact(_LINK.sub(r"\1", line.strip().strip("#* ")), path, number)
     return None
 
 

@@ -194,12 +194,11 @@ class Repository:
         """
         if self._foreign:
             return b""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")} | _GIT_VARIABLES
         try:
             process = subprocess.Popen(
                 [*_GIT, *arguments],
                 cwd=self.root,
-                env=environment,
+                env=_git_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -212,6 +211,27 @@ class Repository:
                 process.kill()
             failed = process.wait() != 0
         return out if not failed or len(out) >= limit_bytes else b""
+
+    @cached_property
+    def git_refusal(self) -> str:
+        """Why git reads nothing of a folder that has a `.git`, in its own words; "" where it does, or there is none."""
+        if self._foreign or not os.path.lexists(self.root / ".git"):
+            return ""
+        try:
+            asked = subprocess.run(
+                [*_GIT, "rev-parse", "--git-dir"],
+                cwd=self.root,
+                env=_git_environment() | {"LC_ALL": "C"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_TIMEOUT_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return shown_name(str(error))
+        first = shown_name(os.fsdecode(asked.stderr)).strip().split("\n")[0]
+        said = first.removeprefix("fatal: ").replace(str(self.root), ".")
+        return (said or "it fails without a word") if asked.returncode else ""
 
     @cached_property
     def _foreign(self) -> str:
@@ -229,7 +249,8 @@ class Repository:
         if tracked or others:
             return self._listed(tracked, others)
         files, notes = _walk(self._inside)
-        return _Listing(files, git=False, notes=notes)
+        refusal = (f"git does not read this repository: {self.git_refusal}",) if self.git_refusal else ()
+        return _Listing(files, git=False, notes=(*refusal, *notes))
 
     def _listed(self, tracked: bytes, others: bytes) -> _Listing:
         """The files that git names and that are there. One that the index knows unchanged has its content's id."""
@@ -282,6 +303,10 @@ _LOG_OPTIONS = (
     "-z",
     "--format=%x1e%H%x1f%cI%x1f%s%x1f%b%x1f",
 )
+
+
+def _git_environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith("GIT_")} | _GIT_VARIABLES
 
 
 def _commits(out: bytes) -> Iterator[Commit]:

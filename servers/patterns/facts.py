@@ -41,7 +41,7 @@ LANGUAGES = {
 _EXAMPLES_PER_FILE = 2
 _EXAMPLE_CHARS = 160
 _VALUE_CHARS = 120
-_TEST_FOLDERS = frozenset({"test", "tests", "testing", "__tests__", "spec", "specs", "e2e"})
+_TEST_FOLDERS = frozenset({"test", "tests", "__tests__", "spec", "specs", "e2e"})
 _SIDE_FOLDERS = frozenset(
     (
         "example",
@@ -188,7 +188,12 @@ def is_test_path(path: str) -> bool:
     parts = PurePosixPath(path).parts
     if _TEST_NAMES.search(parts[-1]):
         return True
-    return any(part.lower() in _TEST_FOLDERS for part in parts[:-1])
+    return any(_is_test_folder(depth, part) for depth, part in enumerate(parts[:-1]))
+
+
+def _is_test_folder(depth: int, name: str) -> bool:
+    """A folder `testing` inside of a package is what it offers for the tests of others."""
+    return name.lower() in _TEST_FOLDERS or (depth == 0 and name.lower() == "testing")
 
 
 def is_side_path(path: str) -> bool:
@@ -252,6 +257,6 @@ def _test_name_form(path: PurePosixPath, *, has_tests: bool) -> str | None:
 
 def _test_location(path: PurePosixPath) -> str:
     for depth, part in enumerate(path.parts[:-1]):
-        if part.lower() in _TEST_FOLDERS:
+        if _is_test_folder(depth, part):
             return f"in {part}/ at the root" if depth == 0 else f"in {part}/ below the code's folders"
     return "beside the code"

@@ -81,11 +81,18 @@ def history(study: Study, document: Document) -> None:
             f"{place} {commit.date[:10]}: {plain(commit.subject, 120)}" + (f" ({files})" if files else "")
         )
     if not chosen:
-        count = len(study.sources.history)
-        document.undetermined(
-            f"none of the {count} commits known here speaks of it."
-            if count > 1
-            else "the one commit known here does not speak of it."
-            if count
-            else "there is no git history here."
-        )
+        document.undetermined(_silence(study))
+
+
+def _silence(study: Study) -> str:
+    """Why no commit is shown."""
+    count, refusal = len(study.sources.history), study.sources.repository.git_refusal
+    if count > 1:
+        return f"none of the {count} commits known here speaks of it."
+    if count:
+        return "the one commit known here does not speak of it."
+    return (
+        f"git does not read this repository: {plain(refusal, 200)}."
+        if refusal
+        else "there is no git history here."
+    )

@@ -80,6 +80,17 @@ def test_without_git_the_folder_is_walked_without_what_tools_leave(tmp_path: Pat
     assert repository.notes == ("no git: the folder was walked",)
 
 
+def test_a_repository_that_git_refuses_is_walked_and_its_refusal_told(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    (tmp_path / "a.py").write_text("x")
+    assert Repository(tmp_path).git_refusal == ""
+    git(tmp_path, "config", "core.repositoryformatversion", "99")
+    repository = Repository(tmp_path)
+    assert (names(tmp_path), repository.is_git) == (["a.py"], False)
+    assert "found 99" in repository.git_refusal
+    assert repository.notes[0] == f"git does not read this repository: {repository.git_refusal}"
+
+
 def test_an_empty_folder_and_a_missing_one_have_a_state_and_no_files(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "missing"):
         assert names(root) == []

@@ -842,6 +842,60 @@ def test_the_manifest_of_the_folder_with_most_of_the_code_is_the_project_s(tmp_p
     assert "| Dependencies at run time | 1 package | `v7/go.mod:5` |" in text
 
 
+def test_setup_py_names_the_project_in_the_call_of_setup(tmp_path: Path) -> None:
+    setup = """from setuptools import Extension, setup
+
+needs = ["attrs>=22", "httpx"]
+module = Extension(name="_speedups", sources=["a.c"])
+setup(
+    name="shop",
+    description=(
+        "A shop"
+        " for tea."
+    ),
+    python_requires=">=3.11",
+    install_requires=needs,
+    ext_modules=[module],
+)
+"""
+    _, text, _ = create(write(tmp_path, {"setup.py": setup, "shop.py": "def sell(): ...\n"}))
+    assert "**Project:** shop (`setup.py:6`); “A shop for tea.” (`setup.py:8`)" in text
+    assert "| Versions supported | Python >=3.11 | `setup.py:11` |" in text
+    assert "| Dependencies at run time | 2 packages | `setup.py:3` |" in text
+
+
+def test_the_purpose_in_a_readme_is_told_without_the_marks_of_its_links(tmp_path: Path) -> None:
+    readme = """Shop
+====
+
+`Shop <http://shop.example.org>`_ is a web framework, originally developed at `FriendFeed
+<http://friendfeed.example.com>`_.  It sells tea.
+"""
+    _, text, _ = create(write(tmp_path, {"README.rst": readme, "shop.py": "def sell(): ...\n"}))
+    assert (
+        "“Shop is a web framework, originally developed at FriendFeed. It sells tea.” (`README.rst:4`)"
+        in text
+    )
+
+
+def test_the_newest_entry_of_a_change_log_is_told_without_its_marks(tmp_path: Path) -> None:
+    for name, heading in (
+        ("CHANGELOG.md", "## [7.8.2](https://example.org/compare/7.8.1...7.8.2) (2025-02-22)"),
+        ("docs/versionhistory.rst", "**7.8.2**"),
+    ):
+        project = write(tmp_path / name.replace("/", "-"), {name: f"History\n\n{heading}\n\n- Sells tea\n"})
+        _, text, _ = create(project)
+        newest = "7.8.2 (2025-02-22)" if "(" in heading else "7.8.2"
+        assert f"whose newest is `{newest}` (`{name}:3`)" in text
+
+
+def test_why_there_is_no_history_is_git_s_own_word(tmp_path: Path) -> None:
+    files = {".git/HEAD": "ref: refs/heads/main\n", ".git/refs/x": "", ".git/objects/x": ""}
+    files[".git/config"] = "[core]\n\trepositoryformatversion = 99\n"
+    _, text, _ = create(write(tmp_path, {**files, "shop.py": "def sell(): ...\n"}))
+    assert "git does not read this repository: Expected git repo version" in text
+
+
 def test_most_to_gain_is_where_the_topic_is_and_not_where_most_is_complex(tmp_path: Path) -> None:
     branches = "".join(f"    if x == {n}:\n        return {n}\n" for n in range(60))
     files = {
