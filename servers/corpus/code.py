@@ -100,7 +100,7 @@ def definitions(lines: Sequence[str], language: str) -> Iterator[Definition]:
     if pattern is None:
         return
     hints = _HINTS.get(language)
-    quoted = _in_strings(lines) if language == "python" else ()
+    quoted = _in_strings(lines) if language == "python" else _in_comments(lines)
     owners: list[tuple[int, str]] = []  # containers that are open, by indentation
     last = 0
     for number, line in enumerate(lines) if hints is None else _holding(hints, lines):
@@ -153,6 +153,19 @@ def _in_strings(lines: Sequence[str]) -> Set[int]:
             first = min((at, each) for each in _TRIPLE if (at := line.find(each)) >= 0)[1]
             if line.count(first) % 2:
                 opened, mark = number, first
+    return found
+
+
+def _in_comments(lines: Sequence[str]) -> Set[int]:
+    """The lines inside comments of several lines, but for the first: an example in a comment defines nothing."""
+    found: set[int] = set()
+    is_open = False
+    for number, line in enumerate(lines):
+        if is_open:
+            found.add(number)
+            is_open = "*/" not in line
+        elif "/*" in line and line.lstrip().startswith("/*"):
+            is_open = "*/" not in line
     return found
 
 

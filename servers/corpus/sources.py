@@ -9,6 +9,7 @@ what they are; who asks while it is being made waits for it.
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -31,6 +32,9 @@ _KEPT = 2  # projects of which the last state stays in memory
 _MAX_HISTORY = 2000
 _ASIDE_WORDS = "docs doc tools tool scripts script build ci .ci .github bench benchmarks integration hack"
 _ASIDE = frozenset(_ASIDE_WORDS.split())
+_BUILDS = re.compile(
+    r"setup\.py|noxfile\.py|fabfile\.py|build\.rs|gulpfile\.\w+|gruntfile\.\w+|.+\.config\.[cm]?[jt]s"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +180,11 @@ class Sources:
         return next((n for n, line in enumerate(self.lines(path), 1) if line == "#[cfg(test)]"), math.inf)
 
     def is_product(self, path: str) -> bool:
-        """Whether a file is code that the project ships: no test, example, script, tool or documentation."""
+        """Whether a file is code that the project ships: no test, example, script, tool, build or documentation."""
         file = self.classes.get(path)
-        folders = path.lower().split("/")[:-1]
-        return file is not None and file.kind == "code" and file.weight >= 1.0 and _ASIDE.isdisjoint(folders)
+        *folders, name = path.lower().split("/")
+        is_code = file is not None and file.kind == "code" and file.weight >= 1.0
+        return is_code and _ASIDE.isdisjoint(folders) and _BUILDS.fullmatch(name) is None
 
     def definitions_of(self, path: str, language: str) -> list[Definition]:
         """What the lines of one file define, in their order."""

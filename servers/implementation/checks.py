@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from shlex import quote
+from shlex import join, quote
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,7 +40,7 @@ class Check(BaseModel):
     @property
     def text(self) -> str:
         """The command as a person types it in the project's folder."""
-        return self.said(" ".join(self.command))
+        return self.said(join(self.command))
 
     def said(self, command: str) -> str:
         """`command`, in the folder of this check."""
@@ -214,10 +214,17 @@ def _python_tests(files: _Part) -> Iterator[Check]:
     if found := _first_line(files, tests, "pytest", r"\s*(import|from) pytest\b"):
         yield _check("pytest", "test", (*_PYTHON, "pytest", "-q"), *found)
     elif found := _first_line(files, tests, "unittest", r"\s*(import|from) unittest\b"):
-        yield _check("unittest", "test", (*_PYTHON, "unittest", "discover"), *found)
+        yield _check("unittest", "test", (*_PYTHON, "unittest", "discover", *_discovered(tests)), *found)
     elif found := _first_line(files, tests, "def test_", r"(async )?def test_\w*\("):
         # Of the two only pytest collects functions.
         yield _check("pytest", "test", (*_PYTHON, "pytest", "-q"), *found)
+
+
+def _discovered(tests: list[str]) -> tuple[str, ...]:
+    """What unittest has to be told, where the tests have no names that it finds by itself."""
+    names = [path.rpartition("/")[2] for path in tests]
+    ours = sum(name.endswith("_test.py") for name in names)
+    return ("-p", "*_test.py") if ours > sum(name.startswith("test") for name in names) else ()
 
 
 def _first_line(files: _Part, paths: list[str], word: str, pattern: str) -> tuple[str, int] | None:

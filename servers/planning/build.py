@@ -26,6 +26,7 @@ _PLACES = 4
 _UNTESTED = 2
 _SETTINGS = frozenset({"Config", "Settings", "Options", "Configuration", "Opts"})
 _SHOWN = 3
+_OF_THE_SEARCH = ("found by", "its name stands")  # why it is shown, not why it is to be changed
 
 
 def build_tasks(plan: Plan, settle: list[str]) -> list[str]:
@@ -146,6 +147,7 @@ def _implement(plan: Plan, ready: list[str], close: list[Spot], hooks: list[Spot
             plan.add(title, needs=ready, files=files, why=plan.ids("FR-"), checked_by=run_of(study, test))
         ]
     before = ready
+    chosen = ", if the open question on the place decides for it" if len(by_file) > 1 else ""
     for path in _imported_first(study, list(by_file)):
         names = ", ".join(spot.symbol.name for spot in by_file[path])
         models = [each for spot in by_file[path] for each in study.survey.derived_from(spot.symbol)]
@@ -156,7 +158,7 @@ def _implement(plan: Plan, ready: list[str], close: list[Spot], hooks: list[Spot
         )
         before = [
             plan.add(
-                f"Implement it in or beside {names}{after}{beside}",
+                f"Implement it in or beside {names}{after}{beside}{chosen}",
                 needs=before,
                 files=[*files, *(place_of(spot) for spot in hooks[:1])],
                 why=_why(plan, by_file[path]),
@@ -167,7 +169,8 @@ def _implement(plan: Plan, ready: list[str], close: list[Spot], hooks: list[Spot
 
 
 def _why(plan: Plan, places: Sequence[Spot]) -> str:
-    reasons = dict.fromkeys(reason for spot in places for reason in spot.reasons)
+    named = (reason for spot in places for reason in spot.reasons if not reason.startswith(_OF_THE_SEARCH))
+    reasons = dict.fromkeys(named)
     return ", ".join(filter(None, [plan.ids("FR-"), *reasons]))
 
 

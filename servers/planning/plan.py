@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sage_actors.servers.specification.models import Requirement, Task
 from sage_actors.servers.specification.places import Spot
 from sage_actors.servers.specification.study import SkillHint, Study
-from sage_actors.servers.specification.tests import narrowed, new_test_path
+from sage_actors.servers.specification.tests import narrowed, test_file_for
 
 __all__ = ["Plan", "place_of", "run_of", "test_file_of"]
 
@@ -28,7 +28,7 @@ class Plan:
                 id=made,
                 title=title,
                 needs=list(dict.fromkeys(needs)),
-                files=list(dict.fromkeys(files)),
+                files=list(dict.fromkeys(filter(None, files))),
                 why=why,
                 checked_by=checked_by,
                 skill=_skill_for(title, self.study.skills),
@@ -50,10 +50,8 @@ def place_of(spot: Spot) -> str:
 
 
 def test_file_of(study: Study, spot: Spot) -> str:
-    """The test file by its name; else where a new one would stand; else one that mentions it."""
-    named = [test.path for test in spot.tests if test.reason != f"it mentions `{spot.symbol.short_name}`"]
-    new = new_test_path(spot.symbol.path, study.sources)
-    return (named or [new])[0] or next((test.path for test in spot.tests), "")
+    """Where a test of it goes."""
+    return test_file_for(spot.symbol.path, spot.tests, study.sources)
 
 
 def run_of(study: Study, test: str, name: str = "") -> str:

@@ -38,9 +38,14 @@ def alternatives(study: Study, document: Document) -> None:
             place = document.at(needed[0].source, needed[0].line, "dependencies")
             document.undetermined(
                 f"of the {len(needed)} packages declared ({names}; {place}) none is known here to do it."
+                if len(needed) > 1
+                else f"the one package declared ({names}; {place}) is not known here to do it."
             )
+        elif study.facts.manifest is not None:
+            place = document.at(study.facts.manifest, None, "dependencies")
+            document.undetermined(f"the project declares no packages that it needs to run ({place}).")
         else:
-            document.undetermined("the project declares no packages, or its manifest is not known here.")
+            document.undetermined("the project has no manifest that is known here.")
 
 
 def offered(study: Study) -> list[Hit]:

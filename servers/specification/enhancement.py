@@ -22,6 +22,7 @@ _BRANCH = re.compile(r"\b(if|elif|for|while|except|catch|case|match|and|or|switc
 _MAX_FILES = 6
 _DECLARING = (".d.ts", ".d.mts", ".d.cts", ".pyi")  # nothing runs there
 _MAX_FUNCTIONS = 6
+_LEAST_OF_CLOSE, _LEAST_OF_OTHERS = 0.05, 0.25  # of what there is to gain in the best file
 
 
 class FileFigures:
@@ -50,7 +51,8 @@ def measure(study: Study) -> list[FileFigures]:
     """The files that the topic touches, and measured hot spots; first what weighs most for the topic.
 
     What is complex elsewhere, or for the most part about something else, is no gain for the topic: what a file weighs
-    counts by the share of its lines that have words of the topic.
+    counts by the share of its lines that have words of the topic. Where definitions bear its name, files without any
+    are there only if they weigh nearly as much.
     """
     rarity = _rarity(study)
     worded = _worded(study, rarity)
@@ -70,6 +72,11 @@ def measure(study: Study) -> list[FileFigures]:
         return f.weight * share * (1 + (f.path in close)) * (1 + named)
 
     figures.sort(key=lambda f: (-gain(f), f.path))
+    if any(f.path in close for f in figures):
+        best = gain(figures[0])
+        figures = [
+            f for f in figures if gain(f) >= best * (_LEAST_OF_CLOSE if f.path in close else _LEAST_OF_OTHERS)
+        ]
     return figures[:_MAX_FILES]
 
 
@@ -156,21 +163,23 @@ def _hot_spots(study: Study, figures: list[FileFigures], document: Document) -> 
     document.table(
         ("file", "lines", "definitions", "branches", "complexity", "commits", "TODOs", "tests"), rows
     )
-    _functions(study.evidence.measured, document)
+    _functions(study.evidence.measured, {f.path for f in figures}, document)
 
 
-def _functions(measured: Measured, document: Document) -> None:
+def _functions(measured: Measured, paths: set[str], document: Document) -> None:
     """Where in those files the complexity is."""
-    if measured.functions:
+    functions = [each for each in measured.functions if each.path in paths]
+    if functions:
         document.add("", "The most complex functions:", "")
-    for each in measured.functions[:_MAX_FUNCTIONS]:
+    for each in functions[:_MAX_FUNCTIONS]:
         place = document.at(each.path, each.line, "complexity")
         document.bullet(
             f"{code(each.name)} ({place}): complexity {each.complexity}, {each.lines} lines, nested {each.nesting} deep"
         )
-    if measured.repetitions:
+    repeated = [each for each in measured.repetitions if any(_split(place)[0] in paths for place in each)]
+    if repeated:
         document.add("", "The same code more than once:", "")
-    for places in measured.repetitions[:_MAX_FUNCTIONS]:
+    for places in repeated[:_MAX_FUNCTIONS]:
         shown = (document.at(*_split(place), "repeated") for place in places[:4])
         document.bullet(f"{', '.join(shown)}{', …' if len(places) > 4 else ''}")
 

@@ -81,7 +81,7 @@ def _offered(study: Study, document: Document) -> list[str]:
 
 
 def _meaning(study: Study) -> list[str]:
-    topic, asked = study.topic, []
+    topic, asked = study.topic, list[str]()
     if not topic.stems:
         return [
             f"What is to be made? “{plain(topic.text, 120)}” names no thing: with a few words on what it is, and"
@@ -100,10 +100,13 @@ def _meaning(study: Study) -> list[str]:
         if part not in clear and not any(part in hit.stems for hit in study.survey.hits if hit.kind == "code")
     ]
     if topic.place and unknown:
-        words = [f"“{plain(word)}”" for word in topic.words_of(unknown)]
+        words = ", ".join(f"“{plain(word)}”" for word in topic.words_of(unknown))
+        known = len(unknown) < len(
+            topic.place_stems
+        )  # then the words themselves are the question, not the phrase
+        meant = words if known else f"“{plain(topic.place)}”"
         asked.append(
-            f"What is meant by “{plain(topic.place)}”?"
-            f" No line of code has the word{'s' * (len(words) > 1)} {', '.join(words)}."
+            f"What is meant by {meant}? No line of code has {'it' if known and len(unknown) == 1 else words}."
         )
     return asked
 
@@ -122,7 +125,8 @@ def _placing(document: Document, found: list[Spot]) -> list[str]:
         shown = ", ".join(
             f"{code(spot.symbol.name)} ({document.at_place(spot.symbol)})" for spot in (hooks or close)[:3]
         )
-        return [f"Which of these is the place: {shown}? The files name them all."]
+        why = "The topic does not say." if hooks else "The words of the topic lead to each."
+        return [f"Which of these is the place, or which of them are: {shown}? {why}"]
     return []
 
 
@@ -146,11 +150,7 @@ def _running(study: Study, document: Document) -> list[str]:
 
 def _configuring(study: Study, document: Document) -> list[str]:
     settings = study.settings
-    if not settings and not study.environment_reads:
-        return [
-            "How is it configured? No settings type and no read of the environment was found in the code."
-        ]
-    if not settings:
+    if not settings and study.environment_reads:
         place = document.at_place(study.environment_reads[0])
         return [
             f"How is it configured: by arguments, or by the environment, as {place} is? No settings type was found."

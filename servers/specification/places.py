@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from sage_actors.servers.corpus.project_facts import Fact
 from sage_actors.servers.corpus.sources import Symbol
 from sage_actors.servers.specification.study import Study
 from sage_actors.servers.specification.survey import Candidate
-from sage_actors.servers.specification.tests import TestFile, find_tests
+from sage_actors.servers.specification.tests import TestFile, find_tests, is_common
 from sage_actors.servers.specification.topic import SURFACE_WORDS
 
 __all__ = ["Spot", "doc_files", "near", "spots"]
@@ -66,7 +67,7 @@ def _of_the_place(study: Study, kept: list[Candidate]) -> list[Candidate]:
 def spots(study: Study) -> list[Spot]:
     """The places to begin, the strongest first, each definition once."""
     found: dict[tuple[str, int], Spot] = {}
-    for candidate in [candidate for candidate in near(study) if is_likely(study, candidate)][:4]:
+    for candidate in likely(study)[:4]:
         _join(found, candidate.symbol, "near the topic", candidate.reasons)
     hooks = study.survey.in_place(study.survey.extension_points) if hooks_matter(study) else []
     for symbol in hooks[:_HOOKS]:
@@ -84,17 +85,30 @@ def hooks_matter(study: Study) -> bool:
     names nothing."""
     if study.kind == "feature" and not study.topic.stems:
         return False
-    own = any(is_likely(study, candidate) for candidate in near(study))
-    return names_the_surface(study) or not own
+    return names_the_surface(study) or not likely(study)
 
 
-def is_likely(study: Study, candidate: Candidate) -> bool:
-    """Whether work would begin there: research says so, it is in the place that is named, or it has the thing's words.
+def likely(study: Study) -> list[Candidate]:
+    """Those near the topic at which work would begin: research says so, or they have the words of the thing.
 
-    One word of several says too little: a body limit has nothing to do with rate limiting.
+    One word of several says too little: a body limit has nothing to do with rate limiting. But what bears the last
+    one alone as its name is the thing itself, in general: a `Timeout` for timeouts per route. Where nothing is, what
+    stands in the place that the topic names.
     """
+    found = [candidate for candidate in near(study) if not study.survey.is_inner(candidate.symbol)]
     enough = min(2, len(study.topic.thing_stems))
-    return candidate.by_research or candidate.in_place or bool(enough and candidate.shared >= enough)
+    named = [
+        each
+        for each in found
+        if each.by_research or (enough and each.shared >= enough) or _is_the_thing(study, each.symbol)
+    ]
+    return named or [candidate for candidate in found if candidate.in_place]
+
+
+def _is_the_thing(study: Study, symbol: Symbol) -> bool:
+    *_, last = study.topic.thing_stems or ("",)
+    is_free = "." not in symbol.name and study.survey.is_public(symbol)
+    return is_free and study.survey.words.stems(symbol.name) == {last}
 
 
 def names_the_surface(study: Study) -> bool:
@@ -119,15 +133,28 @@ def _mentions(study: Study, symbol: Symbol) -> str:
 
 def doc_files(study: Study, symbols: list[Symbol]) -> list[Fact]:
     """Documentation that names these definitions: where a change of them has to be written down."""
-    counts: dict[str, tuple[int, str]] = {}
-    for symbol in symbols:
-        name = symbol.short_name
-        if len(name) < 4:
+    counts: dict[str, list[tuple[str, int]]] = {}
+    for name in dict.fromkeys(symbol.short_name for symbol in symbols):
+        if len(name) < 4 or name.startswith("_"):
             continue
         there = study.survey.words.files_with(name, "documentation")
-        for path in [path for path in there if not study.is_elsewhere(path)][:5]:
-            count, first = counts.get(path, (0, name))
-            counts[path] = (count + 1, first)
-    ranked = sorted(counts.items(), key=lambda pair: (-pair[1][0], pair[0]))
-    lines = [(path, name, study.survey.words.first_line(name, path)) for path, (_, name) in ranked[:3]]
-    return [Fact(name, path, line) for path, name, line in lines if line is not None]
+        for path in [path for path in there if not study.is_elsewhere(path) and not _tells_of_changes(path)][
+            :5
+        ]:
+            if (line := _shown_at(study, name, path)) is not None:
+                counts.setdefault(path, []).append((name, line))
+    ranked = sorted(counts.items(), key=lambda pair: (-len(pair[1]), pair[0]))
+    return [Fact(named[0][0], path, named[0][1]) for path, named in ranked[:3]]
+
+
+def _tells_of_changes(path: str) -> bool:
+    """What is told there is over: how to come from an old version to a newer one."""
+    return re.search(r"(^|[/_-])(upgrad|migrat)", path.lower()) is not None
+
+
+def _shown_at(study: Study, name: str, path: str) -> int | None:
+    """The first line that has the name; of a common word the first that has it as code."""
+    if not is_common(name):
+        return study.survey.words.first_line(name, path)
+    as_code = re.compile(rf"[`.:]{re.escape(name)}\b|\b{re.escape(name)}\(")
+    return next((n for n, line in enumerate(study.sources.lines(path), 1) if as_code.search(line)), None)

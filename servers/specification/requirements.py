@@ -15,7 +15,7 @@ from sage_actors.servers.specification.models import Requirement
 from sage_actors.servers.specification.places import Spot, doc_files
 from sage_actors.servers.specification.study import Habit, Study
 from sage_actors.servers.specification.survey import Place, is_mechanism
-from sage_actors.servers.specification.tests import narrowed, new_test_path
+from sage_actors.servers.specification.tests import narrowed, test_file_for
 from sage_actors.servers.specification.words import Hit
 
 __all__ = [
@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 _MUST = re.compile(
-    r"\b(must|shall|should|never|always|required?|not (?:yet )?supported|TODO|FIXME|missing|lack(?:s|ing)?"
-    r"|want(?:ed)?|need(?:s|ed)?|deprecated|planned|breaking)\b",
+    r"\b(must|shall|should|never|always|(?:is|are) required|not (?:yet )?supported|TODO|FIXME|missing|lack(?:s|ing)?"
+    r"|(?<!you )need(?:s|ed)? to|is needed|deprecated|planned)\b",
     re.IGNORECASE,
 )
 _NEARLY = 0.75
@@ -125,7 +125,7 @@ def _spread(hits: list[Hit], limit: int) -> list[Hit]:
 def stated(study: Study) -> list[Hit]:
     """Sentences of documentation and notes in code that say what should be, about the thing that is asked for: of it
     as much as the best say, nearly, so that what shares its common words alone is none."""
-    hits = study.survey.whole("documentation", "code", "history")
+    hits = study.survey.whole("documentation", "code")
     least = _NEARLY * max(map(study.survey.told, hits), default=0.0)
     said = [hit for hit in hits if _MUST.search(hit.text) and study.survey.told(hit) >= least]
     prose = [hit for hit in said if hit.kind != "code" or re.search(r"TODO|FIXME", hit.text)]
@@ -140,8 +140,7 @@ def _new_test(study: Study, found: list[Spot]) -> str:
     if study.test_check is None:
         return ""
     for spot in found:
-        by_name = [test.path for test in spot.tests if test.reason == "by its name"]
-        path = by_name[0] if by_name else new_test_path(spot.symbol.path, study.sources)
+        path = test_file_for(spot.symbol.path, spot.tests, study.sources)
         if path:
             state = "in" if study.sources.has(path) else "in a new"
             command = narrowed(study.test_check_of(path), path)
@@ -181,7 +180,7 @@ def _errors(study: Study, found: list[Spot], into: Requirements) -> None:
         )
     elif len(errors) > 2:
         (path, count), *_ = Counter(place.path for _, _, place in errors).most_common(1)
-        if count * 2 < len(errors):
+        if count < _NEARLY * len(errors):
             return
         first = next((name, place) for name, _, place in errors if place.path == path)
         text = (
@@ -217,7 +216,7 @@ def _roots(errors: list[tuple[str, str, Place]]) -> Counter[str]:
 
 
 def _habits(study: Study, found: list[Spot], into: Requirements) -> None:
-    habits = [habit for habit in study.habits if habit.category != "architecture"][:5]
+    habits = [habit for habit in study.habits if habit.binds and habit.category != "architecture"][:5]
     if habits:
         said = "; ".join(habit_with_place(habit, into.document) for habit in habits)
         rests = [f"{habit.path}:{habit.line}" for habit in habits if habit.path]
@@ -236,8 +235,9 @@ def _dependencies(study: Study, found: list[Spot], into: Requirements) -> None:
         return
     place = into.document.at(needed[0].source, needed[0].line, "dependencies")
     names = ", ".join(code(one.name) for one in needed[:6]) + (", …" if len(needed) > 6 else "")
+    number = str(len(needed)) if len(needed) > 1 else "one"
     text = (
-        f"It needs no package beyond the {len(needed)} that the project depends on ({names}; {place}),"
+        f"It needs no package beyond the {number} that the project depends on ({names}; {place}),"
         " or the maintainers agree to one."
     )
     into.add(

@@ -40,6 +40,7 @@ _QUOTES = 5
 _OTHERWISE = 4
 _EXAMPLES = 3
 _EXAMPLE_FOLDERS = frozenset({"example", "examples", "sample", "samples", "demo", "demos"})
+_NEARBY = 10  # lines: what is passed on of a finding may be shorter than what was found
 _STRONG = 0.5  # of the best score of its operation
 _CODE = re.compile(r"=>|[{};]\s*$|^[\w.]+\(")  # of an example in a document: it says nothing in words
 
@@ -177,19 +178,37 @@ def existing(study: Study, document: Document) -> None:
 def _by_research(study: Study, document: Document, shown: set[tuple[str, int]], quotes: list[Hit]) -> None:
     """What research found beside them, and whether by the topic's words or by others: synonyms, neighbours."""
     items = _found_otherwise(study, shown, quotes)
-    worded = [item for item in items if _shared(study, item.text)]
+    enough = min(2, len(study.topic.thing_stems))
+    worded = [item for item in items if len(_shared(study, item.text)) >= enough]
     for title, found in (
         ("Also found, by words of the topic in what they say:", worded),
         (
             "Also found, under other words than those of the topic:",
-            [item for item in items if item not in worded],
+            [item for item in items if not _shared(study, item.text)],
         ),
     ):
-        if found:
+        lines = list(filter(None, (_told(study, document, item) for item in found)))
+        if lines:
             document.add("", title, "")
-        for item in found:
-            place = document.at(item.source, item.line, item.operation)
-            document.bullet(f"{place}: {code(' '.join(item.text.split()), 150)} (by {item.operation})")
+        for line in lines:
+            document.bullet(line)
+
+
+def _told(study: Study, document: Document, item: Item) -> str:
+    """Of a text the sentence with most of the topic, where it stands; "" where it has none: a list, a heading. Else how
+    the finding begins."""
+    last = (item.line or 0) + item.text.count("\n") + _NEARBY
+    within = [
+        hit for hit in study.survey.hits if hit.path == item.source and (item.line or 0) <= hit.line <= last
+    ]
+    if within and item.kind in ("documentation", "history"):
+        said = study.survey.sentence(max(within, key=study.survey.told))
+        if said is None:
+            return ""
+        place = document.at(said.path, said.line, item.operation)
+        return f"{place}: “{plain(unmarked(said.text), 200)}” (by {item.operation})"
+    place = document.at(item.source, item.line, item.operation)
+    return f"{place}: {code(' '.join(item.text.split()), 150)} (by {item.operation})"
 
 
 def _shared(study: Study, text: str) -> set[str]:

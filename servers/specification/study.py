@@ -15,6 +15,7 @@ from sage_actors.servers.corpus.project_facts import ProjectFacts, collect_facts
 from sage_actors.servers.corpus.sources import Sources, sources_of
 from sage_actors.servers.documents.slugs import headline
 from sage_actors.servers.implementation.checks import Check, best_check, detect_checks
+from sage_actors.servers.patterns.rules import RULES
 from sage_actors.servers.specification.evidence import Evidence, gather
 from sage_actors.servers.specification.survey import Place, Survey
 from sage_actors.servers.specification.topic import Topic
@@ -41,6 +42,8 @@ _NO_HABITS = frozenset(
     )
 )
 _LEAST = 3
+_CLEAR = 0.75  # of what was counted: what fewer do is no habit
+_LISTS = frozenset(rule.name for rule in RULES if rule.mode == "list")
 _LANGUAGES = {
     "python": "python",
     "typescript": "javascript",
@@ -55,7 +58,8 @@ _LANGUAGES = {
 class Habit:
     """A pattern of the code in one sentence. `path` and `line` show it; "" where a digest left the examples out.
 
-    language: as of a file's class; "" for the whole project, or where the result does not say.
+    language: as of a file's class; "" for the whole project, or where the result does not say. binds: it says how
+    nearly all is done, so that what is new can be held to it; else it only tells what there is.
     """
 
     statement: str
@@ -63,6 +67,7 @@ class Habit:
     path: str = ""
     line: int = 0
     language: str = ""
+    binds: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +203,11 @@ def _habits(patterns: Any, sources: Sources) -> Iterator[Habit]:
         if _EMPTY.search(statement):
             continue
         total = pattern.get("total")
-        if pattern.get("name") in _NO_HABITS or _rests_on_little(pattern, category):
+        if pattern.get("name") in _NO_HABITS or _rests_on_little(pattern, category) or _is_mixed(pattern):
             continue
         if path or isinstance(total, int):
-            yield Habit(statement, category, path, line, _LANGUAGES.get(str(pattern.get("language")), ""))
+            language = _LANGUAGES.get(str(pattern.get("language")), "")
+            yield Habit(statement, category, path, line, language, pattern.get("name") not in _LISTS)
 
 
 def _rests_on_little(pattern: Mapping[str, Any], category: str) -> bool:
@@ -209,6 +215,14 @@ def _rests_on_little(pattern: Mapping[str, Any], category: str) -> bool:
     total = pattern.get("total")
     tells = category in ("architecture", "tooling") or pattern.get("name") == "testing.framework"
     return isinstance(total, int) and total < _LEAST and not tells
+
+
+def _is_mixed(pattern: Mapping[str, Any]) -> bool:
+    """Whether too many do it otherwise; which framework runs the tests has to be known all the same."""
+    count, total, name = (pattern.get(key) for key in ("count", "total", "name"))
+    if not (isinstance(count, int) and isinstance(total, int)) or name == "testing.framework":
+        return False
+    return name not in _LISTS and count < _CLEAR * total
 
 
 def _shown(example: Any, sources: Sources) -> tuple[str, int] | None:

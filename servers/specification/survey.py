@@ -13,7 +13,7 @@ from functools import cached_property
 
 from sage_actors.messages.ranking import UNSPACED
 from sage_actors.servers.corpus.sources import Sources, Symbol
-from sage_actors.servers.specification.evidence import Evidence
+from sage_actors.servers.specification.evidence import Evidence, Item
 from sage_actors.servers.specification.topic import SURFACE_WORDS, VAGUE_WORDS, Topic, split_name, stem
 from sage_actors.servers.specification.words import Hit, WordIndex
 
@@ -40,6 +40,10 @@ _ERROR = re.compile(
     r"|enum\s+(?P<rust>\w*Error)\b|(?P<code>\w+):\s*createError\("
 )
 _ADVICE = "best_practices"
+_SPOKEN = 0.5  # of what all words of the thing say, by how rare they are
+_READ = 20  # lines of a definition, of what it is about
+_LEAST_LINES = 10  # with a word that the project uses at all
+_INNER = 0.5  # of its score has what stands inside of a function
 _AKIN = 0.7  # of what the word itself would count
 _WHOLE = 0.5  # of its score has a name that says other things, too; a name that the topic says entirely has all of it
 _ASIDE = 0.5  # of an error type's score counts, where the topic is about no errors
@@ -52,6 +56,7 @@ _HEADING = re.compile(r"\s*(?:#{1,6}\s|[=\-~*^]{3,}\s*$|```)")
 _UNSPACED = re.compile(UNSPACED)
 _ATTRIBUTE = re.compile(r"!?\[\w+[(\]]")  # of Rust, such as #[cfg(test)], without its first character
 _QUOTED = re.compile(r"\s*>\s?")  # a line of a block quotation
+_AROUND_WORDS = ".,:;!?()[]{}<>\"“”‘’'`*_/"
 _FEW = 60  # lines: what stands in more of them is what the project is about, and says nothing of the topic
 _TITLE = 60
 _DIRECTIVES = ("@", "eslint", "nolint", "#[")
@@ -103,12 +108,30 @@ class Survey:
         return math.ceil(len(self.topic.thing_stems) * 2 / 3)
 
     def whole(self, *kinds: str) -> list[Hit]:
-        """The lines of those kinds that speak of the thing that is asked for; those that say most of it first."""
-        wanted, needed = set(self.topic.thing_stems), self.words_needed
+        """The lines of those kinds that speak of the thing that is asked for; those that say most of it first.
+
+        The common ones of its words do not: "per-route request timeouts" is not where a route has a request.
+        """
+        wanted, needed = frozenset(self.topic.thing_stems), self.words_needed
+        common = (part for part in wanted if self._lines_with[part] >= _LEAST_LINES)
+        least = _SPOKEN * sum(self._rarity_in_lines[part] for part in common)
         found = [
-            hit for hit in self.hits if needed and len(wanted & hit.stems) >= needed and hit.kind in kinds
+            hit
+            for hit in self.hits
+            if hit.kind in kinds
+            and needed
+            and len(hit.stems & wanted) >= needed
+            and self._says(hit, wanted) >= least
         ]
-        return sorted(found, key=lambda hit: (bool(_IMPORT.match(hit.text)), -self.told(hit)))
+        return sorted(found, key=lambda hit: (self._is_beside(hit), -self.told(hit)))
+
+    def _is_beside(self, hit: Hit) -> bool:
+        """Whether it only loads the thing, or shows how it is used."""
+        is_aside = hit.kind == "code" and not self.sources.is_product(hit.path)
+        return is_aside or _IMPORT.match(hit.text) is not None
+
+    def _says(self, hit: Hit, wanted: frozenset[str]) -> float:
+        return sum(self._rarity_in_lines[part] for part in hit.stems & wanted)
 
     def told(self, hit: Hit) -> float:
         """How much of the topic a line says: each word counts by how few lines have it."""
@@ -162,10 +185,21 @@ class Survey:
                 continue  # it says how things are done here, not where
             candidate = found.setdefault(key, Candidate(symbol, 0.0))
             if not candidate.reasons or not candidate.reasons[-1].startswith("found by"):
-                candidate.by_research = item.operation != _ADVICE
+                speaks = bool(candidate.shared) or self._speaks(symbol, item)
+                candidate.by_research = item.operation != _ADVICE and speaks
                 candidate.score += top * item.score
                 candidate.reasons.append(f"found by {item.operation}")
         return sorted(found.values(), key=self._rank)
+
+    def _speaks(self, symbol: Symbol, item: Item) -> bool:
+        """Whether what research found has two words of the thing, or others for them; of one word that one."""
+        shown = self.sources.lines(symbol.path)[symbol.line - 1 : symbol.line + _READ]
+        stems = self.words.stems(" ".join((item.text, *shown)))
+        parts = self.topic.thing_stems or self.topic.stems
+        found = sum(
+            part in stems or not self.topic.kin.get(part, frozenset()).isdisjoint(stems) for part in parts
+        )
+        return found >= min(2, len(parts))
 
     def _rank(self, candidate: Candidate) -> tuple[float, int, int, str, int]:
         """The best first; of equal ones what belongs to nothing else, then what is spoken of most."""
@@ -203,6 +237,7 @@ class Survey:
         score += _AKIN * sum(rarity[part] for part in akin)
         score *= _WHOLE + (1 - _WHOLE) * (len(named) + len(akin)) / max(1, len(own))
         score *= 1.0 if self.is_public(symbol) else 0.6
+        score *= _INNER if self.is_inner(symbol) else 1.0
         if _is_error(symbol) and _FAULTS.isdisjoint(self.topic.stems):
             score *= _ASIDE
         reason = _reason(named or near, akin, self.topic, is_named=bool(named))
@@ -254,7 +289,7 @@ class Survey:
                 continue
             if symbol.short_name.endswith(_ERROR_ENDINGS):
                 continue
-            if symbol.is_nested and not self._is_called_in_docs(symbol.short_name):
+            if self.is_inner(symbol):
                 continue
             mentions = self.words.mentions(symbol.short_name, "code", "test", "documentation")
             weight = 3.0 if is_strong else 1.0
@@ -269,6 +304,10 @@ class Survey:
         wanted = frozenset(self.topic.place_stems) - VAGUE_WORDS
         there = [s for s in symbols if wanted & (self.words.stems(s.name) | self.words.stems(s.path))]
         return there or symbols
+
+    def is_inner(self, symbol: Symbol) -> bool:
+        """Whether nobody outside of the function that it stands in can mean it."""
+        return symbol.is_nested and not self._is_called_in_docs(symbol.short_name)
 
     def _is_called_in_docs(self, name: str) -> bool:
         """A method that a factory function makes is nested, and public all the same: documentation calls it."""
@@ -286,8 +325,10 @@ class Survey:
 
     def _may_be_named(self, symbol: Symbol) -> bool:
         parts = symbol.name.split(".")
-        if any(part.startswith(("_", "#")) for part in parts) or "internal" in symbol.path.split("/"):
+        if any(part.startswith(("_", "#")) for part in parts):
             return False
+        if "internal" in symbol.path.split("/"):
+            return symbol.language == "javascript" and self._face_with(parts[0], symbol.path) is not None
         if symbol.language == "go":
             return all(part[:1].isupper() for part in parts)
         if symbol.language == "rust":
@@ -312,6 +353,13 @@ class Survey:
         exported = (s for s in self.sources.symbols if s.language == "python" and self._is_exported(s))
         signatures = (_BASES.search(s.signature) for s in exported if "." not in s.name)
         return frozenset(word for found in signatures if found for word in re.findall(r"\w+", found[1]))
+
+    def _face_with(self, name: str, path: str) -> str | None:
+        """The outermost `index.ts` or `index.js` around a file of JavaScript that names `name`."""
+        folders = path.split("/")[:-1]
+        around = ("/".join([*folders[:depth], "index"]) for depth in range(len(folders) + 1))
+        faces = (face + ending for face in around for ending in (".ts", ".js", ".mjs", ".tsx"))
+        return next((face for face in faces if face != path and self.words.has(name, face)), None)
 
     def derived_from(self, symbol: Symbol) -> list[Symbol]:
         """The classes that name it as a base: what a new one would be modelled on."""
@@ -338,7 +386,7 @@ class Survey:
         if symbol.language == "python":
             paths = self._faces(symbol.path)[::-1]
         elif symbol.language == "javascript":
-            paths = [symbol.path]
+            paths = [face] if (face := self._face_with(name, symbol.path)) else [symbol.path]
         else:
             return None
         for path in paths:
@@ -438,8 +486,14 @@ def _hooks_in(words: tuple[str, ...]) -> bool:
 
 
 def is_sentence(text: str, words: int = 5) -> bool:
-    """Whether it has so many words; of what is written without spaces two characters count as one."""
-    return len(text.split()) + len(_UNSPACED.findall(text)) // 2 >= words
+    """Whether it has so many words, and is no list of names and paths; of what is written without spaces two characters
+    count as one."""
+    said = text.split()
+    spoken = sum(word.strip(_AROUND_WORDS).replace("-", "").replace("'", "").isalpha() for word in said)
+    unspaced = len(_UNSPACED.findall(text)) // 2
+    return (
+        len(said) + unspaced >= words and (spoken + unspaced) * 2 >= len(said) and not text.startswith(".. ")
+    )
 
 
 def _continues(line: str, following: str) -> bool:

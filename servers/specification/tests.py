@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from shlex import quote
+from shlex import join, quote
 
 from sage_actors.servers.corpus.sources import Sources, Symbol
 from sage_actors.servers.implementation.checks import Check
+from sage_actors.servers.specification.topic import split_name, stem
 from sage_actors.servers.specification.words import WordIndex
 
-__all__ = ["TestFile", "find_tests", "is_tested", "narrowed", "new_test_path", "tests_of_file"]
+__all__ = [
+    "TestFile",
+    "find_tests",
+    "is_common",
+    "is_tested",
+    "narrowed",
+    "new_test_path",
+    "test_file_for",
+    "tests_of_file",
+]
+
+
+_MENTIONS = "it mentions"
+_TESTING = frozenset(map(stem, ("test", "tests", "src", "lib")))
+_CORE_NAMES = frozenset({"base", "core"})  # of the file of a package that is tested under the package's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +51,7 @@ def find_tests(source: str, sources: Sources, words: WordIndex, symbol: Symbol |
         for path in _mentioning(symbol, sources, words)[:3]:
             line = words.first_line(symbol.short_name, path)
             if line is not None and all(test.path != path for test in found):
-                found.append(TestFile(path, line, f"it mentions `{symbol.short_name}`"))
+                found.append(TestFile(path, line, f"{_MENTIONS} `{symbol.short_name}`"))
     return found
 
 
@@ -46,7 +62,7 @@ def _mentioning(symbol: Symbol, sources: Sources, words: WordIndex) -> list[str]
     as well.
     """
     name = symbol.short_name
-    owner = _owner(symbol) if _is_common(name) else None
+    owner = _owner(symbol) if is_common(name) else None
     if len(name) <= 3 or owner == "":
         return []
     return [
@@ -57,7 +73,7 @@ def _mentioning(symbol: Symbol, sources: Sources, words: WordIndex) -> list[str]
     ]
 
 
-def _is_common(name: str) -> bool:
+def is_common(name: str) -> bool:
     """A single word in lower case, or one of the language's own names."""
     return (name.isalpha() and name.islower()) or (name.startswith("__") and name.endswith("__"))
 
@@ -105,12 +121,14 @@ def is_tested(source: str, sources: Sources, words: WordIndex) -> bool:
 
 def _by_name(source: str, sources: Sources) -> list[str]:
     pure = PurePosixPath(source)
-    stem, ending = pure.stem.lower(), pure.suffix
+    own, ending = pure.stem.lower(), pure.suffix
     folder = pure.parent.name.lower()
-    stem = folder if stem in ("__init__", "index", "mod", "lib", "main") and folder else stem
-    names = {f"test_{stem}", f"{stem}_test", f"{stem}.test", f"{stem}.spec", f"test-{stem}", f"{stem}-test"}
-    names |= {f"test_{folder}_{stem}", f"test_{stem.lstrip('_')}", f"test_{stem.removesuffix('s')}"}
-    plain = {stem} if ending in (".js", ".ts", ".mjs", ".cjs", ".rs", ".jsx", ".tsx") else set()
+    own = folder if own in ("__init__", "index", "mod", "lib", "main") and folder else own
+    names = {f"test_{own}", f"{own}_test", f"{own}.test", f"{own}.spec", f"test-{own}", f"{own}-test"}
+    names |= {f"test_{folder}_{own}", f"test_{own.lstrip('_')}", f"test_{own.removesuffix('s')}"}
+    if own in _CORE_NAMES and folder:
+        names |= {f"test_{folder}", f"{folder}_test", f"{folder}.test", f"{folder}.spec"}
+    plain = {own} if ending in (".js", ".ts", ".mjs", ".cjs", ".rs", ".jsx", ".tsx") else set()
     by_stem = sources.once(_by_stem)
     found = [path for name in sorted(names) for path in by_stem.get(name, ())]
     found += [path for name in plain for path in by_stem.get(name, ()) if path not in found]
@@ -144,6 +162,22 @@ def _inside(source: str, sources: Sources) -> list[TestFile]:
     ]
 
 
+def test_file_for(source: str, tests: Sequence[TestFile], sources: Sources) -> str:
+    """Where a new test of `source` goes: the one of `tests` that is named after it or its folder, else a file of its
+    own, else one that mentions it; "" where there is nothing to follow."""
+    about = {stem(part) for part in split_name(source.rpartition(".")[0])} - _TESTING
+    named = (
+        test.path
+        for test in tests
+        if not test.reason.startswith(_MENTIONS)
+        or about & {stem(part) for part in split_name(PurePosixPath(test.path).stem)}
+    )
+    return next(named, "") or new_test_path(source, sources) or next((test.path for test in tests), "")
+
+
+test_file_for.__test__ = False  # type: ignore[attr-defined]  # pytest: no test
+
+
 def new_test_path(source: str, sources: Sources) -> str:
     """Where a new test for `source` would stand, as the project's other tests do; "" where it has none to follow."""
     pure = PurePosixPath(source)
@@ -175,7 +209,7 @@ def narrowed(check: Check | None, test: str, name: str = "") -> str:
     """
     if check is None:
         return ""
-    whole = " ".join(check.command)
+    whole = join(check.command)
     command = _of_file(check, whole, test.removeprefix(f"{check.folder}/") if check.folder else test)
     takes_name = command != whole or check.command[:2] == ["cargo", "test"]
     return check.said(_of_one(check, command, name) if name and takes_name else command)

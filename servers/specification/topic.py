@@ -29,12 +29,17 @@ _STOP_WORDS = (
     "can could should would must better improve improving improvement our we i they them then than via "
     "per all any some more most not no do does how what which who feature features fix fixing need needs "
     "want wants let lets get gets so but about"
+    " another other others each every same given certain specific has have had having was were been there also just"
+    " even already still"
     " faster quicker slower clearer cleaner simpler easier safer smaller larger lower higher less fewer nicer stronger"
     " simplify simplifying reduce reducing optimize optimise optimizing refactor refactoring"
 )
 _STOP = frozenset(_STOP_WORDS.split())
+_QUANTITY = r"\b(?:number|amount)s? of\b"
+_EMPTY = re.compile(rf"(?<![-\w])only(?![-\w])|{_QUANTITY}", re.IGNORECASE)
+"""What says nothing of the thing; of "read-only" and "max-only" it does."""
 _PLACE = re.compile(
-    r"\s+(?:for|in|of|to|on|into|within|inside|when|from|during)\s+(?:the\s+|a\s+|an\s+|our\s+)?",
+    r"\s+(?:for|in|(?<!number\s)(?<!amount\s)(?<!numbers\s)(?<!amounts\s)of|to|on|into|within|inside|when|from|during)\s+(?:the\s+|a\s+|an\s+|our\s+)?",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W\d_](?:[^\W_]|[+#])*|\d+")
@@ -167,5 +172,6 @@ def _stems_of(word: str) -> tuple[str, ...]:
 
 
 def _stems(text: str) -> tuple[str, ...]:
-    words = (word for word in _words(text) if word.lower() not in _STOP and len(word) > 1)
+    said = _words(_EMPTY.sub(" ", text))
+    words = (word for word in said if word.lower() not in _STOP and len(word) > 1)
     return tuple(dict.fromkeys(part for word in words for part in _stems_of(word)))

@@ -133,6 +133,14 @@ def test_functions_named_test_are_run_by_pytest_and_cases_by_unittest(tmp_path: 
     assert detect_checks(Sources(tmp_path))[0].name == "unittest"
 
 
+def test_unittest_is_told_of_names_that_it_does_not_find_by_itself(tmp_path: Path) -> None:
+    write(tmp_path, {"shop/test/stock_test.py": "import unittest\n", "shop/test/tea_test.py": ""})
+    check = detect_checks(Sources(tmp_path))[0]
+    assert check.command == ["python", "-m", "unittest", "discover", "-p", "*_test.py"]
+    assert check.text == "python -m unittest discover -p '*_test.py'"
+    assert narrowed(check, "shop/test/tea_test.py") == "python -m unittest shop.test.tea_test"
+
+
 def test_tests_belong_to_a_source_by_name_then_by_mention(tmp_path: Path) -> None:
     project = python_project(tmp_path)
     write(project, {"tests/test_more.py": "from shop.errors import NotFound\ndef test_it(): pass\n"})

@@ -113,6 +113,21 @@ def test_places_are_worked_on_in_the_order_of_their_imports_and_pinned_down_firs
     assert {task["id"] for task in pinned} < set(work[0]["needs"])
 
 
+def test_of_several_places_each_is_worked_on_if_the_answer_names_it(tmp_path: Path) -> None:
+    files = {
+        "src/shop/pause.py": "def pause_job():\n    pass\n",
+        "src/shop/job.py": "class PauseJob:\n    pass\n",
+        "src/index.js": "function x() {}\n",
+    }
+    result, _ = plan(write(tmp_path, files), topic="pause job")
+    titles = [task["title"] for task in result["tasks"] if task["title"].startswith("Implement")]
+    assert len(titles) == 2
+    assert all(title.endswith(", if the open question on the place decides for it") for title in titles)
+    whys = [task["why"] for task in result["tasks"]]
+    assert not any("found by" in why for why in whys)
+    assert all("" not in task["files"] for task in result["tasks"])
+
+
 def test_a_bugfix_reproduces_before_it_mends(tmp_path: Path) -> None:
     project = python_project(tmp_path)
     result, _ = plan(

@@ -498,7 +498,7 @@ QUALITY = {
 
 def test_an_enhancement_rests_on_the_hot_spots_that_were_measured(tmp_path: Path) -> None:
     project = python_project(tmp_path)
-    _, text, _ = create(project, topic="clearer shop errors", kind="enhancement", research=[QUALITY])
+    _, text, _ = create(project, topic="clearer errors of send", kind="enhancement", research=[QUALITY])
     assert "**Most to gain:** `src/shop/errors.py`" in text
     assert "complexity 41" in text
     assert "`Client.send` (`src/shop/client.py:10`): complexity 2, 5 lines, nested 1 deep" in text
@@ -1040,3 +1040,139 @@ def test_an_enhancement_is_about_all_of_its_topic_and_asks_for_no_new_thing(tmp_
     assert "How is it configured" not in text
     assert Topic("less overhead of hooks", is_there=True).thing_stems == ("hook",)
     assert Topic("overhead", is_there=True).thing_stems == ("overhead",)
+
+
+def test_what_says_nothing_of_the_thing_is_no_word_of_it() -> None:
+    only = Topic("validate a field only when another field has a given value")
+    assert (only.thing_stems, only.place) == (("validat", "field"), "another field has a given value")
+    assert "onl" in Topic("read-only mode for the API").thing_stems
+    number = Topic("limit the number of idle connections per host")
+    assert number.thing_stems == ("limit", "idl", "connection", "host")
+    assert Topic("names of colours").place == "colours"
+
+
+def test_the_common_words_of_a_topic_alone_do_not_speak_of_it(tmp_path: Path) -> None:
+    lines = "".join(f"// the request of route {n}\n" for n in range(100))
+    waits = "".join(f"// timeout {n}\n" for n in range(10))
+    files = {
+        "go.mod": "module example.org/shop\n\ngo 1.21\n",
+        "route.go": f"package shop\n\n{lines}type Route struct{{}}\n",
+        "timeout.go": f"package shop\n\n{waits}// Timeout ends what takes too long.\nfunc Timeout() {{}}\n",
+        "timeout_test.go": "package shop\n\nfunc TestTimeout(t *testing.T) { Timeout() }\n",
+    }
+    result, text, _ = create(write(tmp_path, files), topic="per-route request timeouts")
+    assert "stand together in no line" in text
+    assert [place["symbol"] for place in result["places"]] == ["Timeout"]  # the thing itself, in general
+
+
+def test_what_nobody_outside_a_function_can_mean_is_no_place(tmp_path: Path) -> None:
+    source = """/**
+ * Tries again.
+ *
+ * ```ts
+ *   retry(
+ *     call) {
+ * ```
+ */
+export function retry(count: number) {
+  const subscribeForRetry = () => count;
+  return subscribeForRetry();
+}
+"""
+    files = {
+        "src/internal/retry.ts": source,
+        "src/index.ts": "export { retry } from './internal/retry';\n",
+        "package.json": '{"name": "shop"}',
+    }
+    result, text, _ = create(write(tmp_path, files), topic="retry of failed calls")
+    assert [place["symbol"] for place in result["places"]] == ["retry"]
+    assert "`src/internal/retry.ts:9`" in text
+    assert "* retry(" not in text
+    assert "exported at `src/index.ts:1`" in text
+
+
+def test_a_place_with_the_words_of_the_thing_comes_before_one_with_those_of_the_place(tmp_path: Path) -> None:
+    files = {
+        "src/shop/debounce.py": "class EventDebouncer:\n    pass\n",
+        "src/shop/events.py": "class FileEvent:\n    pass\n\n\nclass FileMovedEvent(FileEvent):\n    pass\n",
+    }
+    result, _, _ = create(write(tmp_path, files), topic="debounce events of the same file")
+    assert [place["symbol"] for place in result["places"]] == ["EventDebouncer"]
+
+
+def test_only_what_nearly_all_do_binds_what_is_new(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    example = [{"file": "src/shop/client.py", "line": 6, "text": ""}]
+
+    def pattern(name: str, statement: str, count: int, total: int) -> dict[str, Any]:
+        category = {"async": "concurrency", "errors": "errorHandling"}.get(name.split(".")[0], "testing")
+        counts = {"count": count, "total": total, "citations": example}
+        return {"name": name, "statement": statement, "category": category, "language": "python", **counts}
+
+    patterns = [
+        pattern("async.functions", "50 of 1188 functions are async (4 %).", 50, 1188),
+        pattern("testing.style", "Tests are written as functions (168 of 282).", 168, 282),
+        pattern("testing.framework", "Tests use pytest (7 of 11).", 7, 11),
+        pattern("testing.assertions", "Tests check with assert (90 of 100).", 90, 100),
+        pattern("errors.raised", "Errors raised most: ValueError (26).", 26, 26),
+    ]
+    _, text, _ = create(project, patterns={"patterns": patterns})
+    assert "are async" not in text
+    assert "written as functions" not in text
+    assert "| Errors | Errors raised most: ValueError (26). |" in text
+    bound = next(line for line in text.split("\n") if "written as the code around it" in line)
+    assert "Tests use pytest (7 of 11)" in bound
+    assert "Tests check with assert (90 of 100)" in bound
+    assert "Errors raised most" not in bound
+
+
+def test_it_is_written_down_in_guides_and_not_in_what_is_over(tmp_path: Path) -> None:
+    files = {
+        "docs/guide.md": "# Guide\n\nPlease throttle your calls.\n\nCall `throttle(seconds)` first.\n",
+        "docs/upgrading.md": "`throttle(seconds)` was `slow(seconds)`.\n",
+        "docs/releases/v1.md": "`throttle(seconds)` is new.\n",
+        "tests/api.txt": "throttle(seconds)\n",
+        "src/shop/calls.py": "def throttle(seconds):\n    pass\n",
+    }
+    _, text, _ = create(write(tmp_path, files), topic="throttle")
+    written = next(line for line in text.split("\n") if "It is written down" in line)
+    assert "beside `throttle` in `docs/guide.md:5`." in written
+
+
+def test_a_new_test_goes_to_the_file_that_is_named_after_the_place(tmp_path: Path) -> None:
+    files = {
+        "pyproject.toml": '[project]\nname = "shop"\n\n[tool.pytest.ini_options]\n',
+        "src/shop/schedulers/base.py": "def pause_job(name):\n    pass\n",
+        "src/shop/stock.py": "def level_of(name):\n    pass\n",
+        "tests/test_schedulers.py": "def test_it():\n    pause_job('x')\n",
+        "tests/test_api.py": "def test_it():\n    level_of('x')\n    pause_job('x')\n    pause_job('y')\n",
+    }
+    project = write(tmp_path, files)
+    _, text, _ = create(project, topic="pause job")
+    assert "for instance in `tests/test_schedulers.py`" in text
+    _, text, _ = create(project, topic="level of")
+    assert "for instance in a new `tests/test_stock.py`" in text
+
+
+def test_lists_of_names_are_no_sentences(tmp_path: Path) -> None:
+    files = {
+        "docs/api.rst": "API\n===\n\n.. toctree::\n\n   api/a\n   api/throttle_calls api/b_c api/d_e api/f_g\n",
+        "docs/throttle.rst": "X\n=\n\n.. automodule:: shop.throttle_calls\n   :members: of all the classes\n",
+        "docs/guide.rst": "Guide\n=====\n\nWho wants to throttle calls has to say so.\n",
+        "src/shop/a.py": "def f():\n    pass\n",
+    }
+    _, text, _ = create(write(tmp_path, files), topic="throttle calls")
+    assert "Who wants to throttle calls has to say so." in text
+    assert "automodule" not in text
+    assert "b_c" not in text
+
+
+def test_files_that_share_only_a_common_word_are_not_to_be_changed(tmp_path: Path) -> None:
+    branches = "".join(f"    if x == {n}:\n        return {n}\n" for n in range(30))
+    files = {
+        "src/template.py": f"class TemplateError(Exception):\n    pass\n\n\ndef render(x):\n    # template\n{branches}",
+        "src/stream.py": f"def read(x):\n    # an error, an error\n{branches}",
+    }
+    project = write(tmp_path, files)
+    study = Study(project, "clearer template errors", "enhancement")
+    assert [figures.path for figures in measure(study)] == ["src/template.py"]
