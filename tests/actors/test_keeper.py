@@ -139,7 +139,8 @@ def test_a_killed_keeper_costs_the_workers_and_is_replaced(tmp_path: Path) -> No
 def test_a_keeper_that_is_killed_as_it_starts_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle, killed = KeeperClient.settle, []
+    settle = KeeperClient.settle
+    killed: list[int] = []
 
     def settle_and_kill(keeper: KeeperClient, **settings: Any) -> None:
         settle(keeper, **settings)
