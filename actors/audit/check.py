@@ -32,6 +32,7 @@ from sage_actors.messages.records import (
     NodesStarted,
     NodesSucceeded,
     Record,
+    RunAdmitted,
     decode_records,
 )
 
@@ -158,6 +159,9 @@ def _check_run(
             )
         if place <= said.covered:
             counts.update(_tally(records))
+        for each in records:
+            if type(each) is RunAdmitted and each.header and each.header["run_id"] != run:
+                raise AuditError(f"run {run}: in its place lies the journal of run {each.header['run_id']}")
         noted += [(run, Head(each.number, each.digest.hex())) for each in records if type(each) is AuditNoted]
     if missing:
         place, (_, line) = min(missing.items())

@@ -6,6 +6,7 @@ short): that much is reported and left out. Everything else that does not fit is
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -80,6 +81,10 @@ def open_segment(directory: Path, number: int, keys: KeyRing) -> tuple[int, Head
         # O_NONBLOCK: a FIFO in the file's place must not hold this process up
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as cause:
+        if cause.errno == errno.ELOOP:
+            raise StateError(
+                f"{path} is a link; state must lie in the project itself: remove the link"
+            ) from cause
         raise StorageError(f"cannot open {path}: {cause}") from cause
     try:
         if reason := why_not_private(fd):

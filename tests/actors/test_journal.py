@@ -543,8 +543,9 @@ def test_what_is_no_private_file_is_refused_at_once(tmp_path: Path, kind: str) -
         case "readable":
             real.rename(path)
             path.chmod(0o644)
-    with pytest.raises(StateError):
+    with pytest.raises(StateError) as refused:
         read_journal(tmp_path, KEYS)
+    assert refused.value.exit_code == 4  # damaged: to wait for the disk is of no use
 
 
 def test_a_link_in_the_place_of_a_new_segment_is_not_followed(tmp_path: Path) -> None:
