@@ -31,7 +31,13 @@ class WrongArgument(NamedTuple):
 
 class SageServer(MCPServer[Any]):
     """`name` and the settings of MCPServer. The SDK checks arguments before a tool is called, and answers with a
-    dump of pydantic's; `refused` answers in its place."""
+    dump of pydantic's; `refused` answers in its place.
+
+    takes_more: calls may have arguments that a tool does not know, as the SDK has it; else they are refused before
+    anything is done.
+    """
+
+    takes_more = True
 
     def __init__(self, name: str, **settings: Any) -> None:
         settings.setdefault("log_level", "WARNING")  # else each refused call is a box of lines on stderr
@@ -52,9 +58,16 @@ class SageServer(MCPServer[Any]):
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
         """As MCPServer's. A blank text where one is needed is a wrong argument, too."""
-        if any(isinstance(value, str) and not value.strip() for value in arguments.values()):
+        if not self.takes_more or any(
+            isinstance(value, str) and not value.strip() for value in arguments.values()
+        ):
             schema = await self._schema(name)
-            if wrong := [*_blank(arguments, schema)]:
+            unknown = [] if self.takes_more or not schema else [*_unknown(arguments, schema)]
+            if wrong := [
+                *(_missing(arguments, schema) if unknown else ()),
+                *_blank(arguments, schema),
+                *unknown,
+            ]:
                 return self.refused(name, arguments, wrong)
         try:
             return await super().call_tool(name, arguments, context)
@@ -76,7 +89,7 @@ class SageServer(MCPServer[Any]):
         """As MCPServer's, but what the client got wrong is its error, not an internal one with a traceback.
 
         Raises:
-            MCPError: there is no such prompt, or arguments are missing; the code says invalid parameters.
+            MCPError: there is no such prompt, or its arguments are others; the code says invalid parameters.
         """
         known = {prompt.name: prompt for prompt in await self.list_prompts()}
         prompt = known.get(name)
@@ -90,6 +103,12 @@ class SageServer(MCPServer[Any]):
             raise MCPError(
                 INVALID_PARAMS,
                 f"the prompt {name!r} needs {', '.join(missing)}: say in a few words what it is",
+            )
+        known_arguments = [each.name for each in prompt.arguments or ()]
+        if more := [each[:200] for each in arguments or {} if each not in known_arguments]:
+            raise MCPError(
+                INVALID_PARAMS,
+                f"the prompt {name!r} has no argument {more[0]!r}; there are {', '.join(known_arguments) or 'none'}",
             )
         return await super().get_prompt(name, arguments, context)
 
@@ -116,6 +135,12 @@ def package_version() -> str:
         return "0"
 
 
+def _missing(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[WrongArgument]:
+    for name in schema.get("required") or ():
+        if name not in arguments:
+            yield WrongArgument(name, "is missing")
+
+
 def _blank(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[WrongArgument]:
     for name, said in (schema.get("properties") or {}).items():
         value = arguments.get(name)
@@ -133,6 +158,9 @@ def _wrong(error: ValidationError, arguments: Mapping[str, Any]) -> Iterator[Wro
         place = first if is_whole else ".".join((first, *rest))
         if each["type"] == "missing":
             yield WrongArgument(place, "is missing")
+            continue
+        if each["type"] == "extra_forbidden":
+            yield WrongArgument(place, "there is no such field")
             continue
         text = each["msg"].replace("Input should be", "must be").replace("should", "must")
         reasons.setdefault(place, []).append(f"{text[:1].lower()}{text[1:]}")

@@ -49,7 +49,10 @@ Never invent what a section leaves undetermined, and never approve for the user.
 
 
 class OrchestrationServer(SageServer):
-    """Lists the latest runs' state and log among its resources; refuses wrong arguments as its tools do errors."""
+    """Lists the latest runs' state and log among its resources; refuses wrong arguments as its tools do errors, unknown
+    ones too: who means `fromPhase` and says `from_phase` would have another run continued."""
+
+    takes_more = False
 
     def __init__(self, book: Runbook, **settings: Any) -> None:
         super().__init__("sage-orchestration", **settings)

@@ -54,7 +54,7 @@ def named_template(name: str, project: Path) -> Template:
         hint = nearest(name, known, otherwise=f"there are: {', '.join(known) or 'none'}")
         raise ToolRefused(
             "WORKFLOW_VALIDATION_ERROR",
-            f"there is no template {name!r} (a file becomes one with `sage-actors templates add FILE`); {hint}",
+            f"there is no template {name[:200]!r} (a file becomes one with `sage-actors templates add FILE`); {hint}",
         )
     return template
 

@@ -25,14 +25,13 @@ def validate(template: dict[str, Any] | str, project: Path) -> Verdict:
 
 
 def _load(template: dict[str, Any] | str, project: Path, warnings: list[Problem]) -> WorkflowSpec:
+    from sage_actors.servers.orchestration.templates import named_template
     from sage_actors.supervisor.definitions.loading import load_dict
-    from sage_actors.supervisor.templates.library import find_template, load_workflow
+    from sage_actors.supervisor.templates.library import load_workflow
     from sage_actors.supervisor.templates.upstream import from_upstream, is_upstream
 
     if isinstance(template, str):
-        found = find_template(template, project)
-        if found is None:
-            raise DefinitionError(f"there is no template {template!r}")
+        found = named_template(template, project)
         return load_workflow(found.path, warn=warnings.append, project=project)
     if is_upstream(template):
         normalised = from_upstream(template)

@@ -338,6 +338,17 @@ def test_arguments_are_checked_before_anything_runs(core: Orchestration) -> None
                 assert "pydantic" not in result.content[0].text
         listed: Any = await client.client.call_tool("sage_workflow_list", {"limit": 0})
         assert (listed.structured_content["success"], listed.structured_content["workflows"]) == (False, [])
+        for tool, arguments, said in (
+            ("resume", {"feature": "x", "from_phase": "p1"}, "did you mean 'fromPhase'?"),
+            ("status", {"feature": "x", "waitSeconds": 5}, "did you mean 'wait_seconds'?"),
+            ("list", {"state": "running"}, "there are filter, limit"),
+            ("execute", {"topic": "x"}, "feature: is missing"),
+            ("execute", {"feature": "x", "options": {"fast": True}}, "options.fast: there is no such field"),
+        ):
+            unknown: Any = await client.client.call_tool(f"sage_workflow_{tool}", arguments)
+            assert unknown.is_error
+            assert said in " ".join(each["message"] for each in unknown.structured_content["errors"])
+        assert not core.book.run_ids()
         verdict: Any = await client.client.call_tool("sage_workflow_validate", {"template": 5})
         assert not verdict.is_error
         assert verdict.structured_content["valid"] is False
@@ -499,8 +510,10 @@ def test_a_definition_is_judged_with_all_its_problems(core: Orchestration) -> No
         good = await client.call("validate", template={"name": "x", **TWO_PHASES})
         assert (good["valid"], good["graph"]) == (True, {"nodes": 3, "edges": 2, "depth": 2})
         assert (await client.call("validate", template="mine"))["valid"]
-        unknown = await client.call("validate", template="nope")
+        unknown = await client.call("validate", template="nope" * 10_000)
         assert (unknown.is_error, unknown["valid"]) == (False, False)
+        assert "there are: bugfix, enhancement, feature, mine" in unknown["errors"][0]["message"]
+        assert len(unknown["errors"][0]["message"]) < 500
 
     talk(core, say)
 
@@ -564,6 +577,8 @@ def test_clients_are_told_enough_and_not_too_much(core: Orchestration) -> None:
             await client.client.get_prompt("sage_workflow", {})
         with pytest.raises(MCPError, match="there is no prompt 'nope'; there are sage_workflow"):
             await client.client.get_prompt("nope", {})
+        with pytest.raises(MCPError, match="has no argument 'topic'; there are feature, template"):
+            await client.client.get_prompt("sage_workflow", {"feature": "x", "topic": "y"})
 
     talk(core, say)
 
