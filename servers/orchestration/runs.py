@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +38,13 @@ _BY = "sage-orchestration"
 class Standing:
     """What changes when a run gets on. ended: operations. people: operations that wait for one.
 
-    stuck: nothing goes on until a person answers.
+    stuck: nothing goes on until a person answers. total: operations known so far; no change by itself.
     """
 
     ended: int = 0
     people: tuple[str, ...] = ()
     stuck: bool = False
+    total: int = field(default=0, compare=False)
 
 
 class Runs:
@@ -235,6 +236,7 @@ def _signature(counts: Mapping[str, int], waiting: Mapping[str, str], running: C
     people = sorted(node for node, why in waiting.items() if why in ("approval", "in_doubt"))
     return Standing(
         ended=sum(counts.get(each, 0) for each in ("succeeded", "failed", "skipped")),
+        total=sum(counts.values()),
         people=tuple(people),
         stuck=bool(people) and len(people) == len(waiting) and not running,
     )

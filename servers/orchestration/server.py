@@ -369,7 +369,7 @@ class _Tools:
             if now != before:
                 if deadline is not None:
                     return
-                await ctx.report_progress(float(now.ended))
+                await ctx.report_progress(float(now.ended), float(now.total) if now.total else None)
                 before = now
             if deadline is not None and time.monotonic() >= deadline:
                 return

@@ -170,6 +170,24 @@ def test_a_failed_run_tells_where_and_goes_on_from_there(core: Orchestration) ->
     talk(core, say)
 
 
+def test_who_waits_is_told_how_much_of_all_has_ended(core: Orchestration) -> None:
+    steps = [[operation(name, f"sleep 0.4; : {name}")] for name in ("one", "two", "three")]
+    trusted_template(core.project, "steps", phases(*steps))
+    told: list[tuple[float, float | None]] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total))
+
+    async def say(client: Talk) -> None:
+        arguments = {"feature": "x", "template": "steps", "wait": True}
+        await client.client.call_tool("sage_workflow_execute", arguments, progress_callback=note)
+
+    talk(core, say)
+    assert told
+    assert sorted(told) == told
+    assert {total for _, total in told} == {3.0}
+
+
 @pytest.mark.requirement("ORCH-017")
 def test_from_a_phase_a_new_run_repeats_that_phase_and_what_follows(core: Orchestration) -> None:
     flow = phases(
