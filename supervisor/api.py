@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-import pykka
-
-from sage_actors.actors.audit.actor import Audit
-from sage_actors.actors.audit.log import AuditLog
-from sage_actors.actors.breaker.actor import BreakerActor, BreakerPolicy
-from sage_actors.actors.cache.actor import CacheActor
-from sage_actors.actors.cache.store import ResultCache
+from sage_actors.actors.breaker.actor import BreakerPolicy
 from sage_actors.actors.clock import Clock, SystemClock
 from sage_actors.actors.confinement.plan import describe_gaps
-from sage_actors.actors.egress.doorman import Proxy
 from sage_actors.actors.keys.projects import note_project
 from sage_actors.actors.keys.provider import KeyRing, load_keys
 from sage_actors.actors.pool.protocol import WorkerPool
-from sage_actors.actors.state.actor import StateActor
 from sage_actors.actors.state.directory import Registry, StateDirectory, check_run_id
 from sage_actors.actors.user_config import load_user_config
 from sage_actors.messages.codec import pack, unpack
@@ -39,10 +30,10 @@ from sage_actors.messages.errors import (
     DefinitionError,
     NoCheckpointError,
     Problem,
-    SageError,
     UsageError,
 )
 from sage_actors.messages.events import Event
+from sage_actors.supervisor.actor_system import ANSWER_S, ActorSystem
 from sage_actors.supervisor.callables import (
     all_operations,
     calls_of,
@@ -57,25 +48,22 @@ from sage_actors.supervisor.definitions.in_project import project_problems
 from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
 from sage_actors.supervisor.definitions.workflow import Workflow
 from sage_actors.supervisor.handle import Outcome, Run, finished_event, outcome_of
-from sage_actors.supervisor.host_process import SWITCHING, main_file, main_path, package_version
+from sage_actors.supervisor.host_process import SWITCHING, main_file, package_version
+from sage_actors.supervisor.live_runs import NOBODY, LiveRuns
 from sage_actors.supervisor.recovery.admission import pack_definition
 from sage_actors.supervisor.recovery.changes import Accept
 from sage_actors.supervisor.recovery.opening import Opened, Opening
 from sage_actors.supervisor.sandboxing import make_confinement, paths_named_by
-from sage_actors.supervisor.supervisor import AddRun, Ask, Stop, SupervisorActor
+from sage_actors.supervisor.supervisor import AddRun, Ask, Stop
 from sage_actors.supervisor.usage import check_amount, check_whole, refuse_others, refuse_unspeakable
 
 if TYPE_CHECKING:
-    from sage_actors.actors.egress.decisions import Decision
-    from sage_actors.actors.egress.gate import BreakerGate
-    from sage_actors.actors.pool.io_loop import IoLoop
     from sage_actors.supervisor.control.library import RunControl
 
 __all__ = ["Supervisor", "load"]
 
 _log = logging.getLogger(__name__)
 _GRACE_S = 5.0  # between SIGTERM and SIGKILL
-_ANSWER_S = 60.0  # for an actor to answer, or to end
 _LISTEN_S = 10.0  # for listeners that are behind with the events
 _INSPECT_S = 120.0  # for workers to import what a definition names
 # Four to six operations at once are wanted where nobody says otherwise.
@@ -186,47 +174,41 @@ class Supervisor:
         self._grace_s = next(each for each in (grace_s, config.grace_s, _GRACE_S) if each is not None)
         self._numbers = count(1)
         self._registry = Registry(self.state)
-        self._handles: dict[str, Run] = {}
+        self._runs = LiveRuns()
         self._lock = threading.Lock()
-        self._claimed = threading.Condition(self._lock)  # `_handles` has another run, or one less
         self._closed = False
         self._pid = os.getpid()
         self._is_stopping = False
         self._stops_at = 0.0  # monotonic: until then what runs has a grace that was promised
         self._listeners: list[threading.Thread] = []
-        self._policies = {**config.breakers, **_policies(breakers or {})}
         self._inspected: dict[str, dict[str, Any]] = {}
-        self._gate: BreakerGate | None = None
         user = load_user_config(self._environ)
-        self._confinement = make_confinement(
-            self.project,
-            config.sandbox,
-            user=user,
-            environ=self._environ,
-            mode=sandbox,
-            reads=[*map(str, reads), *self._search_paths],
-            main_path=main_file(),
-            make_proxy=self._make_proxy,
-        )
-        SWITCHING.shorten()
-        self.audit = Audit(None if durability == "none" else self._open_audit_log)
-        self.audit.sandbox = self._confinement.describe()
-        self._state_actor = StateActor.start()
-        self._actor = SupervisorActor.start(
+        self._actors = ActorSystem(
+            self.state,
+            self.keys,
             clock=self._clock,
-            workers=self.workers,
-            state=self._state_actor,
-            make_pool=self._local_pool if pool is None else lambda deliver, loop: pool(deliver),
-            make_breaker=self._breaker,
-            make_cache=self._cache,
-            random=random.Random().random,
             environ=self._environ,
-            grants_inputs=grants_inputs,
+            confine=lambda make_proxy: make_confinement(
+                self.project,
+                config.sandbox,
+                user=user,
+                environ=self._environ,
+                mode=sandbox,
+                reads=[*map(str, reads), *self._search_paths],
+                main_path=main_file(),
+                make_proxy=make_proxy,
+            ),
+            breakers={**config.breakers, **_policies(breakers or {})},
+            workers=self.workers,
+            search_paths=self._search_paths,
+            grace_s=self._grace_s,
+            durable=durability != "none",
             secrets=user.secrets,
+            grants_inputs=grants_inputs,
+            make_pool=pool,
         )
-        proxy: Any = self._actor.proxy()
-        self._pool: WorkerPool = proxy.pool.get(timeout=_ANSWER_S)
-        self._workers_started = False
+        self.audit = self._actors.audit
+        SWITCHING.shorten()
         self._opening = Opening(
             self.state,
             self.keys,
@@ -298,7 +280,7 @@ class Supervisor:
         """
         self._check_usable()
         refuse_others(flow, run_id, inputs)
-        self._start_workers(())
+        self._actors.start_workers()
         spec = self._looked_at(flow)
         values = unpack(pack(resolve_inputs(spec, inputs or {}), what="the inputs"))  # as a resume reads them
         name = check_run_id(default_run_id(spec, values) if run_id is None else run_id)
@@ -364,7 +346,7 @@ class Supervisor:
             core = opened.core
             opened.notices[:0] = notices
             named = paths_named_by(core.root.inputs, self.project) if reads_inputs else []
-            self._start_workers([*core.search_paths, *named])
+            self._actors.start_workers([*core.search_paths, *named])
             spec = core.plan.spec
             core.options = replace(core.options, concurrency=spec.concurrency, timeout=spec.timeout)
             return self._begin(opened, on_event)
@@ -398,10 +380,8 @@ class Supervisor:
         infos: list[dict[str, Any]] = []
         if unknown := sorted(set(calls) - self._inspected.keys()):
             self._check_usable()
-            self._start_workers(())
-            infos = self._answer_to(
-                lambda answer: self._actor.tell(Ask(_NOBODY, ("inspect", unknown), answer)), _INSPECT_S
-            )
+            self._actors.start_workers()
+            infos = self._actors.ask(lambda answer: Ask(NOBODY, ("inspect", unknown), answer), _INSPECT_S)
         said = {info["call"]: info for info in infos}
         self._inspected.update(
             {call: info for call, info in said.items() if info["ok"]}
@@ -427,14 +407,14 @@ class Supervisor:
         if self._is_mine():
             self._is_stopping = True
             self._stops_at = time.monotonic() + grace_s
-            self._tell(Stop(grace_s))
+            self._actors.tell(Stop(grace_s))
 
     def abort(self) -> None:
         """Stop everything at once. Runs stay resumable."""
         if self._is_mine():
             self._is_stopping = True
             self._stops_at = 0.0
-            self._tell(Stop(0))
+            self._actors.tell(Stop(0))
 
     def close(self) -> None:
         """Stop what runs (after the grace, if `stop` has given one), end every process, and answer everyone who
@@ -443,27 +423,16 @@ class Supervisor:
             if self._closed:
                 return
             self._closed = True
-            live = list(self._handles.values())
         if not self._is_mine():
             return
+        live = list(self._runs)
         for handle in live:
             handle._done.wait(max(0.0, self._stops_at - time.monotonic()))
-        if any(not handle.done for handle in live) and self._actor.is_alive():
+        if any(not handle.done for handle in live) and self._actors.is_alive():
             self.abort()
             for handle in live:
                 handle._done.wait(self._grace_s + 10.0)
-        for step in (
-            lambda: self._pool.close(),
-            lambda: self._actor.stop(timeout=_ANSWER_S),
-            lambda: self._breaker_ref.stop(timeout=_ANSWER_S),
-            lambda: self._cache_ref.stop(timeout=_ANSWER_S),
-            lambda: self._state_actor.stop(timeout=_ANSWER_S),
-            lambda: self.audit.close(),
-        ):
-            try:
-                step()
-            except pykka.ActorDeadError:
-                pass
+        self._actors.close()
         if self._control is not None:
             self._control.close()
         until = time.monotonic() + _LISTEN_S
@@ -474,28 +443,21 @@ class Supervisor:
 
     def statistics(self) -> Any:
         """The worker pool's figures now."""
-        return self._pool.statistics()
+        return self._actors.pool.statistics()
 
     # ------------------------------------------------------------------ parts
 
     def _wider(self, spec: WorkflowSpec) -> Iterator[Problem]:
         """What asks for more than the policy grants."""
-        policy = self._confinement.policy
+        policy = self._actors.confinement.policy
         for node_id, node in _with_own_sandbox(spec):
             yield from policy.problems(wire_spec(node.operation), node_id)
 
-    def _start_workers(self, reads: Sequence[str]) -> None:
-        """The keeper starts with the first run: what that names can then be shown to all workers."""
-        with self._lock:
-            if not self._workers_started:
-                self._confinement.policy.add_reads(reads)
-                self._pool.start()
-                self._workers_started = True
-
     def _begin(self, opened: Opened, on_event: Callable[[Event], None] | None) -> Run:
         core = opened.core
-        if self._confinement.mode == "degrade" and self._confinement.gaps:
-            opened.notices.append(describe_gaps(self._confinement.tier, self._confinement.gaps, " here"))
+        confinement = self._actors.confinement
+        if confinement.mode == "degrade" and confinement.gaps:
+            opened.notices.append(describe_gaps(confinement.tier, confinement.gaps, " here"))
         handle = Run(
             core.run_id,
             resumed=opened.resumed,
@@ -515,10 +477,9 @@ class Supervisor:
             except BaseException:  # a full disk: nothing has begun
                 opened.lock.release()
                 raise
-        with self._lock:
-            self._handles[core.run_id] = handle
+        self._runs.add(handle)
         try:
-            self._actor.tell(
+            self._actors.supervisor.tell(
                 AddRun(
                     handle=handle,
                     core=core,
@@ -533,8 +494,7 @@ class Supervisor:
                 )
             )
         except BaseException:  # an interrupt: nobody would ever end it
-            with self._lock:
-                self._handles.pop(core.run_id, None)
+            self._runs.remove(handle)
             raise
         if self._has_control and opened.lock is not None:
             self._serve(handle)
@@ -589,9 +549,7 @@ class Supervisor:
         handle.finish(outcome, core=core)
 
     def _note_end(self, handle: Run, status: str, *, durable: bool) -> None:
-        with self._lock:
-            if self._handles.get(handle.run_id) is handle:
-                del self._handles[handle.run_id]
+        self._runs.remove(handle)
         if durable:
             self._registry.note_ended(handle.run_id, status)
 
@@ -599,17 +557,13 @@ class Supervisor:
         """Whether this is the process that made it: a fork has none of its threads and none of its workers."""
         return os.getpid() == self._pid
 
-    def _tell(self, message: Any) -> None:
-        with contextlib.suppress(pykka.ActorDeadError):  # closed: nothing runs
-            self._actor.tell(message)
-
     def _check_usable(self) -> None:
         if not self._is_mine():
             raise UsageError(
                 "this Supervisor belongs to the process that this one was forked from; make one here"
             )
 
-    def _claim(self, run_id: str, *, join: bool = False) -> _Claim:
+    def _claim(self, run_id: str, *, join: bool = False) -> AbstractContextManager[Run | None]:
         self._check_usable()
         with self._lock:
             if self._closed:
@@ -618,9 +572,9 @@ class Supervisor:
                 raise ActorDeadError(
                     "this supervisor was told to stop and starts nothing further; make a new one"
                 )
-        if not self._actor.is_alive():
+        if not self._actors.is_alive():
             raise ActorDeadError("the supervisor actor has failed; make a new Supervisor and resume")
-        return _Claim(self, run_id, join=join)
+        return self._runs.claim(run_id, join=join)
 
     def _options(self, spec: WorkflowSpec | None, listening: bool) -> RunOptions:
         return RunOptions(
@@ -632,41 +586,12 @@ class Supervisor:
             cache=self._may_cache,
             max_tokens=self._max_tokens,
             max_cost=self._max_cost,
-            sandbox=self._confinement.describe(),
+            sandbox=self._actors.confinement.describe(),
         )
-
-    def _cache(self, deliver: Callable[[Any], None]) -> pykka.ActorRef[Any]:
-        def open_cache() -> ResultCache:
-            return ResultCache(self.project / ".sage" / "cache", self.keys(), now=self._clock.now)
-
-        self._cache_ref = CacheActor.start(
-            open_cache=open_cache, deliver=deliver, project=self.project, clock=self._clock
-        )
-        return self._cache_ref
 
     def _ask(self, handle: Run, *request: Any) -> Any:
         self._check_usable()
-        return self._answer_to(lambda answer: self._actor.tell(Ask(handle, request, answer)), _ANSWER_S)
-
-    def _answer_to(
-        self, send: Callable[[Callable[[Any, BaseException | None], None]], None], timeout: float
-    ) -> Any:
-        done = threading.Event()
-        box: list[Any] = []
-
-        def answer(value: Any, error: BaseException | None) -> None:
-            box.extend((value, error))
-            done.set()
-
-        try:
-            send(answer)
-        except pykka.ActorDeadError as cause:
-            raise ActorDeadError("the supervisor has stopped") from cause
-        if not done.wait(timeout):
-            raise SageError(f"the supervisor did not answer within {timeout:g} s")
-        if box[1] is not None:
-            raise box[1]
-        return box[0]
+        return self._actors.ask(lambda answer: Ask(handle, request, answer), ANSWER_S)
 
     def _looked_at(self, flow: Workflow | WorkflowSpec) -> WorkflowSpec:
         """The definition with what a worker says about calls of which only the name is known. Raises as `check`."""
@@ -683,96 +608,6 @@ class Supervisor:
         if problems:
             raise DefinitionError(problems, source=spec.name)
         return spec
-
-    def _local_pool(self, deliver: Callable[[Any], None], loop: IoLoop) -> WorkerPool:
-        from sage_actors.actors.pool.ahead import import_paths
-        from sage_actors.actors.pool.pool import LocalPool
-
-        return LocalPool(
-            project=self.project,
-            deliver=deliver,
-            loop=loop,
-            environ={key: value for key, value in self._environ.items() if key != "SAGE_STATE_KEY"},
-            main_path=main_path(),
-            sys_path=import_paths(),
-            user_paths=self._search_paths,
-            grace_s=self._grace_s,
-            confinement=self._confinement,
-        )
-
-    def _open_audit_log(self) -> AuditLog:
-        return AuditLog(self.state, self.keys(), now=self._clock.now)
-
-    def _make_proxy(self) -> Proxy:
-        """The way out of the sandbox, once somebody takes it."""
-        from sage_actors.actors.egress.gate import BreakerGate
-        from sage_actors.actors.egress.proxy import EgressProxy
-
-        self._gate = BreakerGate(self._breaker_ref.tell)
-        return EgressProxy(self._on_egress, gate=self._gate)
-
-    def _on_egress(self, decision: Decision) -> None:
-        """Told in the proxy's thread. What was refused is also said in the node's log, with what would grant it."""
-        run, _, node = decision.label.partition("/")
-        said = {name: value for name, value in asdict(decision).items() if value not in ("", 0)}
-        self.audit.record("egress", run if node else None, **said)
-        if decision.decision == "allow":
-            self.audit.check()  # what cannot be recorded does not go out: the proxy refuses it
-        tell = getattr(self._pool, "note", None)
-        if decision.decision == "deny" and node and tell is not None:
-            where = f"{decision.host}:{decision.port}"
-            hint = f"; {decision.hint}" if decision.hint else ""
-            tell(decision.label, f"sandbox: {where} is refused: {decision.why}{hint}\n")
-
-    def _breaker(self, deliver: Callable[[Any], None], call_at: Callable[..., None]) -> pykka.ActorRef[Any]:
-        policies = dict(self._policies)
-        default = policies.pop("*", BreakerPolicy())
-        self._breaker_ref: pykka.ActorRef[Any] = BreakerActor.start(
-            policies, default, self._clock, self._led_to_gate(deliver), call_at
-        )
-        return self._breaker_ref
-
-    def _led_to_gate(self, deliver: Callable[[Any], None]) -> Callable[[Any], None]:
-        """The breaker's events: the proxy's answers go to its gate, all others to the supervisor."""
-
-        def lead(event: Any) -> None:
-            if self._gate is None or not self._gate.deliver(event):
-                deliver(event)
-
-        return lead
-
-
-class _Claim:
-    """Refuses to carry one run out twice in this process; gives the Run that is carried out to who wants to join."""
-
-    def __init__(self, supervisor: Supervisor, run_id: str, *, join: bool) -> None:
-        self._supervisor, self._run_id, self._join = supervisor, run_id, join
-        self._is_mine = False
-
-    def __enter__(self) -> Run | None:
-        from sage_actors.messages.errors import RunLockedError
-
-        handles, changed = self._supervisor._handles, self._supervisor._claimed
-        with changed:
-            if self._join:  # another thread may be about to begin it
-                changed.wait_for(lambda: handles.get(self._run_id) is not _NOBODY, _ANSWER_S)
-            running = handles.get(self._run_id)
-            if running is None:
-                handles[self._run_id] = _NOBODY
-                self._is_mine = True
-            elif running is _NOBODY or not self._join:
-                raise RunLockedError(f"this supervisor is carrying out run {self._run_id!r} already")
-            return running
-
-    def __exit__(self, *error: object) -> None:
-        with self._supervisor._claimed:
-            if self._is_mine and self._supervisor._handles.get(self._run_id) is _NOBODY:
-                del self._supervisor._handles[self._run_id]
-            self._supervisor._claimed.notify_all()
-
-
-_NOBODY = Run("", resumed=False, completed=0, notices=[], listening=False)
-_NOBODY.finish(None, ActorDeadError("no run"))
 
 
 def _with_own_sandbox(spec: WorkflowSpec) -> list[tuple[str, NodeSpec]]:

@@ -266,7 +266,7 @@ def test_a_bad_key_is_an_error_and_never_another_key(tmp_path: Path) -> None:
     with Supervisor(tmp_path, workers=1, environ={"SAGE_STATE_KEY": "sak1-short"}) as supervisor:
         with pytest.raises(KeyUnusableError):
             supervisor.run(sums(), run_id="r", timeout=30)
-        assert supervisor._actor.is_alive()
+        assert supervisor._actors.supervisor.is_alive()
     assert not (StateDirectory(tmp_path).root / "r").exists()
 
 
@@ -527,7 +527,7 @@ def test_a_supervisor_that_fails_answers_its_runs_ends_its_workers_and_can_be_re
         run = supervisor.start(flow, run_id="fails")
         wait_until(lambda: "sleeps" in run.status().running)
         pids = supervisor.statistics().pids
-        supervisor._actor.tell(object())
+        supervisor._actors.supervisor.tell(object())
         with pytest.raises(SageError, match="internal error in the supervisor"):
             run.result(timeout=10)
         wait_until(lambda: not any(map(pid_exists, pids)), timeout_s=5)

@@ -51,7 +51,7 @@ def first_environment(pid: int) -> bytes:
 
 
 def keeper_pid(supervisor: Supervisor) -> int:
-    pool = supervisor._pool
+    pool = supervisor._actors.pool
     assert isinstance(pool, LocalPool)
     assert pool.keeper_identity is not None
     return pool.keeper_identity[0]
