@@ -356,14 +356,15 @@ def test_arguments_are_checked_before_anything_runs(core: Orchestration) -> None
                 assert "pydantic" not in result.content[0].text
         listed: Any = await client.client.call_tool("sage_workflow_list", {"limit": 0})
         assert (listed.structured_content["success"], listed.structured_content["workflows"]) == (False, [])
-        for tool, arguments, said in (
+        mistaken: list[tuple[str, dict[str, Any], str]] = [
             ("resume", {"feature": "x", "from_phase": "p1"}, "did you mean 'fromPhase'?"),
             ("status", {"feature": "x", "waitSeconds": 5}, "did you mean 'wait_seconds'?"),
             ("list", {"state": "running"}, "there are filter, limit"),
             ("execute", {"topic": "x"}, "feature: is missing"),
             ("execute", {"feature": "x", "options": {"fast": True}}, "options.fast: there is no such field"),
-        ):
-            unknown: Any = await client.client.call_tool(f"sage_workflow_{tool}", arguments)
+        ]
+        for tool, given, said in mistaken:
+            unknown: Any = await client.client.call_tool(f"sage_workflow_{tool}", given)
             assert unknown.is_error
             assert said in " ".join(each["message"] for each in unknown.structured_content["errors"])
         assert not core.book.run_ids()
