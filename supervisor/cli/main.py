@@ -235,6 +235,9 @@ def _run(args: Sequence[str] | None) -> int:
         _drop_unread()
         return 141
     except Exception as error:  # noqa: BLE001 - the border to the user
+        if isinstance(error.__cause__, KeyboardInterrupt):  # while a class was being made
+            click.echo("Interrupted.", err=True)
+            return 130
         unwritten = _explain_unwritten(error) if isinstance(error, OSError) else 0
         return unwritten or _explain(error)
 
@@ -243,16 +246,19 @@ def _run(args: Sequence[str] | None) -> int:
 def _ended_in_order(args: Sequence[str]) -> Iterator[None]:
     """Until a run has begun, which has a way of its own to stop, SIGTERM and SIGHUP end `run` and `resume` as Ctrl-C
     does; else they would end them without a word."""
+    import os
     import signal
 
-    def interrupt(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
+    def end(number: int, frame: object) -> NoReturn:
+        # Not by an exception, which imports may turn into another: there is nothing to clean up.
+        os.write(2, b"Interrupted.\n")
+        os._exit(130)
 
     before: dict[int, Any] = {}
     if args[:1] and args[0] in ("run", "resume") and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it, and means it
-                before[number] = signal.signal(number, interrupt)
+                before[number] = signal.signal(number, end)
     try:
         yield
     finally:
