@@ -65,9 +65,10 @@ class _Results(Mapping[str, Any]):
     def __getitem__(self, node_id: str) -> Any:
         """None for one that did not succeed."""
         node = self._core.plan.by_id.get(node_id)
-        if node is not None and self._core.value(node) is None:
-            return None
-        return _value(self._core, node_id)
+        if node is None:
+            return _value(self._core, node_id)
+        packed = self._core.value(node)
+        return None if packed is None else _unpacked(packed)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._ids)
@@ -457,12 +458,16 @@ def _measured(core: RunCore) -> dict[str, Any]:
 
 
 def _value(core: RunCore, node_id: str) -> Any:
-    from sage_actors.messages.codec import reveal
-
     node = core.find(node_id)
     if node is None:
         raise KeyError(f"{core.run_id} has no node {node_id!r}")
     packed = core.value(node)
     if packed is None:
         raise KeyError(f"{node_id!r} of {core.run_id} has no result")
+    return _unpacked(packed)
+
+
+def _unpacked(packed: bytes) -> Any:
+    from sage_actors.messages.codec import reveal
+
     return reveal(packed)

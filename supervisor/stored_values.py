@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from sage_actors.actors.keys.keychain import KEYCHAIN_SERVICE, KEYCHAIN_USER
@@ -24,12 +25,25 @@ class StoredValues:
         self._store = store
         self._frames: OrderedDict[Any, list[Record]] = OrderedDict()
         self._lock = threading.Lock()
+        self._keeps_open = False
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """While many are read: to open a file and derive its key takes longer than to read one from it."""
+        self._keeps_open = True
+        try:
+            yield
+        finally:
+            self._keeps_open = False
+            if self._store is not None:
+                self._store.close()
 
     def stored_value(self, run: RunCore, location: tuple[Any, int, int]) -> bytes:
         assert self._store is not None
         with self._lock:
             value = read_value(self._store, self._frames, location)
-            self._store.close()  # outcomes may be kept by the thousand, and each would hold a descriptor
+            if not self._keeps_open:  # outcomes may be kept by the thousand, and each would hold a descriptor
+                self._store.close()
             return value
 
     def __getattr__(self, name: str) -> Any:

@@ -339,11 +339,11 @@ class SupervisorActor(MailboxActor):
         """What is told of the end of a run, to those who listen to its events too."""
         seconds = self._clock.now() - core.started_at
         outcome = outcome_of(core, seconds=seconds, status=status, reason=core.reason(status))
-        if message.store is not None:
-            message.store.close()  # whoever reads a result opens it again
-        core.ports = StoredValues(message.store)  # pyright: ignore[reportAttributeAccessIssue]
-        if core.options.listening:
-            message.handle.publish(self._finished_event(outcome, message.audit))
+        stored = StoredValues(message.store)
+        core.ports = stored  # pyright: ignore[reportAttributeAccessIssue]
+        with stored.kept_open():  # whoever reads a result later opens it again
+            if core.options.listening:
+                message.handle.publish(self._finished_event(outcome, message.audit))
         return outcome
 
     def _finished_event(self, outcome: Outcome, audit: RunAudit | None) -> Event:
