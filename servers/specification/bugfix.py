@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sage_actors.messages.units import counted
 from sage_actors.servers.documents.slugs import headline
 from sage_actors.servers.specification import background, sections
 from sage_actors.servers.specification.markdown import Document, block, code, plain
@@ -68,8 +69,9 @@ def _error(study: Study, looked: Investigation, document: Document) -> None:
     if looked.foreign_frames:
         document.add(
             "",
-            f"{looked.foreign_frames} of {len(looked.report.frames)} frames are not in this project,"
-            " or its lines have changed since.",
+            f"{looked.foreign_frames} of {counted(len(looked.report.frames), 'frame')}"
+            f" {'leads' if looked.foreign_frames == 1 else 'lead'} out of this project, or to lines that have"
+            " changed since.",
         )
 
 

@@ -23,6 +23,7 @@ _MAX_TESTED = 4
 _MAX_MEANT = 2
 _STOP_WORDS = "test on to in of the a an is are and or with for no not when that it from"
 _STOP_STEMS = frozenset(map(stem, _STOP_WORDS.split()))
+_ALONE, _BESIDE = 1.5, 0.9  # that research found it: by itself, and beside what the report says
 _RECENT = 30  # commits
 _COMMON_WORDS = "Error Exception TypeError ValueError KeyError RuntimeError AssertionError IndexError OSError"
 _NAMED = re.compile(  # `(*Type).Method`, `Type.method`, `Type::method`, `function()`
@@ -236,12 +237,8 @@ class Investigation:
         own = [place for place in self.frames if self.study.sources.is_product(place.path)]
         for depth, place in enumerate(own, 1):
             last = depth == len(own)
-            self._suspect(
-                found,
-                place,
-                3.0 * depth / len(own),
-                "innermost frame of the project's code" if last else "on the stack",
-            )
+            reason = "innermost frame of the project's code" if last else "on the stack"
+            self._suspect(found, place, 3.0 if last else 2.0 * depth / len(own), reason)
         for place in self.named:
             if self.study.sources.is_product(place.path):
                 self._suspect(found, place, 2.5, "the report names it")
@@ -250,13 +247,21 @@ class Investigation:
         for place in self.sites:
             if self.study.sources.is_product(place.path):
                 self._suspect(found, place, 2.0, "it holds the words or the type of the message")
-        for item in self.study.evidence.of("code"):
-            if item.line and self.study.sources.is_product(item.source):
-                self._suspect(
-                    found, Place(item.source, item.line), 1.5 * item.score, f"found by {item.operation}"
-                )
+        self._by_research(found)
         self._count_recent(found)
         return sorted(found.values(), key=lambda s: (-s.score, s.path, s.line))[:_MAX_SUSPECTS]
+
+    def _by_research(self, found: dict[tuple[str, int], Suspect]) -> None:
+        """What research found counts once, however many operations did: they read the same frames and words."""
+        before = {key: suspect.score for key, suspect in found.items()}
+        for item in self.study.evidence.of("code"):
+            if item.line and self.study.sources.is_product(item.source):
+                place = Place(item.source, item.line)
+                self._suspect(found, place, _ALONE * item.score, f"found by {item.operation}")
+        for key, suspect in found.items():
+            known = before.get(key)
+            most = _ALONE if known is None else known + _BESIDE
+            suspect.score = min(suspect.score, most)
 
     def _suspect(
         self, found: dict[tuple[str, int], Suspect], place: Place, score: float, reason: str

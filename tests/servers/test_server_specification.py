@@ -257,6 +257,19 @@ def test_a_bugfix_leads_from_the_traceback_to_the_line_and_its_test(tmp_path: Pa
     assert_citations_exist(project, text)
 
 
+def test_the_innermost_frame_is_the_first_suspect_whatever_research_found(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    write(project, {"src/shop/app.py": "from shop import Client\n\n\ndef main():\n    Client().send('/a')\n"})
+    report = TRACEBACK.replace("/home/someone/app.py", "/srv/src/shop/app.py").replace(
+        "line 3, in <module>", "line 5, in main"
+    )
+    findings = [{**FINDING, "citation": {"source": "src/shop/app.py", "line": 5}}]
+    research = [{"operation": name, "findings": findings} for name in ("error_analysis", "code_search")]
+    _, text, _ = create(project, topic=report, kind="bugfix", research=research)
+    assert "**First suspect:** `Client.send`" in text
+    assert "2. `main` (`src/shop/app.py:5`): on the stack; found by error_analysis" in text
+
+
 def test_a_bug_without_frames_is_found_by_the_words_of_its_message(tmp_path: Path) -> None:
     result, text, _ = create(
         python_project(tmp_path), topic="it says: the retry limit is too large", kind="bugfix"
