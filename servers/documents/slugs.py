@@ -17,6 +17,9 @@ _HASH_DIGITS = 8
 _LOST = re.compile(r"[^a-z0-9]+")
 _PLAIN = re.compile(r"[a-z0-9 \-_./,:;'\"()]*")  # what may become `-` without two topics becoming one
 _ERROR = re.compile(r"\b\w*(Error|Exception|panic|panicked)\b:?")
+_RAISED = re.compile(
+    r"^[ \t]+File \"[^\n]*\n(?:[ \t]+[^\n]*\n)*(\S[^\n]*)", re.MULTILINE
+)  # below the last frame
 _TOLD = (  # of pytest, cargo, go test, TAP and the compilers that name a package first
     re.compile(r"^FAILED \S*?::(\S+) - (.+)$", re.MULTILINE),
     re.compile(r"^thread '[^'\n]*' (?:\(\d+\) )?panicked at (?:'([^'\n]+)'|[^\n]+:\n([^\n]+))", re.MULTILINE),
@@ -72,7 +75,7 @@ def headline(topic: str) -> str:
     lines = lines or [line.strip() for line in topic.splitlines() if line.strip()]
     errors = [line for line in lines if _ERROR.search(line)] if len(lines) > 1 else []
     if not errors and lines and lines[0].startswith("Traceback"):
-        errors = lines[-1:]  # the exception's class need not be called an error
+        errors = _RAISED.findall(topic) or lines[-1:]  # the exception's class need not be called an error
     return (errors[-1:] or lines[:1] or [""])[0].removeprefix("E ").strip()
 
 

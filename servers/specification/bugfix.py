@@ -66,13 +66,13 @@ def _error(study: Study, looked: Investigation, document: Document) -> None:
         left_out = len(lines) - _MAX_TEXT_LINES
         lines = [*lines[:20], f"... {left_out} lines left out ...", *lines[-(_MAX_TEXT_LINES - 20) :]]
     document.add(*block(lines, "text"))
-    if looked.foreign_frames:
-        document.add(
-            "",
-            f"{looked.foreign_frames} of {counted(len(looked.report.frames), 'frame')}"
-            f" {'leads' if looked.foreign_frames == 1 else 'lead'} out of this project, or to lines that have"
-            " changed since.",
-        )
+    for number, where in (
+        (looked.foreign_frames, "out of this project"),
+        (looked.lost_frames, "to lines that its files no longer have"),
+    ):
+        if number:
+            lead = "leads" if number == 1 else "lead"
+            document.add("", f"{number} of {counted(len(looked.report.frames), 'frame')} {lead} {where}.")
 
 
 def _places(study: Study, looked: Investigation, document: Document) -> None:
@@ -191,7 +191,7 @@ def _questions(study: Study, looked: Investigation) -> list[str]:
             f"Which version is the report from? It names {code(said)} at `{place}`, where {code(said)} is not:"
             " the lines have moved since, and what is quoted here may be another place."
         )
-    if looked.foreign_frames:
+    if looked.lost_frames:
         asked.append(
             "Does the report come from this version? Some of its frames are not in the project as it is here."
         )

@@ -44,6 +44,8 @@ _NO_HABITS = frozenset(
 _LEAST = 3
 _CLEAR = 0.75  # of what was counted: what fewer do is no habit
 _LISTS = frozenset(rule.name for rule in RULES if rule.mode == "list")
+_TELLING = frozenset({"errorHandling", "logging", "types", "architecture"})
+"""What lists of what there is are worth a line: what is used most has to be known there."""
 _LANGUAGES = {
     "python": "python",
     "typescript": "javascript",
@@ -218,11 +220,12 @@ def _rests_on_little(pattern: Mapping[str, Any], category: str) -> bool:
 
 
 def _is_mixed(pattern: Mapping[str, Any]) -> bool:
-    """Whether too many do it otherwise; which framework runs the tests has to be known all the same."""
+    """Whether too many do it otherwise, or it says only what there is; which framework runs the tests has to be known
+    all the same."""
     count, total, name = (pattern.get(key) for key in ("count", "total", "name"))
     if not (isinstance(count, int) and isinstance(total, int)) or name == "testing.framework":
         return False
-    return name not in _LISTS and count < _CLEAR * total
+    return count < _CLEAR * total if name not in _LISTS else pattern.get("category") not in _TELLING
 
 
 def _shown(example: Any, sources: Sources) -> tuple[str, int] | None:

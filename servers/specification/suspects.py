@@ -82,8 +82,14 @@ class Investigation:
 
     @property
     def foreign_frames(self) -> int:
-        """How many frames lead out of the project, or to lines that it no longer has."""
-        return len(self.report.frames) - sum(self._resolve(frame) is not None for frame in self.report.frames)
+        """How many frames lead out of the project: to who calls it, or to what it calls."""
+        return sum(self._file_of(frame) is None for frame in self.report.frames)
+
+    @property
+    def lost_frames(self) -> int:
+        """How many lead to lines that files of the project no longer have."""
+        found = sum(self._resolve(frame) is not None for frame in self.report.frames)
+        return len(self.report.frames) - self.foreign_frames - found
 
     @cached_property
     def moved(self) -> list[tuple[Place, str]]:
@@ -98,6 +104,11 @@ class Investigation:
         return found
 
     def _resolve(self, frame: Frame) -> Place | None:
+        path = self._file_of(frame)
+        line = located(frame, path, self.study.sources) if path is not None else None
+        return Place(path, line, frame.function) if path is not None and line is not None else None
+
+    def _file_of(self, frame: Frame) -> str | None:
         """A path of another machine is matched by its longest end that one file alone has."""
         sources = self.study.sources
         parts = [part for part in frame.path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
@@ -105,9 +116,7 @@ class Investigation:
             end = "/".join(parts[start:])
             fitting = [path for path in sources.classes if path == end or path.endswith("/" + end)]
             if len(fitting) == 1 or end in fitting:
-                path = end if end in fitting else fitting[0]
-                line = located(frame, path, sources)
-                return Place(path, line, frame.function) if line is not None else None
+                return end if end in fitting else fitting[0]
             if fitting:
                 return None
         return None

@@ -257,6 +257,18 @@ def test_a_bugfix_leads_from_the_traceback_to_the_line_and_its_test(tmp_path: Pa
     assert_citations_exist(project, text)
 
 
+def test_only_frames_of_the_project_tell_of_another_version(tmp_path: Path) -> None:
+    project = python_project(tmp_path)
+    _, text, _ = create(project, topic=TRACEBACK, kind="bugfix")
+    assert "1 of 2 frames leads out of this project." in text
+    assert "Does the report come from this version?" not in text
+    gone = TRACEBACK.replace('client.py", line 13, in send', 'client.py", line 999, in gone')
+    gone = gone.replace("    raise TooMany", "    raise NoMore")
+    _, text, _ = create(project, topic=gone, kind="bugfix")
+    assert "1 of 2 frames leads to lines that its files no longer have." in text
+    assert "Does the report come from this version?" in text
+
+
 def test_the_innermost_frame_is_the_first_suspect_whatever_research_found(tmp_path: Path) -> None:
     project = python_project(tmp_path)
     write(project, {"src/shop/app.py": "from shop import Client\n\n\ndef main():\n    Client().send('/a')\n"})

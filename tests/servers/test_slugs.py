@@ -51,6 +51,9 @@ def test_what_is_no_slug_is_refused(wrong: str) -> None:
 def test_the_headline_of_a_traceback_is_its_error() -> None:
     text = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    g()\npkg.InvalidURL: bad url'
     assert headline(text) == "pkg.InvalidURL: bad url"
+    assert (
+        headline(f"{text}\nFAILED tests/test_a.py::test_f\n1 failed in 0.1 s\n") == "pkg.InvalidURL: bad url"
+    )
     assert headline("E   ValueError: no\n=== 1 failed ===") == "ValueError: no"
     assert slug_of(text).startswith("pkg-invalidurl-bad-url-")
 
