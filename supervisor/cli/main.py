@@ -6,6 +6,7 @@ key, 5 paused, 70 internal error, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 import threading
@@ -266,6 +267,16 @@ def _ended_in_order(args: Sequence[str]) -> Iterator[None]:
             signal.signal(each, handler)
 
 
+def _is_nowhere() -> bool:
+    import os
+
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
 def _explain(error: Exception) -> int:
     """Print what happened; the exit code for it."""
     import os
@@ -281,7 +292,14 @@ def _explain(error: Exception) -> int:
     if isinstance(error, SageError) and error.exit_code != 70:
         click.echo(f"Error: {said}", err=True)
         return error.exit_code
+    if isinstance(error, FileNotFoundError) and _is_nowhere():
+        click.echo("Error: the current directory has been removed; change to one that is there", err=True)
+        return 2
     click.echo(f"Internal error: {type(error).__name__}: {said}", err=True)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        click.echo(
+            "`ulimit -n` says how many files a process may open; 256 are enough for most runs.", err=True
+        )
     if not os.environ.get("SAGE_DEBUG"):
         click.echo("Nothing that was finished is lost. SAGE_DEBUG=1 shows where it happened.", err=True)
     return 70

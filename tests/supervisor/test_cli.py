@@ -761,6 +761,17 @@ def test_a_signal_while_a_run_is_being_made_stops_it_when_it_is(sage: CommandLin
     assert "paused" in sage("status", "r").stdout
 
 
+def test_a_directory_that_was_removed_under_the_caller_is_said(sage: CommandLine) -> None:
+    gone = sage.project / "gone"
+    gone.mkdir()
+    command = f"rmdir {gone}; exec {sys.executable} -P -m sage_actors list"
+    done = subprocess.run(
+        command, shell=True, cwd=gone, env=sage.environ, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "Error: the current directory has been removed; change to one that is there\n"
+
+
 def test_closed_standard_streams_lead_nowhere(sage: CommandLine) -> None:
     flow = sage.flow({"id": "a", "type": "shell", "command": "echo done >> ran"})
     for number, closing in enumerate(("<&-", ">&-", "2>&-", "<&- >&- 2>&-")):
