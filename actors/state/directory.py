@@ -101,7 +101,10 @@ class StateDirectory:
                 self.root.chmod(0o700)
             _write_once(sage / ".gitignore", GITIGNORE)
         except OSError as cause:
-            raise StorageError(f"cannot make {self.root}: {cause}") from cause
+            raise StorageError(
+                f"cannot make {self.root}: {cause}. State lies in the project: it must be writable, "
+                "unless nothing is to be written (durability none)"
+            ) from cause
 
     def open_lock(self, name: str) -> int:
         """A descriptor to `flock`, of a file of that name among the locks. Raises OSError."""
