@@ -493,9 +493,8 @@ class SupervisorActor(MailboxActor):
         return self.pool.start_worker(kind)  # type: ignore[arg-type]
 
     def submit(self, worker: int, rows: Sequence[Any]) -> None:
-        self.pool.submit(
-            worker, rows
-        )  # their start is handed over when all is told: the worker begins meanwhile
+        # Their start is handed over to the state actor when all is told: the worker begins meanwhile.
+        self.pool.submit(worker, rows)
         fault_point("run.dispatched")
 
     def define(self, op: int, operation: OperationSpec) -> None:

@@ -238,6 +238,8 @@ class Opening:
             notices.append(
                 f"the end of the journal was torn by a crash ({image.torn_bytes} bytes); it healed"
             )
+        if (begun_as := restored.header["run_id"]) != run_id:
+            notices.append(f"this is the state of run {begun_as}, which somebody copied or moved here")
         given = dict(restored.header["inputs"]) if inputs is None else dict(inputs)
         edit = None if spec is None else Edit(restored, spec, given)
         if edit is not None and edit.is_empty:

@@ -125,10 +125,6 @@ def _admitted(restored: Restored, record: RunAdmitted, spec: WorkflowSpec, make_
     """The run exists, or goes on under an edited definition with what did not change."""
     restored.admitted_at = restored.admitted_at or record.at
     run = make_run(spec, record.header)
-    if (begun_as := record.header["run_id"]) != run.run_id:
-        raise StateCorruptedError(
-            f"this is the journal of run {begun_as!r}, in the place of run {run.run_id!r}: somebody copied or moved it"
-        )
     if restored.run is not None:
         carry_over(restored, run, record.header.get("changed", []))
     restored.header, restored.spec, restored.run = record.header, spec, run
