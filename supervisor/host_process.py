@@ -59,9 +59,9 @@ def main_file() -> str | None:
     path = getattr(main, "__file__", None)
     if not path:
         return None
-    name = main_path() or ""
+    name, script = main_path() or "", Path(os.path.abspath(path))
     levels = 0 if os.path.isabs(name) else name.count(".")
-    return str([Path(path).absolute(), *Path(path).absolute().parents][levels])
+    return str([script, *script.parents][levels])
 
 
 def package_version() -> str:

@@ -382,6 +382,25 @@ if __name__ == "__main__":
 """
 
 
+def test_a_script_may_be_named_from_a_folder_below_it(tmp_path: Path) -> None:
+    """What is around the project is not shown to workers, but for the script: by a path with `..` that was refused."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (tmp_path / "script.py").write_text(
+        "from sage_actors import Supervisor, Workflow\n"
+        "def word():\n    return 'said'\n"
+        "if __name__ == '__main__':\n"
+        "    flow = Workflow('flow')\n"
+        "    flow.add(word)\n"
+        "    with Supervisor('.', workers=1, durability='none') as supervisor:\n"
+        "        print(supervisor.run(flow, timeout=30).raise_for_status()['word'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "../script.py"], cwd=project, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "said\n"), done.stderr
+
+
 @pytest.mark.parametrize("module", ["pack.run", "pack"])
 def test_operations_of_a_module_that_is_run_by_its_name_import_what_is_beside_them(
     tmp_path: Path, module: str
