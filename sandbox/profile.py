@@ -129,8 +129,13 @@ class Layout:
 
 
 def _to_record(value: Profile | Layout) -> dict[str, Any]:
-    record = asdict(value)
-    return {key: list(each) if isinstance(each, tuple) else each for key, each in record.items()}
+    return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Limits):
+        return asdict(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _from_record(cls: type[Profile | Layout], record: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -290,8 +295,19 @@ def _check_paths(record: Profile | Layout) -> None:
 
 
 def _checked(path: str, name: str) -> str:
-    if not os.path.isabs(path) or "\0" in path or ".." in path.split("/"):
+    normal = _normal(path)
+    if not normal:
         raise ValueError(f"sandbox {name}: {path!r} must be an absolute path without '..'")
+    return normal
+
+
+@functools.lru_cache(
+    4096
+)  # every profile of a project has the same hundred, and a fork knows what its keeper knew
+def _normal(path: str) -> str:
+    """Empty for one that no profile may hold."""
+    if not os.path.isabs(path) or "\0" in path or ".." in path.split("/"):
+        return ""
     return os.path.normpath(path).replace("//", "/", 1)  # normpath leaves two leading slashes alone
 
 
