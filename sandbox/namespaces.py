@@ -291,8 +291,11 @@ def _raise_oom_score() -> None:
 def _start_high() -> None:
     """Process numbers in here look like none that is small or old outside: a mix-up finds nothing."""
     with contextlib.suppress(OSError, ValueError):
-        with open("/proc/sys/kernel/pid_max") as limit:
-            last = int(limit.read()) - _PIDS_LEFT
+        limit = os.open("/proc/sys/kernel/pid_max", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            last = int(os.read(limit, 32)) - _PIDS_LEFT
+        finally:
+            os.close(limit)
         if last > 1:
             _write("/proc/sys/kernel/ns_last_pid", str(last))
 

@@ -82,21 +82,32 @@ _WITH_MODE_IF_NEW = {"open": 2, "openat": 3}
 def program(*, sockets: bool, namespaces: bool, own_pids: bool) -> bytes:
     """A filter. sockets: TCP over IPv4 and IPv6 is allowed. namespaces: the mounts and IPC are our own, so changing
     files' metadata, SysV IPC and inotify reach nothing outside. own_pids: so are the process numbers."""
-    return _program(kernel.machine(), sockets, namespaces, None if own_pids else os.getpid())
+    machine = kernel.machine()
+    of_processes = b"" if own_pids else _packed(_only_on_itself(os.getpid()))
+    return (
+        _before_processes(machine, namespaces) + of_processes + _after_processes(machine, namespaces, sockets)
+    )
 
 
 @functools.cache
-def _program(machine: str, sockets: bool, namespaces: bool, own_pid: int | None) -> bytes:
+def _before_processes(machine: str, namespaces: bool) -> bytes:
     code = _check_architecture(machine)
     code += _deny(_DENIED)
     if not namespaces:
         code += _deny(_METADATA) + _deny(_SHARED) + _only_now_on_open_file()
-    if own_pid is not None:
-        code += _only_on_itself(own_pid)
-    code += _no_new_namespaces() + _no_set_user_id()
+    return _packed(code)
+
+
+@functools.cache
+def _after_processes(_: str, namespaces: bool, sockets: bool) -> bytes:
+    code = _no_new_namespaces() + _no_set_user_id()
     code += _no_requests((_TIOCSTI, _TIOCLINUX, *(() if namespaces else _FILE_REQUESTS)))
     code += _socket_pairs() + _no_fast_open() + _sockets(allowed=sockets)
     code.append((_RETURN, 0, 0, _ALLOW))
+    return _packed(code)
+
+
+def _packed(code: list[_Instruction]) -> bytes:
     return b"".join(struct.pack("HBBI", *each) for each in code)
 
 

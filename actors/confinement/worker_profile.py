@@ -11,7 +11,7 @@ import os
 import resource  # noqa: F401 - loaded once, in the keeper, for all who are confined
 import socket
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 from sage_actors.actors.confinement.violations import judge_by
@@ -42,8 +42,7 @@ def take_profile(
         if apart:
             mount_proc()
         said, prepared = _read_profile(link, apart=apart)
-        os.environ.clear()
-        os.environ.update(said["environ"])
+        _take_environment(said["environ"])
         profile = Profile.from_dict(said["profile"])
         if said["alone"] != apart:
             raise ValueError(f"it is {'' if apart else 'not '}in a process namespace")
@@ -85,6 +84,15 @@ def _read_profile(link: socket.socket, *, apart: bool) -> tuple[dict[str, Any], 
             # Where this fails it is done when it is needed, and fails where that is heard.
             with contextlib.suppress(OSError):
                 prepared = prepare(Profile.from_dict(payload))
+
+
+def _take_environment(environ: Mapping[str, str]) -> None:
+    """These variables and no others. Most are there already, and to set one takes the C library longer than a look."""
+    for name in os.environ.keys() - environ.keys():
+        del os.environ[name]
+    for name, value in environ.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
 
 
 def _receive(link: socket.socket, count: int) -> bytes:

@@ -221,10 +221,13 @@ class Keeper:
             return None, []
         from sage_actors.sandbox.namespaces import enter_root
         from sage_actors.sandbox.profile import Layout
+        from sage_actors.sandbox.seccomp import program
 
         layout = Layout.from_dict(self._sandbox["layout"])
         entered = enter_root(layout, proxy_port=self._sandbox["proxy_port"])
         self._placeholders = entered.placeholders
+        for sockets in (False, True):  # the parts of a filter that are the same in every fork are kept
+            program(sockets=sockets, namespaces=True, own_pids=True)
         return entered.listener, entered.placeholders
 
     def _announce(self, entered: tuple[socket.socket | None, list[Any]]) -> None:
