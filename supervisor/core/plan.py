@@ -55,6 +55,7 @@ class Plan:
     __slots__ = (
         "all_plain",
         "by_id",
+        "compiled",
         "foreaches",
         "gates",
         "ids",
@@ -107,6 +108,7 @@ class Plan:
         self.references: dict[int, tuple[int, ...]] = {}  # node -> whose values it refers to
         self.value_uses: dict[int, int] = {}  # node -> how many nodes refer to its value
         self.subplans: dict[int, Plan] = {}
+        self.compiled: dict[bytes, Plan] = {}  # packed definition of a sub-workflow -> its plan
 
     def children(self, node: int) -> array[int]:
         return self.targets[self.offsets[node] : self.offsets[node + 1]]
@@ -282,7 +284,7 @@ def _compile_data(plan: Plan, i: int, node: NodeSpec) -> tuple[bytes | Template,
     used: dict[int, None] = {}
     _note_references(plan, node, payload, used)
     if operation.type == "workflow":
-        plan.subplans[i] = _subplan(operation)
+        plan.subplans[i] = _subplan(plan, operation)
     if operation.has_fallback:
         _note_references(plan, node, parse_template(operation.fallback), used)
     for source, found in ((node.when, plan.whens), (node.foreach, plan.foreaches)):
@@ -309,10 +311,16 @@ def _payload(node: NodeSpec) -> Template:
     return parse_template({"config": config, "arguments": arguments}, quote_at=quote_at)
 
 
-def _subplan(operation: OperationSpec) -> Plan:
+def _subplan(plan: Plan, operation: OperationSpec) -> Plan:
+    """One for all nodes with the same definition, so that they share its operations, too."""
     from sage_actors.supervisor.definitions.specs import spec_from_dict
 
-    return compile_plan(spec_from_dict(operation.config["definition"]))
+    definition = operation.config["definition"]
+    key = pack(definition)
+    found = plan.compiled.get(key)
+    if found is None:
+        found = plan.compiled[key] = compile_plan(spec_from_dict(definition))
+    return found
 
 
 def _note_references(plan: Plan, node: NodeSpec, template: Template, used: dict[int, None]) -> None:

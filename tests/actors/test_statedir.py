@@ -86,7 +86,7 @@ def test_a_link_in_the_place_of_a_run_is_refused_and_not_listed(
 
 def test_a_file_in_the_way_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / ".sage").touch()
-    with pytest.raises(StorageError, match="cannot make .*must be writable"):
+    with pytest.raises(StorageError, match=r"cannot make .*must be writable"):
         StateDirectory(tmp_path).create()
 
 

@@ -12,6 +12,7 @@ from simulation.definitions import random_spec
 from sage_actors.messages.definition import operation_to_dict
 from sage_actors.supervisor.core.plan import Plan, compile_plan, fingerprint, wire_spec
 from sage_actors.supervisor.definitions.specs import spec_from_dict
+from sage_actors.supervisor.definitions.workflow import Workflow
 from sage_actors.supervisor.recovery.admission import definition_from, pack_definition
 
 
@@ -66,7 +67,7 @@ def test_leaves_are_what_nothing_depends_on() -> None:
 
 def columns_of(plan: Plan) -> dict[str, Any]:
     """Everything of a plan that is data."""
-    names = set(Plan.__slots__) - {"spec", "subplans", "payloads", "whens", "foreaches"}
+    names = set(Plan.__slots__) - {"spec", "subplans", "compiled", "payloads", "whens", "foreaches"}
     said: dict[str, Any] = {name: getattr(plan, name) for name in names}
     said["ops"] = [(operation_to_dict(each), each.lane, each.is_async, each.endpoint) for each in plan.ops]
     said["payloads"] = [type(each) if not isinstance(each, bytes) else each for each in plan.payloads]
@@ -119,3 +120,16 @@ def test_nodes_in_columns_read_like_a_list() -> None:
     assert [each.id for each in nodes[1:3]] == [each[0] for each in expected[1:3]]
     with pytest.raises(IndexError):
         nodes[len(nodes)]
+
+
+def test_sub_workflows_of_one_definition_share_their_operations() -> None:
+    """Each had operations of its own, which a worker was told one by one."""
+    inner, other = (Workflow(name) for name in ("inner", "other"))
+    for each in (inner, other):
+        each.add("shell", id="a", command="true", retry=2)
+    flow = Workflow("flow")
+    for i, definition in enumerate((inner, inner, other)):
+        flow.add("workflow", id=f"s{i}", definition=definition.to_dict(), timeout=10 + i)
+    plans = compile_plan(flow.to_spec()).subplans
+    assert plans[0] is plans[1]
+    assert plans[2] is not plans[0]
