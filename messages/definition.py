@@ -127,7 +127,7 @@ class PhaseSpec:
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """An input of a workflow. `type` is a JSON type name, `required` means: there is no default."""
+    """An input of a workflow. type: the name of a JSON type. required: it has no default, so a run must give it."""
 
     type: str = "any"
     description: str = ""

@@ -104,26 +104,26 @@ class Supervisor:
         durability: "strict" (a node's dependents start when its result is fsynced), "relaxed" (when it is
             written; a loss of power may undo the last ones) or "none" (nothing is written, no key needed).
         pool: makes another WorkerPool than the local one: called with `deliver`.
-        waits_for_people: False ends a run as paused when only approvals remain.
-        keys: opens and seals the state; by default those of `load_keys`.
+        waits_for_people: False: a run ends as paused when only approvals remain.
+        keys: the keys that open and seal the state; by default those of `load_keys`.
         breakers: endpoint -> BreakerPolicy or a map of its fields; "*" is the default for all others.
-        search_paths: directories that workers find modules in, besides the project and sys.path.
-        cache: False never asks the cache, not even for operations that declare one.
+        search_paths: directories where workers find modules, besides the project and sys.path.
+        cache: False: take no result from the cache, not even for operations that declare one.
         sandbox: "enforce" (operations are confined, or nothing runs), "degrade" (as far as this machine can) or
             "off"; by default what $SAGE_SANDBOX, the user's config.toml, or else "enforce" says.
-        reads: paths outside of the project that operations may read. What inputs name is not among them: a program
-            or an agent that fills them in must not widen what operations see.
-        grants_inputs: whether an `http` operation may call the address that an input spells out; False where others
-            than the user fill inputs in.
-        max_tokens, max_cost: what each run may use, over all processes that carried it out; then it pauses.
+        reads: paths outside the project that operations may read. Paths in inputs are not among them: a program
+            or an agent that fills inputs in must not widen what operations see.
+        grants_inputs: whether an `http` operation may call an address that an input spells out; pass False if anybody
+            but the user fills inputs in.
+        max_tokens, max_cost: what each run may use, over all processes that carried it out; beyond that it pauses.
             By default the `budget` of its definition.
         control: True lets other processes of the user follow, answer and cancel its runs, as the command line does
             (`sage-actors approve`, `resolve`, `cancel`, `attach`): a socket for each run.
 
-    What is not given here is taken from the project's `.sage/config.toml`, see `config.py`.
+    Settings that are not given here are taken from the project's `.sage/config.toml`, see `config.py`.
 
-    A context manager: leaving it stops what still runs (resumable) and ends every process.
-    Two supervisors in one process do not disturb each other.
+    It is a context manager: leaving it stops runs that are still going on (they can be resumed) and ends every
+    process. Two supervisors in one process do not disturb each other.
     """
 
     def __init__(
@@ -258,20 +258,20 @@ class Supervisor:
         on_event: Callable[[Event], None] | None = None,
         listening: bool = True,
     ) -> Run:
-        """Begin a run, or continue the one of that id, and return at once.
+        """Begin a run, or continue the one with that id, and return at once.
 
         Args:
-            run_id: by default from the workflow's name and inputs. The same id again means: continue; a run
-                that has succeeded gives its results again.
+            run_id: by default made from the workflow's name and inputs. The same id again continues the run; if it
+                has succeeded, it gives its results again.
             fresh: archive what exists under that id and start anew.
-            must_exist: refuse where there is nothing to continue.
-            join: where this supervisor carries out the run of that id already, with this definition and these inputs,
-                return its `Run`: two requests of one key in one moment get one run.
-            repair: cut a damaged journal back to its longest valid prefix first; the rest is kept aside.
-            accept_changes: what to do where the run exists under another definition that costs results:
-                True, or a function that is told what would run again.
-            on_event: called with each event, in a thread of the run's own.
-            listening: False makes no events at all (cheaper by a microsecond or two a node).
+            must_exist: refuse if there is nothing to continue.
+            join: if this supervisor is already carrying out the run, with the same definition and inputs, return its
+                `Run`: two simultaneous requests with one id get one run.
+            repair: first cut a damaged journal back to its longest valid prefix; the rest is kept aside.
+            accept_changes: what to do if the run exists under another definition and results would be lost:
+                True to go on, or a function that is told what would run again and decides.
+            on_event: called with each event, in a thread of its own for each run.
+            listening: False: make no events at all (saves a microsecond or two a node).
 
         Raises:
             DefinitionError: as `check`, or an input is invalid.
@@ -318,14 +318,14 @@ class Supervisor:
         reads_inputs: bool = False,
         on_event: Callable[[Event], None] | None = None,
     ) -> Run:
-        """Continue a run on the definition that its journal holds.
+        """Continue a run with the definition that its journal holds.
 
         Args:
             from_node: make a new run (`new_run_id`, by default `<run>-from-<node>`) that keeps everything
                 that is not downstream of this node.
             repair: as `start`.
-            reads_inputs: operations may read what the run's inputs name outside of the project, if no worker of this
-                supervisor has started yet: the command line allows that, as its user typed them.
+            reads_inputs: operations may read paths outside the project that the run's inputs name, if no worker of
+                this supervisor has started yet. The command line allows this because its user typed them.
 
         Raises:
             NoCheckpointError: there is no such run; and as `start`.
@@ -364,18 +364,17 @@ class Supervisor:
         return self.start(flow, **options).result(timeout)
 
     def check(self, flow: Workflow | WorkflowSpec) -> None:
-        """Look at a workflow as `start` does before it begins anything.
+        """Check a workflow as `start` does before it begins anything.
 
         Raises:
-            DefinitionError: everything that is wrong with what it names: a call that cannot be imported or is given
-                arguments that do not fit, a server, tool or skill that is not there, a sandbox that is wider than
-                what is granted.
+            DefinitionError: lists everything that is wrong: calls that cannot be imported or whose arguments do not
+                fit, servers, tools or skills that do not exist, a sandbox that is wider than what is granted.
         """
         self._check_usable()
         self._looked_at(flow)
 
     def inspect_calls(self, calls: Collection[str]) -> dict[str, dict[str, Any]]:
-        """What a worker says about import paths (`package.module:name`), each imported there once, never here:
+        """What a worker finds out about import paths (`package.module:name`), each imported there once, never here:
         whether it is `ok`, else its `error`; `is_async`, `policy`, `parameters`."""
         infos: list[dict[str, Any]] = []
         if unknown := sorted(set(calls) - self._inspected.keys()):
@@ -389,11 +388,11 @@ class Supervisor:
         return {call: said.get(call) or self._inspected[call] for call in calls}
 
     def unfinished(self) -> list[str]:
-        """Ids of the project's runs that were cut short and that nobody carries out, for `resume`: their process was
-        killed, or was stopped. What failed, was cancelled or waits for a decision is not among them.
+        """The ids of runs to `resume`: those of the project whose process was killed or stopped, and that no process
+        carries out now. Runs that failed, were cancelled or wait for a decision are not among them.
 
         Raises:
-            WrongKeyError, KeyUnusableError: there is no key to read them.
+            WrongKeyError, KeyUnusableError: there is no key to read them with.
         """
         from sage_actors.supervisor.recovery.unfinished import unfinished_runs
 
@@ -401,8 +400,8 @@ class Supervisor:
         return [] if self.durability == "none" else unfinished_runs(self.state, self.keys())
 
     def stop(self, grace_s: float = 10.0) -> None:
-        """No further dispatch: running nodes get the grace, then runs end as paused ("interrupted"). Returns at once;
-        `close` waits for the grace."""
+        """Start no further nodes. Running ones get `grace_s` seconds to end; then runs end as paused ("interrupted").
+        Returns at once; `close` waits for that time."""
         check_amount("grace_s", grace_s)
         if self._is_mine():
             self._is_stopping = True
@@ -417,8 +416,8 @@ class Supervisor:
             self._actors.tell(Stop(0))
 
     def close(self) -> None:
-        """Stop what runs (after the grace, if `stop` has given one), end every process, and answer everyone who
-        waits. Twice is harmless; in a fork of the process it does nothing."""
+        """Stop what runs (after the time that `stop` has given it, if any), end every process, and answer everyone
+        who waits. A second call does nothing, nor does a call in a fork of the process."""
         with self._lock:
             if self._closed:
                 return
@@ -442,7 +441,7 @@ class Supervisor:
         SWITCHING.restore()
 
     def statistics(self) -> Any:
-        """The worker pool's figures now."""
+        """Current figures of the worker pool."""
         return self._actors.pool.statistics()
 
     # ------------------------------------------------------------------ parts

@@ -84,9 +84,9 @@ class _Results(Mapping[str, Any]):
 class Outcome:
     """How a run ended.
 
-    status: "succeeded", "failed", "cancelled" or "paused"; reason: why, where it did not succeed.
-    results: of the nodes that nothing depends on. errors: node id -> {"type", "message", ...}.
-    fallbacks: the same of nodes that succeeded by their fallback: why they took it.
+    status: "succeeded", "failed", "cancelled" or "paused"; reason: why it did not succeed.
+    results: those of the nodes that nothing depends on. errors: node id -> {"type", "message", ...}.
+    fallbacks: the same for nodes that took their fallback and so succeeded: the error because of which they did.
     seconds: wall time of this process's part. busy_seconds: sum of all node times, earlier parts included.
     tokens: {"input_tokens", "output_tokens", "cost"}, earlier parts included.
     speedup: node times of this process's part over its wall time; None where nothing executed in it.
@@ -150,7 +150,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """A run now, or at its end. counts: nodes by state. waiting: node id -> what for.
+    """How far a run is, or how it ended. counts: number of nodes by state. waiting: node id -> what it waits for.
 
     seconds: since this process began it.
     """
@@ -212,7 +212,7 @@ class Run:
                 self._queues = [each for each in self._queues if each is not own]
 
     def status(self) -> RunStatus:
-        """How it stands, or how it ended.
+        """How far the run is, or how it ended.
 
         Raises:
             SageError: the supervisor failed underneath it.

@@ -125,11 +125,11 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        """Whether someone asked this attempt to end. A long loop looks at it now and then."""
+        """Whether this attempt was asked to end. A long loop should look at it now and then."""
         return self._task.cancelled
 
     def progress(self, fraction: float | None = None, message: str = "", **data: Any) -> None:
-        """Tells how far it is: `fraction` from 0 to 1, a text, further values that msgpack can carry.
+        """Reports progress: a `fraction` from 0 to 1, a text, and further values that msgpack can carry.
 
         Raises:
             UsageError: `fraction` is not from 0 to 1.
@@ -161,7 +161,7 @@ class Context:
         self._task.used = {**before, **{name: before[name] + number for name, number in added.items()}}
 
     def guard(self, endpoint: str) -> Guard:
-        """Asks the endpoint's circuit breaker: `with context.guard("api"):`, or `async with`.
+        """Guards a call with the endpoint's circuit breaker: `with context.guard("api"):`, or `async with`.
 
         Raises (on entering):
             BreakerOpenError: it must not be called now.

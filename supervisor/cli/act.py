@@ -35,7 +35,7 @@ _ANSWER_S = 90.0  # a cancel is answered when what runs has ended
 @json_option
 @click.option("--plain", is_flag=True, help="Plain lines, also on a terminal.")
 def attach_command(run_id: str, project: Path, as_json: bool, plain: bool) -> int:
-    """Follow RUN, which another process carries out, until it ends. Ctrl-C leaves it running.
+    """Follow RUN, which another process carries out, until it ends. Ctrl-C stops following and leaves it running.
 
     The exit code is that of the run.
 
@@ -134,7 +134,7 @@ def _nobody(project: Path, run_id: str) -> Exception:
 @project_option
 @json_option
 def cancel_command(run_id: str, project: Path, as_json: bool) -> None:
-    """Cancel RUN. What was finished is kept; `resume` continues it all the same.
+    """Cancel RUN. What was finished is kept, and `resume` can still continue it.
 
     \b
     Example:
@@ -152,7 +152,7 @@ def cancel_command(run_id: str, project: Path, as_json: bool) -> None:
 @click.command("approve")
 @click.argument("run_id", metavar="RUN")
 @click.argument("node")
-@click.option("--reject", is_flag=True, help="Say no: the node fails.")
+@click.option("--reject", is_flag=True, help="Reject it: the node fails.")
 @click.option("--data", metavar="JSON", help="A value that becomes part of the node's result.")
 @project_option
 @json_option
@@ -161,7 +161,8 @@ def approve_command(
 ) -> None:
     """Approve (or reject) NODE of RUN, which waits for a person.
 
-    On a run that nobody carries out now the answer is written down; `resume` goes on from it.
+    A live run then goes on by itself. If no process carries the run out, the answer is recorded, and `resume`
+    continues from there.
 
     \b
     Examples:
@@ -181,7 +182,7 @@ def approve_command(
 @click.command("resolve")
 @click.argument("run_id", metavar="RUN")
 @click.argument("node")
-@click.option("--retry", is_flag=True, help="It did not happen, or may happen again: run it again.")
+@click.option("--retry", is_flag=True, help="It did not happen, or may happen again: run the node again.")
 @click.option("--result", metavar="JSON", help="It happened, and this was its result.")
 @click.option("--fail", is_flag=True, help="It failed.")
 @project_option

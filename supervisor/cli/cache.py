@@ -21,7 +21,7 @@ _SHORT = 12  # characters of a name that are shown, and enough to name it
 
 @click.group("cache")
 def cache_command() -> None:
-    """Results that were kept, for nodes that declare `cache`: a run asks there before it executes them.
+    """Show and clear the kept results of nodes that declare `cache`. A run looks there before it executes them.
 
     \b
     Examples:
@@ -54,7 +54,7 @@ def list_entries(project: Path, as_json: bool) -> None:
 @click.argument("name")
 @project_option
 def show_entry(name: str, project: Path) -> None:
-    """The value kept under NAME (its first characters will do), as JSON."""
+    """The value kept under NAME (its first characters are enough), as JSON."""
     from sage_actors.messages.codec import unpack
 
     found = [entry for each, _, entry in _cache_of(project).entries() if each.startswith(name) and entry]
@@ -65,12 +65,12 @@ def show_entry(name: str, project: Path) -> None:
 
 
 @cache_command.command("clear")
-@click.option("--older-than", metavar="AGE", help="Only what was stored before that, such as 7d or 12h.")
-@click.option("--operation", metavar="TEXT", help="Only of operations whose name holds TEXT.")
+@click.option("--older-than", metavar="AGE", help="Only entries older than this, such as 7d or 12h.")
+@click.option("--operation", metavar="TEXT", help="Only results of operations whose name contains TEXT.")
 @project_option
 @json_option
 def clear_entries(older_than: str | None, operation: str | None, project: Path, as_json: bool) -> None:
-    """Remove entries: all, or those that are chosen. Counts begin anew when all are removed."""
+    """Remove all entries, or those that the options choose. Removing all also resets the counts."""
     from sage_actors.messages.units import parse_duration
 
     try:

@@ -30,10 +30,10 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 @project_option
 @json_option
 def delete_command(run_ids: tuple[str, ...], yes: bool, project: Path, as_json: bool) -> int:
-    """Remove the state of RUN: its results, its history, everything. There is no way back.
+    """Remove the state of RUN: its results, its history, everything. This cannot be undone.
 
-    So are the worktrees and the patches that agents of it left in .sage; their branches stay, and a worktree that
-    is locked. A run that a live process owns is refused, with exit code 3.
+    Worktrees and patches that its agents left in .sage are removed, too; their branches stay, and so does a worktree
+    that is locked. A run that a live process owns is refused, with exit code 3.
 
     \b
     Examples:
@@ -57,15 +57,17 @@ def delete_command(run_ids: tuple[str, ...], yes: bool, project: Path, as_json: 
 @click.command("prune")
 @click.option("--older-than", "age", required=True, metavar="AGE", help="Such as 30d, 12h, 2w.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Only list what would go.")
-@click.option("--audit", "audit_too", is_flag=True, help="Full files of the audit log that are as old, too.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
+@click.option(
+    "--audit", "audit_too", is_flag=True, help="Also remove full files of the audit log that are that old."
+)
 @project_option
 @json_option
 def prune_command(age: str, yes: bool, dry_run: bool, audit_too: bool, project: Path, as_json: bool) -> int:
-    """Remove the state of runs, and of archived ones, that nothing was written to for longer than AGE.
+    """Remove runs and archived runs to which nothing has been written for longer than AGE.
 
-    What agents of these runs left goes as with delete. A run that a live process owns stays, and so does the audit
-    log, unless --audit is given.
+    What agents of these runs left is removed as `delete` does it. A run that a live process owns stays, and so does
+    the audit log, unless --audit is given.
 
     \b
     Examples:

@@ -34,9 +34,10 @@ _yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_context
 def keys_command(ctx: click.Context, as_json: bool) -> None:
-    """The key that seals saved state: from $SAGE_STATE_KEY, else the OS keychain, else a private file.
+    """Show and manage the key that seals saved state.
 
-    Only `export`, and `rotate` for $SAGE_STATE_KEY, give a key out, and only when told to.
+    It comes from $SAGE_STATE_KEY, else from the OS keychain, else from a private file. Only `export`, and `rotate` for
+    $SAGE_STATE_KEY, print a key, and only when told to.
 
     \b
     Examples:
@@ -60,7 +61,7 @@ def _show_keys(as_json: bool = False) -> None:
 @click.option("--keychain", is_flag=True, help="In the keychain of the system, not in a file.")
 @json_option
 def _create_key(keychain: bool, as_json: bool) -> None:
-    """Make a key file; refused where there is one."""
+    """Make a key file; refused if there is one already."""
     from sage_actors.actors.keys.provider import create_key_file, create_keychain_key, default_key_path
 
     _warn_if_hidden()
@@ -73,10 +74,10 @@ def _create_key(keychain: bool, as_json: bool) -> None:
 @project_option
 @json_option
 def _rotate_key(output: Path | None, yes: bool, project: Path, as_json: bool) -> int:
-    """Put a new key before the others, where they are kept: it seals what is new, and older ones open theirs.
+    """Make a new key that seals new state. Older keys are kept, and open what they sealed.
 
-    A run in flight goes on under its key; once resumed it continues under the new one. Where the key comes from
-    $SAGE_STATE_KEY, which no program can change for you, this gives out what to set it to: to -o FILE, or to standard
+    A run that is going on keeps its key, and uses the new one once it is resumed. If the key comes from
+    $SAGE_STATE_KEY, which no program can change for you, the value to set it to is written to -o FILE, or to standard
     output.
     """
     from sage_actors.actors.keys.provider import KEY_VARIABLE, default_key_path, format_keys, rotate_keys

@@ -40,11 +40,11 @@ _MOST_ERRORS = 20
     metavar="STATUS",
     help="Only runs that are running, paused, failed, ...",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the N that were last written to.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the N most recently written.")
 @project_option
 @json_option
 def list_command(wanted: str | None, limit: int | None, project: Path, as_json: bool) -> None:
-    """List the runs of the project, those last written to first.
+    """List the runs of the project, most recently written first.
 
     \b
     Examples:
@@ -214,7 +214,7 @@ def _node_map(node: NodeView) -> dict[str, Any]:
 @click.command("show")
 @click.argument("run_id", metavar="RUN")
 @click.argument("node", required=False)
-@click.option("--full", is_flag=True, help="Where NODE has a digest: the whole result, from the cache.")
+@click.option("--full", is_flag=True, help="For a NODE with a digest: the whole result, from the cache.")
 @project_option
 @json_option
 def show_command(run_id: str, node: str | None, full: bool, project: Path, as_json: bool) -> int:
@@ -329,7 +329,7 @@ def history_command(run_id: str, project: Path, as_json: bool) -> None:
 @click.command("logs")
 @click.argument("run_id", metavar="RUN")
 @click.argument("node", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on while the run goes on.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing until the run ends.")
 @project_option
 @json_option
 def logs_command(run_id: str, node: str | None, follow: bool, project: Path, as_json: bool) -> None:

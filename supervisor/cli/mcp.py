@@ -63,10 +63,10 @@ def serve_command(project: Path, name: str) -> None:
 @click.option("--yes", is_flag=True, help="Consent to all without being asked.")
 @click.pass_obj
 def trust_command(project: Path, names: tuple[str, ...], yes: bool) -> None:
-    """Consent to what TEMPLATE would start of the project's own, as it is now.
+    """Consent to what TEMPLATE would start from the project, as it is now.
 
-    Shown are the commands of a template in .sage/templates/, servers of .mcp.json, scripts of skills and the
-    project's checks. Agents can then run the template over MCP, until any of it changes.
+    You are shown the commands of a template in .sage/templates/, servers of .mcp.json, scripts of skills and the
+    project's checks. Agents can then run the template over MCP, until any of these changes.
 
     \b
     Examples:

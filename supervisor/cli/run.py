@@ -36,14 +36,14 @@ _SHARED = (
         "--workers",
         type=click.IntRange(1, 1024),
         metavar="N",
-        help="Worker processes at most (default: one a CPU, at least 6).",
+        help="The most worker processes (default: one for each CPU, at least 6).",
     ),
     project_option,
     click.option("--repair", is_flag=True, help="Continue damaged state from its longest valid prefix."),
     click.option(
         "--trust",
         is_flag=True,
-        help="Consent to what the project brings and the run would start: servers, templates, skills, checks.",
+        help="Consent to all that the project brings and the run would start: servers, templates, skills, checks.",
     ),
     click.option("--no-cache", is_flag=True, help="Take no result from the cache."),
     click.option(
@@ -55,7 +55,7 @@ _SHARED = (
         "--max-tokens",
         type=click.IntRange(1),
         metavar="N",
-        help="What the run may use, reserved before a call; then it pauses.",
+        help="The most tokens that the run may use, reserved before a call. The run pauses when they are used up.",
     ),
     click.option("--json", "as_json", is_flag=True, help="One event a line on standard output."),
     click.option("--quiet", is_flag=True, help="Only the result, or the problem."),
@@ -145,12 +145,10 @@ def _is_dashed_text(argument: str) -> bool:
 @click.command("run", cls=_TopicCommand)
 @click.argument("workflow")
 @click.argument("topic", required=False)
-@click.option("--run-id", metavar="ID", help="The run's name; the same name again means: continue.")
-@click.option(
-    "-i", "--input", "pairs", multiple=True, metavar="KEY=VALUE", help="An input; may be given often."
-)
+@click.option("--run-id", metavar="ID", help="The run's name; using it again continues the run.")
+@click.option("-i", "--input", "pairs", multiple=True, metavar="KEY=VALUE", help="An input; may be repeated.")
 @click.option("--resume", "must_exist", is_flag=True, help="Refuse if there is nothing to continue.")
-@click.option("--fresh", is_flag=True, help="Put older state of this run in the archive and start anew.")
+@click.option("--fresh", is_flag=True, help="Archive older state of this run and start anew.")
 @click.option("--accept-changes", is_flag=True, help="Continue a run whose definition has changed.")
 @_shared_options
 @_with_keeper_ahead
@@ -164,10 +162,10 @@ def run_command(
     accept_changes: bool,
     **settings: Any,
 ) -> int:
-    """Run WORKFLOW, a template's name or a file; TOPIC is its input `topic`.
+    """Run WORKFLOW, which is the name of a template or a file. TOPIC sets its input `topic`.
 
-    A run that exists and has not succeeded is continued: finished nodes do not run again. One that has
-    succeeded prints its result again.
+    If the run exists and has not succeeded it is continued: finished nodes do not run again. If it has
+    succeeded its result is printed again.
 
     \b
     Examples:

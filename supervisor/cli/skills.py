@@ -21,10 +21,10 @@ _DESCRIPTION_CHARS = 100
 
 @click.group("skills")
 def skills_command() -> None:
-    """Skills of the project and of the user: what they are for, whether they can be used, and how often they are.
+    """Show what the skills of the project and of the user are for, whether they can be used, and how often they are.
 
-    Looked for in .sage/skills, .agents/skills, .claude/skills and .sage/agent/skills of the project, then in
-    ~/.agents/skills and ~/.claude/skills; the first of a name wins.
+    They are looked for in .sage/skills, .agents/skills, .claude/skills and .sage/agent/skills of the project, then in
+    ~/.agents/skills and ~/.claude/skills; the first one with a name wins.
 
     \b
     Examples:
@@ -112,7 +112,12 @@ def show_command(name: str, project: Path, as_json: bool) -> None:
 @skills_command.command("search")
 @click.argument("topic")
 @click.option(
-    "--top", type=click.IntRange(1), default=5, show_default=True, metavar="N", help="Skills at most."
+    "--top",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="The most skills to show.",
 )
 @project_option
 @json_option

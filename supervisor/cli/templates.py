@@ -20,9 +20,10 @@ __all__ = ["templates_command"]
 
 @click.group("templates")
 def templates_command() -> None:
-    """Workflows that are called by their names: those of the package, and the project's in .sage/templates/.
+    """List, show, add and check templates: workflows that are run by name.
 
-    A template of the project takes the place of one of the package that has its name.
+    They come with the package, or are in .sage/templates/ of the project. A template of the project replaces one of
+    the package that has the same name.
 
     \b
     Examples:
@@ -94,7 +95,7 @@ def show_command(name: str, project: Path, as_json: bool) -> None:
 @templates_command.command("add")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", metavar="NAME", help="What to call it (default: the file's name).")
-@click.option("--replace", is_flag=True, help="Put it in the place of a template that is there.")
+@click.option("--replace", is_flag=True, help="Replace an existing template of that name.")
 @project_option
 @json_option
 def add_command(file: Path, name: str | None, replace: bool, project: Path, as_json: bool) -> None:

@@ -57,10 +57,10 @@ def _list_consents(project: Path, as_json: bool) -> None:
 
 @trust_command.command("revoke")
 @click.argument("names", metavar="NAME...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All that this project was trusted with.")
+@click.option("--all", "everything", is_flag=True, help="Everything that you consented to in this project.")
 @project_option
 def _revoke_consents(names: tuple[str, ...], everything: bool, project: Path) -> None:
-    """Take consent back; what was trusted under NAME asks again. A run that is under way is not stopped.
+    """Take consent back: what was trusted under NAME needs it again. A run that is going on is not stopped.
 
     \b
     Examples:

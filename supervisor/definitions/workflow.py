@@ -44,9 +44,9 @@ class Node:
 class Workflow:
     """A directed acyclic graph of operations, built by `add`.
 
-    name: names the runs too. concurrency: how many of its nodes may execute at once, None for no limit.
-    timeout: seconds for the whole run. inputs: names that `"${inputs.NAME}"` may refer to, with their
-    defaults (a value) or `InputSpec`s.
+    name: the default ids of its runs begin with it. concurrency: how many of its nodes may execute at the same time;
+    None is no limit. timeout: seconds for the whole run. inputs: the names that `"${inputs.NAME}"` may refer to, each
+    with its default value or an `InputSpec`.
 
     >>> import statistics
     >>> flow = Workflow("averages")
@@ -103,12 +103,12 @@ class Workflow:
             operation: a function, an `@operation`, a workflow (what is `given` are then its inputs), or a type name
                 (`"shell"`, `"http"`, `"mcp"`, ...) whose own fields (`command=`, `url=`, ...) are then given as
                 keywords.
-            id: by default the function's name, with a number where that is taken or reserved.
-            after: nodes that must have ended first, without their results.
-            arguments, given: what the function is called with. A Node stands for its result, also inside lists
-                and maps; a string may hold references such as `"${note | title}"`. Names of policies (timeout,
+            id: by default the function's name, with a number added if the name is taken or reserved.
+            after: nodes that must have ended first, but whose results are not passed.
+            arguments, given: the arguments for the function. A Node stands for its result, also inside lists
+                and dicts; a string may contain references such as `"${note | title}"`. Policies (timeout,
                 retry, ...) among the keywords override the operation's own, unless the function has a parameter
-                of that name: then it is the argument, and the policy is the decorator's.
+                of that name: then the value is its argument, and the policy stays the decorator's.
             when, foreach: as in workflow files; a Node may be given.
 
         Raises:
@@ -146,7 +146,7 @@ class Workflow:
         return Node(node_id, self)
 
     def to_spec(self) -> WorkflowSpec:
-        """What the engine takes.
+        """The workflow in the form that the engine carries out.
 
         Raises:
             DefinitionError: there are no nodes, or a function is not where workers look for it.
