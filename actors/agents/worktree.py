@@ -250,10 +250,10 @@ class Worktree:
         folder = _own_directory(self._repository.project, "artifacts", *self._parts[:-1])
         path = folder / f"{self._parts[-1]}.patch"
         temporary = temporary_name(path)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         try:
             self._git(*_DIFF, "--binary", "--full-index", f"--output={temporary}", self.base, final)
             with temporary.open("rb+") as file:
-                os.fchmod(file.fileno(), 0o600)
                 os.fsync(file.fileno())
             os.rename(temporary, path)
         finally:

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_actors.actors.confinement.policy import REOPENED, Grant, SandboxPolicy
+from sage_actors.actors.confinement.repository import git_directories
 from sage_actors.actors.confinement.settings import Mode
 from sage_actors.actors.egress.doorman import PROXY_PORT, Doorman, Proxy, broker_pair, proxy_url
 from sage_actors.messages.codec import frame
 from sage_actors.messages.errors import SandboxUnavailable, UsageError
 from sage_actors.messages.wire import Kind
+from sage_actors.sandbox.profile import is_beneath_any
 
 if TYPE_CHECKING:
     from sage_actors.sandbox.probe import Report
@@ -88,6 +90,9 @@ class Confinement:
         """What the keeper needs to make the new root; None where it makes none. Makes the folders that workers need."""
         if self.tier != "namespaces":
             self._make((*REOPENED, _SPECS))  # a worker can make nothing in the project's top directory
+            self._make(
+                os.path.join(each, "worktrees") for each in git_directories(self._project)
+            )  # nor in git's
             if self._tmp == _PRIVATE_TMP:
                 self._tmp = tempfile.mkdtemp(prefix="sage-tmp-")
             return None
@@ -192,13 +197,28 @@ class Confinement:
     def _admit(self, grant: Grant) -> tuple[str | None, dict[str, str]]:
         """(a token for its rules, if there is a proxy; its environment with that)."""
         token = None if self._door is None else self._door.grant(grant.rules, grant.label)
-        return token, grant.with_proxy(None if token is None else proxy_url(token), tmp=self._tmp)
+        environ = grant.with_proxy(None if token is None else proxy_url(token), tmp=self._tmp)
+        if self.tier == "landlock" and (closed := _closed_git_configuration(grant.profile)):
+            environ.setdefault("GIT_CONFIG_GLOBAL", closed)
+        return token, environ
 
     def _profile(self, grant: Grant) -> Profile:
         """With the folder for temporary files where there is no root of its own, and so no private /tmp."""
         if self.tier != "landlock":
             return grant.profile
         return replace(grant.profile, write=(*grant.profile.write, self._tmp))
+
+
+def _closed_git_configuration(profile: Profile) -> str:
+    """What git is to read in place of its user's configuration, where that is there and cannot be read: git ends then.
+
+    In a root of its own the home is another one, and git finds none.
+    """
+    names = ("~/.gitconfig", "~/.config/git/config")
+    files = [os.path.realpath(os.path.expanduser(each)) for each in names]
+    granted = (*profile.read, *profile.write)
+    closed = any(os.path.exists(each) and not is_beneath_any(each, granted) for each in files)
+    return os.devnull if closed else ""
 
 
 def resolve_tier(mode: Mode, min_tier: str, report: Report | None = None) -> tuple[str, tuple[str, ...]]:

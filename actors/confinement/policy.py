@@ -53,6 +53,7 @@ __all__ = ["REOPENED", "Grant", "SandboxPolicy"]
 REOPENED = (*(".sage/artifacts", ".sage/worktrees", ".sage/patterns", ".sage/agent", ".sage/cache/research"),)
 """The output folders inside `.sage/`."""
 
+_OF_AGENTS = (".sage/artifacts", ".sage/worktrees")
 _PROTECTED = (".sage", ".mcp.json", ".claude", ".agents", ".git/hooks", ".git/config", ".git/config.worktree")
 _KERNEL_LIMITS = ("files", "file_size", "tmp")
 _SKILLS = ("~/.agents/skills", "~/.claude/skills")
@@ -134,10 +135,18 @@ class SandboxPolicy:
         profile = replace(self._base, name=label, limits=replace(self._base.limits, **kernel))
         if spec.get("type") == "agent":
             git = _Needs(write=tuple(git_directories(self._project)))
+            if "write" not in (spec.get("sandbox") or {}):
+                profile = self._beside_the_checkout(profile)
             grant = self._grant(label, profile, _Needs.union([self._agent_needs(spec), git]))
         else:
             grant = replace(self._plain, label=label, profile=profile)
         return grant if spec.get("sandbox") is None else self._narrowed(grant, spec["sandbox"], label)
+
+    def _beside_the_checkout(self, profile: Profile) -> Profile:
+        """An agent works in a worktree, and only looks at the checkout that its user works in."""
+        made = (os.path.join(self._project, each) for each in _OF_AGENTS)
+        write = _existing([*(each for each in profile.write if each != self._project), *made])
+        return replace(profile, read=(*profile.read, self._project), write=write)
 
     def servers(self) -> dict[str, Grant | UsageError | None]:
         """What each stdio server gets that the user consented to: less than its worker. None: what its worker has,

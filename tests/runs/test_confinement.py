@@ -97,6 +97,36 @@ def test_an_operation_sees_no_state_and_so_can_hold_no_lock_of_it(project: Path)
     assert (project / ".sage/state/locks/.audit.lock").exists()
 
 
+@pytest.mark.parametrize("tier", ["namespaces", "landlock"])
+def test_an_agent_writes_its_worktree_and_not_the_checkout(
+    project: Path, tier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / ".gitconfig").write_text("[core]\n\tabbrev = 9\n")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    if tier == "landlock":
+        monkeypatch.setattr("sage_actors.sandbox.probe.probe", lambda: report("landlock"))
+    elif not NAMESPACES:
+        pytest.skip("needs namespaces")
+    (project / "app.py").write_text("x = 1\n")
+    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
+    for words in (["init", "-q"], ["add", "app.py"], [*identity, "commit", "-q", "-m", "First"]):
+        subprocess.run(["git", "-C", str(project), *words], check=True)
+    script = f"echo x >> {project}/app.py; echo x > {project}/planted; cat {project}/app.py; echo 'y = 2' >> app.py"
+    agent = {
+        "id": "agent",
+        "type": "agent",
+        "prompt": "Add y.",
+        "command": ["sh", "-c", f"cat > /dev/null; {script}"],
+    }
+    outcome = carry_out(project, agent)
+    assert not outcome.errors
+    assert (project / "app.py").read_text() == "x = 1\n"
+    assert not (project / "planted").exists()
+    assert outcome["agent"]["text"] == "x = 1"  # it may read all
+    assert [each["path"] for each in outcome["agent"]["files"]] == ["app.py"]
+
+
 def test_moving_the_parent_away_does_not_help(project: Path) -> None:
     subprocess.run(["git", "init", "-q", str(project)], check=True)
     outcome = carry_out(
