@@ -91,7 +91,7 @@ class Confinement:
         if self.tier != "namespaces":
             self._make((*REOPENED, _SPECS))  # a worker can make nothing in the project's top directory
             self._make(
-                os.path.join(each, "worktrees") for each in git_directories(self._project)
+                os.path.join(each, "worktrees") for each in git_directories(str(self._project))
             )  # nor in git's
             if self._tmp == _PRIVATE_TMP:
                 self._tmp = tempfile.mkdtemp(prefix="sage-tmp-")
