@@ -95,7 +95,7 @@ class RunAnswers(RunInstances):
                         push[kind - 1](rank[child] << 33)
                     else:
                         todo.append(child)
-        if self.errors:
+        if self.errors or self.fallen_back:
             self.forgive(rows)
         self.counts["succeeded"] += len(rows)
 

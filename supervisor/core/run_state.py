@@ -223,6 +223,8 @@ class RunState:
             error = self.errors.pop(row[0], None)
             if error is not None and row[4] and row[4].get("fallback"):
                 self.fallen_back[row[0]] = error
+            else:
+                self.fallen_back.pop(row[0], None)  # it was made again
 
     def reason(self, status: str) -> str:
         """Why the run ends with `status`; "" where it succeeded."""

@@ -215,7 +215,7 @@ def _succeeded(
     if run.children:
         for row in record.rows:
             run.weigh(row[0], row[3])
-    if restored.waits or restored.retries or run.doubts or run.errors:
+    if restored.waits or restored.retries or run.doubts or run.errors or run.fallen_back:
         for row in record.rows:
             restored.waits.pop(row[0], None)
             restored.retries.pop(row[0], None)
