@@ -161,7 +161,8 @@ class AsyncWorker:
         now = time.monotonic()
         micros = int((now - task.started) * 1e6)
         size = len(payload) if status == OK else 1024
-        self._link.add_result([*task.key, status, micros, payload, task.used], size, more=True, now=now)
+        row = [*task.key, status, micros, payload, task.used]
+        self._link.add_result(row, size, more=True, now=now, wakes=False)
         if not self._flush_soon:
             self._flush_soon = True
             self._loop.call_soon(self._flush)
@@ -231,7 +232,10 @@ class AsyncWorker:
     # Handler: called in the I/O thread
 
     def tick(self) -> None:
-        if time.monotonic() - self._turned_at < 3 * _HEARTBEAT_S:
+        late_s = time.monotonic() - self._turned_at
+        if late_s > 1.5 * _HEARTBEAT_S:
+            self._link.flush()  # what ended in the turn that does not
+        if late_s < 3 * _HEARTBEAT_S:
             return
         blocking = asyncio.current_task(self._loop)
         key = UNKNOWN if blocking is None else self._keys.get(blocking, UNKNOWN)

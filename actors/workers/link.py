@@ -102,13 +102,14 @@ class Link:
         """Whether the next result would leave at once."""
         return now - self.flushed_at > _FLUSH_AFTER_S
 
-    def add_result(self, row: list[Any], size: int, *, more: bool, now: float) -> None:
-        """Keeps a result for the next flush; `more`: other tasks wait, so that a flush may wait too."""
+    def add_result(self, row: list[Any], size: int, *, more: bool, now: float, wakes: bool = True) -> None:
+        """Keeps a result for the next flush; `more`: other tasks wait, so that a flush may wait too. wakes: the I/O
+        thread sees to one within two milliseconds; False for who flushes at the end of its turn."""
         self.results.append(row)
         self._result_bytes += size
         if not more or now - self.flushed_at > _FLUSH_AFTER_S or self._result_bytes > _FLUSH_BYTES:
             self.flush()
-        elif len(self.results) == 1:
+        elif wakes and len(self.results) == 1:
             self.wake()
 
     def flush(self) -> None:

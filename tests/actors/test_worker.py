@@ -336,6 +336,17 @@ def test_five_hundred_coroutines_wait_at_once(pool: PoolHarness, async_worker: i
     assert time.monotonic() - begun < 50  # one by one: 250 s
 
 
+def test_what_ended_just_before_another_blocked_the_loop_is_told_meanwhile(pool: PoolHarness) -> None:
+    number = pool.worker("async")
+    pool.value(pool.submit(number, "block_at_once", seconds=0.0))
+    seconds = [*[0.0] * 40, 60.0]
+    *ended, _ = pool.submit_many(number, "block_at_once", [{"seconds": each} for each in seconds])
+    for key in ended:
+        assert pool.value(key, timeout_s=5.0) == 0.0
+    pool.pool.kill(number, "cancelled", grace_s=0.0)
+    pool.lost(number)
+
+
 def test_a_plain_function_in_an_async_worker_blocks_nobody(pool: PoolHarness, async_worker: int) -> None:
     slow = pool.submit(async_worker, "sleep", seconds=1.0)
     quick = pool.submit(async_worker, "sleep_async", seconds=0.01)

@@ -272,6 +272,11 @@ async def block_loop(seconds: float) -> None:
     time.sleep(seconds)
 
 
+async def block_at_once(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
 async def block_in_subtask(seconds: float) -> None:
     await asyncio.create_task(block_loop(seconds))
 
