@@ -41,18 +41,6 @@ from sage_actors.testing import FakeClock
 pytestmark = pytest.mark.requirement("ORCH-023")
 
 
-@pytest.fixture
-def net() -> Iterator[World]:
-    with world() as found:
-        yield found
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with Origin() as found:
-        yield found
-
-
 @pytest.fixture(scope="session")
 def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return certificate(tmp_path_factory.mktemp("tls"), "good.test", "other.test", "a.wild.test")

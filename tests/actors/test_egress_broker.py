@@ -38,12 +38,6 @@ PYTHON_WAYS = {"with_httpx", "with_async_httpx", "with_async_httpx2", "with_urll
 
 
 @pytest.fixture
-def net() -> Iterator[World]:
-    with world() as found:
-        yield found
-
-
-@pytest.fixture
 def broker(net: World) -> Iterator[socket.socket]:
     ours, theirs = broker_pair()
     net.proxy.serve_broker(ours)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,6 @@ pytestmark = pytest.mark.requirement("ORCH-023")
 
 MODELS = ("openai:gpt-5", "openai-chat:local-model", "anthropic:claude-sonnet-5-5")
 _VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
-
-
-@pytest.fixture
-def net() -> Iterator[World]:
-    with world() as found:
-        yield found
 
 
 @pytest.fixture(autouse=True)

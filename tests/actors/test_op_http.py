@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,6 @@ from sage_actors.messages.codec import pack
 from sage_actors.messages.errors import BreakerOpenError, SandboxViolation, UsageError
 
 pytestmark = pytest.mark.requirement("ORCH-023")
-
-
-@pytest.fixture
-def net() -> Iterator[World]:
-    with world() as found:
-        yield found
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with Origin() as found:
-        yield found
 
 
 def run(tmp_path: Path, egress: dict[str, Any] | None, *configs: dict[str, Any]) -> list[Any]:
