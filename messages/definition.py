@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 __all__ = [
+    "CALL_PATTERN",
     "InputSpec",
     "Limits",
     "NodeSpec",
@@ -25,6 +26,11 @@ __all__ = [
 OnFailure = Literal["fail", "continue", "skip"]
 Trigger = Literal["all_success", "all_done", "any_success"]
 Effect = Literal["pure", "idempotent", "once"]
+
+# Of a `call`: package.module:qualname
+CALL_PATTERN = (
+    r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from sage_actors.messages.codec import MAX_RESULT_BYTES
-from sage_actors.messages.definition import RetryPolicy
+from sage_actors.messages.definition import CALL_PATTERN, RetryPolicy
 from sage_actors.messages.units import parse_duration, parse_size
 
 __all__ = [
@@ -241,7 +241,7 @@ class PythonOperation(_Operation):
 
     type: Literal["python"]
     call: str = Field(
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$",
+        pattern=CALL_PATTERN,
         description="where the function is: package.module:qualname",
     )
 
