@@ -25,19 +25,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-
-from sage_actors.messages.errors import SageError, UsageError
+from sage_actors.messages.errors import UsageError
 from sage_actors.messages.events import Event
+from sage_actors.supervisor.control.requests import (
+    ControlledRun,
+    Request,
+    carry_out,
+    failure,
+    read_request,
+)
 from sage_actors.supervisor.control.socket import listen, may_speak, socket_paths, unlink_own
 from sage_actors.supervisor.json_text import to_line
 
-__all__ = ["ControlServer", "ControlledRun"]
+__all__ = ["ControlServer"]
 
 MAX_REQUEST_BYTES = 1 << 20
 MAX_BACKLOG_BYTES = 4 << 20
@@ -45,59 +48,6 @@ MAX_CLIENTS = 64
 IDLE_S = 30.0
 _SEND_BYTES = 1 << 16
 _log = logging.getLogger(__name__)
-
-
-class ControlledRun(Protocol):
-    """What the server needs of a run."""
-
-    @property
-    def run_id(self) -> str: ...
-
-    def status(self) -> Any: ...
-    def events(self) -> Iterator[Event]: ...
-    def cancel(self) -> object: ...
-    def approve(self, node_id: str, *, approved: bool = True, data: Any = None, by: str = "") -> object: ...
-    def resolve(
-        self, node_id: str, how: Literal["retry", "result", "fail"], *, result: Any = None, by: str = ""
-    ) -> object: ...
-
-
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Look(_Request):
-    action: Literal["status", "events"]
-
-
-class _Cancel(_Request):
-    action: Literal["cancel"]
-    by: str = ""
-
-
-class _Stop(_Request):
-    action: Literal["stop"]
-    grace_s: float = Field(default=5.0, ge=0, le=3600)
-
-
-class _Approve(_Request):
-    action: Literal["approve", "reject"]
-    node: str
-    data: Any = None
-    by: str = ""
-
-
-class _Resolve(_Request):
-    action: Literal["resolve"]
-    node: str
-    how: Literal["retry", "result", "fail"]
-    result: Any = None
-    by: str = ""
-
-
-_ANY: TypeAdapter[_Look | _Cancel | _Stop | _Approve | _Resolve] = TypeAdapter(
-    Annotated[_Look | _Cancel | _Stop | _Approve | _Resolve, Field(discriminator="action")]
-)
 
 
 class _Peer:
@@ -292,47 +242,20 @@ class ControlServer:
             self._refuse(peer, f"run {peer.run_id} has ended here")
             return
         try:
-            request = _ANY.validate_json(bytes(line))
-        except ValidationError as cause:
-            first = cause.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            self._refuse(peer, f"malformed request: {place}: {first['msg']}" if place else first["msg"])
+            request = read_request(bytes(line))
+        except ValueError as cause:
+            self._refuse(peer, str(cause))
             return
         peer.busy = True
-        if isinstance(request, _Look) and request.action == "events":
+        if request.action == "events":
             peer.follows = True
             self._follow(run)
         self._helpers.submit(self._carry_out, peer, run, request)
 
-    def _carry_out(self, peer: _Peer, run: ControlledRun, request: Any) -> None:
+    def _carry_out(self, peer: _Peer, run: ControlledRun, request: Request) -> None:
         """In a helper thread: an action may wait for an fsync."""
-        try:
-            answer = {"ok": True} | self._act(run, request)
-        except SageError as error:
-            answer = _failure(error.code, str(error))
-        except Exception as error:  # noqa: BLE001 - the border to another process
-            _log.exception("control request %s failed", request.action)
-            answer = _failure("INTERNAL_ERROR", f"{type(error).__name__}: {error}")
-        line = to_line(answer).encode() + b"\n"
+        line = to_line(carry_out(request, run, stop=self._stop)).encode() + b"\n"
         self._soon(lambda: self._answer(peer, line))
-
-    def _act(self, run: ControlledRun, request: Any) -> dict[str, Any]:
-        match request:
-            case _Look():
-                return {"status": _status_map(run.status())}
-            case _Cancel():
-                run.cancel()
-            case _Approve(action="approve"):
-                run.approve(request.node, approved=True, data=request.data, by=request.by)
-            case _Approve():
-                run.approve(request.node, approved=False, data=request.data, by=request.by)
-            case _Resolve():
-                run.resolve(request.node, request.how, result=request.result, by=request.by)
-            case _Stop() if self._stop is not None:
-                self._stop(request.grace_s)
-            case _:
-                raise UsageError("this process cannot be stopped through its control socket")
-        return {}
 
     def _answer(self, peer: _Peer, line: bytes) -> None:
         if peer not in self._peers:
@@ -391,7 +314,7 @@ class ControlServer:
             while len(peer.lines) > 1:  # what is half sent stays, or the last line would be no JSON
                 peer.backlog -= len(peer.lines.pop())
             line = (
-                to_line(_failure("TOO_SLOW", "events came faster than they were read; attach again")).encode()
+                to_line(failure("TOO_SLOW", "events came faster than they were read; attach again")).encode()
                 + b"\n"
             )
             peer.closing = True
@@ -422,7 +345,7 @@ class ControlServer:
             self._selector.modify(peer.sock, selectors.EVENT_READ, peer)
 
     def _refuse(self, peer: _Peer, reason: str) -> None:
-        self._queue(peer, to_line(_failure("USAGE_ERROR", reason)).encode() + b"\n")
+        self._queue(peer, to_line(failure("USAGE_ERROR", reason)).encode() + b"\n")
         self._finish(peer)
 
     def _finish(self, peer: _Peer) -> None:
@@ -453,11 +376,3 @@ def _join_small(lines: deque[bytes]) -> None:
         taken.append(lines.popleft())
         size += len(taken[-1])
     lines.appendleft(b"".join(taken) if len(taken) > 1 else taken[0])
-
-
-def _failure(code: str, message: str) -> dict[str, Any]:
-    return {"ok": False, "error": {"code": code, "message": message}}
-
-
-def _status_map(status: Any) -> dict[str, Any]:
-    return asdict(status) if is_dataclass(status) and not isinstance(status, type) else dict(status)  # pyright: ignore[reportArgumentType, reportCallIssue, reportReturnType]
