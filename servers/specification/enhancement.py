@@ -22,6 +22,7 @@ _BRANCH = re.compile(r"\b(if|elif|for|while|except|catch|case|match|and|or|switc
 _MAX_FILES = 6
 _DECLARING = (".d.ts", ".d.mts", ".d.cts", ".pyi")  # nothing runs there
 _MAX_FUNCTIONS = 6
+_SPEAKS_AS_MUCH = 0.8  # of the words of the topic in the file with most of them
 _LEAST_OF_CLOSE, _LEAST_OF_OTHERS = 0.05, 0.25  # of what there is to gain in the best file
 
 
@@ -52,7 +53,7 @@ def measure(study: Study) -> list[FileFigures]:
 
     What is complex elsewhere, or for the most part about something else, is no gain for the topic: what a file weighs
     counts by the share of its lines that have words of the topic. Where definitions bear its name, files without any
-    are there only if they weigh nearly as much.
+    are there only if they weigh something beside the best, or have as many of its words.
     """
     rarity = _rarity(study)
     worded = _worded(study, rarity)
@@ -73,9 +74,14 @@ def measure(study: Study) -> list[FileFigures]:
 
     figures.sort(key=lambda f: (-gain(f), f.path))
     if any(f.path in close for f in figures):
-        best = gain(figures[0])
+        best, most = gain(figures[0]), max(worded[f.path] for f in figures)
         figures = [
-            f for f in figures if gain(f) >= best * (_LEAST_OF_CLOSE if f.path in close else _LEAST_OF_OTHERS)
+            f
+            for f in figures
+            if gain(f) >= best * (_LEAST_OF_CLOSE if f.path in close else _LEAST_OF_OTHERS)
+            or (
+                f.weight and worded[f.path] >= _SPEAKS_AS_MUCH * most
+            )  # without branches it only passes names on
         ]
     return figures[:_MAX_FILES]
 

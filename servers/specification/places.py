@@ -85,7 +85,7 @@ def hooks_matter(study: Study) -> bool:
     names nothing."""
     if study.kind == "feature" and not study.topic.stems:
         return False
-    return names_the_surface(study) or not likely(study)
+    return names_the_surface(study) or not _of_the_thing(study)
 
 
 def likely(study: Study) -> list[Candidate]:
@@ -95,14 +95,20 @@ def likely(study: Study) -> list[Candidate]:
     one alone as its name is the thing itself, in general: a `Timeout` for timeouts per route. Where nothing is, what
     stands in the place that the topic names.
     """
-    found = [candidate for candidate in near(study) if not study.survey.is_inner(candidate.symbol)]
+    return _of_the_thing(study) or [candidate for candidate in _outer(study) if candidate.in_place]
+
+
+def _of_the_thing(study: Study) -> list[Candidate]:
     enough = min(2, len(study.topic.thing_stems))
-    named = [
+    return [
         each
-        for each in found
+        for each in _outer(study)
         if each.by_research or (enough and each.shared >= enough) or _is_the_thing(study, each.symbol)
     ]
-    return named or [candidate for candidate in found if candidate.in_place]
+
+
+def _outer(study: Study) -> list[Candidate]:
+    return [candidate for candidate in near(study) if not study.survey.is_inner(candidate.symbol)]
 
 
 def _is_the_thing(study: Study, symbol: Symbol) -> bool:

@@ -1201,3 +1201,20 @@ def test_files_that_share_only_a_common_word_are_not_to_be_changed(tmp_path: Pat
     project = write(tmp_path, files)
     study = Study(project, "clearer template errors", "enhancement")
     assert [figures.path for figures in measure(study)] == ["src/template.py"]
+    said = "".join(f"    # a template error, {n}\n" for n in range(40))
+    write(project, {"src/codes.py": f"def of(x):\n    if x:\n        return 1\n{said}"})
+    study = Study(project, "clearer template errors", "enhancement")
+    assert [figures.path for figures in measure(study)] == ["src/template.py", "src/codes.py"]
+
+
+def test_ways_to_extend_are_shown_beside_what_only_stands_in_the_place(tmp_path: Path) -> None:
+    files = {
+        "src/shop/router.py": "class Router:\n    def use(self, middleware):\n        pass\n",
+        "src/shop/bodies.py": "def request_body(stream):\n    pass\n",
+        "docs/guide.md": "Call `router.use(middleware)`.\n",
+    }
+    project = write(tmp_path, files)
+    result, _, _ = create(project, topic="limit the size of request bodies")
+    assert [place["symbol"] for place in result["places"]] == ["request_body", "Router.use"]
+    result, _, _ = create(project, topic="request body")
+    assert [place["symbol"] for place in result["places"]] == ["request_body"]
