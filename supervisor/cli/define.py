@@ -88,7 +88,8 @@ def _checked(path: Path, project: Path, warnings: list[Problem]) -> WorkflowSpec
     from sage_actors.supervisor.cli.checking import load_checked, told_in_place
 
     spec = load_checked(path, project, warnings.append)
-    if any(node.operation.type in ("python", "workflow") for node in spec.nodes):
+    operations = [node.operation for node in spec.nodes]
+    if any(each.type in ("python", "workflow") or each.sandbox is not None for each in operations):
         from sage_actors.supervisor.api import Supervisor
 
         search = [path.resolve().parent]

@@ -275,6 +275,15 @@ def test_a_bad_call_has_its_place_and_line_also_where_all_else_is_well(
     assert not any(f"{here}[{number}]" in said for number in (0, 4, 5, 6))
 
 
+def test_validate_finds_a_sandbox_that_no_run_would_get(sage: CommandLine, inside: Inside) -> None:
+    flow = sage.flow(noted("a"), shell("b", "true", sandbox="trusted"))
+    verdict = json.loads(inside("validate", flow, "--json", code=2).stdout)
+    assert [(each["place"], bool(each["line"])) for each in verdict["problems"]] == [
+        ("nodes[1].sandbox", True)
+    ]
+    assert "nodes[1].sandbox: is not trusted" in inside("run", flow, code=2).stderr
+
+
 def test_validate_says_that_a_good_file_is_valid(sage: CommandLine, inside: Inside) -> None:
     flow = sage.flow(
         noted("a"), {"id": "b", "type": "python", "call": "json:dumps", "arguments": {"obj": "${a}"}}
