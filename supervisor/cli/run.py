@@ -177,11 +177,9 @@ def run_command(
     if fresh and must_exist:
         raise click.UsageError("--fresh and --resume exclude each other.")
     from sage_actors.actors.pool import ahead
-    from sage_actors.servers.catalog import SAGE_SERVERS
     from sage_actors.supervisor.cli.checking import load_checked, told_in_place
     from sage_actors.supervisor.cli.consent import ensure_consent
     from sage_actors.supervisor.definitions.inputs import default_run_id, resolve_inputs
-    from sage_actors.supervisor.sandboxing import unwritable_paths
     from sage_actors.supervisor.templates.library import find_template
 
     chosen = _Settings(**settings)
@@ -195,11 +193,7 @@ def run_command(
     if template is not None and template.overrides:
         warnings.append(f"{path} takes the place of the built-in template {template.name!r}")
     inputs = resolve_inputs(spec, _inputs(pairs, topic))
-    for each in unwritable_paths(inputs, chosen.project):
-        warnings.append(
-            f"{each} is outside of the project: operations cannot write there (name a place in the project, or add "
-            "it to `write` under [sandbox] of your config.toml)"
-        )
+    warnings += _unwritable(inputs, chosen.project)
     run_id = default_run_id(spec, inputs, topic) if run_id is None else run_id
     if succeeded and (fresh or run_id not in succeeded):  # else there is nothing to do but to tell it again
         ahead.load_mcp()
@@ -212,11 +206,7 @@ def run_command(
         trust=chosen.trust,
         quiet=chosen.quiet,
     )
-
-    if any(node.operation.config.get("server") in SAGE_SERVERS for node in spec.nodes):
-        from sage_actors.actors.agents.backends import check_backend
-
-        check_backend(os.environ)
+    _check_who_drafts(spec)
 
     def start(supervisor: Supervisor, follower: Follower) -> Run:
         def ask(changes: list[str]) -> bool:
@@ -296,6 +286,27 @@ def _inputs(pairs: tuple[str, ...], topic: str | None) -> dict[str, Any]:
     if not inputs.get("topic", "-").strip():
         raise click.UsageError("The topic is empty: say in a few words what the run is about.")
     return inputs
+
+
+def _unwritable(inputs: Mapping[str, Any], project: Path) -> list[str]:
+    """Warnings of inputs that name places where operations cannot write."""
+    from sage_actors.supervisor.sandboxing import unwritable_paths
+
+    return [
+        f"{each} is outside of the project: operations cannot write there (name a place in the project, or add "
+        "it to `write` under [sandbox] of your config.toml)"
+        for each in unwritable_paths(inputs, project)
+    ]
+
+
+def _check_who_drafts(spec: WorkflowSpec) -> None:
+    """Whoever was chosen to draft must be there, if a built-in server may ask: said before anything starts."""
+    from sage_actors.servers.catalog import SAGE_SERVERS
+
+    if any(node.operation.config.get("server") in SAGE_SERVERS for node in spec.nodes):
+        from sage_actors.actors.agents.backends import check_backend
+
+        check_backend(os.environ)
 
 
 def _ask_about_changes(changes: list[str]) -> bool:
