@@ -112,7 +112,16 @@ class Opening:
         lock = RunLock.acquire(self._state, run_id)
         try:
             with collector_paused():
-                opened = self._open(run_id, spec, inputs, options, fresh, must_exist, do_repair, accept)
+                opened = self._open(
+                    run_id,
+                    spec,
+                    inputs,
+                    options,
+                    fresh=fresh,
+                    must_exist=must_exist,
+                    do_repair=do_repair,
+                    accept=accept,
+                )
         except BaseException:
             lock.release()
             raise
@@ -128,6 +137,7 @@ class Opening:
         spec: WorkflowSpec | None,
         inputs: Mapping[str, Any] | None,
         options: RunOptions,
+        *,
         fresh: bool,
         must_exist: bool,
         do_repair: bool,
@@ -234,12 +244,7 @@ class Opening:
         restored = replay(image.frames, transcript.following(maker), watch=watch)
         if restored.run is None or restored.spec is None:
             return None
-        if image.torn_bytes:
-            notices.append(
-                f"the end of the journal was torn by a crash ({image.torn_bytes} bytes); it healed"
-            )
-        if (begun_as := restored.header["run_id"]) != run_id:
-            notices.append(f"this is the state of run {begun_as}, which somebody copied or moved here")
+        notices += _tell_what_was_read(image, restored, run_id)
         given = dict(restored.header["inputs"]) if inputs is None else dict(inputs)
         edit = None if spec is None else Edit(restored, spec, given)
         if edit is not None and edit.is_empty:
@@ -361,6 +366,15 @@ class Opening:
 
     def _segment(self, reason: str) -> SegmentOpened:
         return SegmentOpened(self._clock.now(), os.getpid(), self._version, reason)
+
+
+def _tell_what_was_read(image: Image, restored: Restored, run_id: str) -> list[str]:
+    told = []
+    if image.torn_bytes:
+        told.append(f"the end of the journal was torn by a crash ({image.torn_bytes} bytes); it healed")
+    if (begun_as := restored.header["run_id"]) != run_id:
+        told.append(f"this is the state of run {begun_as}, which somebody copied or moved here")
+    return told
 
 
 def _tell_again(core: RunCore) -> str:
