@@ -121,7 +121,9 @@ def add_command(file: Path, name: str | None, replace: bool, project: Path, as_j
     click.echo(
         f"Added {template.path}" + ("; it takes the built-in one's place" if template.overrides else "")
     )
-    click.echo(f"Run it: sage-actors run {template.name}")
+    needed = [] if checked.spec is None else [k for k, v in checked.spec.inputs.items() if v.required]
+    given = "".join(' "TOPIC"' if each == "topic" else f" -i {each}=VALUE" for each in needed)
+    click.echo(f"Run it: sage-actors run {template.name}{given}")
 
 
 @templates_command.command("check")

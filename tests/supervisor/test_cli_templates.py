@@ -104,6 +104,13 @@ def test_an_added_template_runs_without_another_question(sage: CommandLine, insi
     assert "--replace" in inside("templates", "add", "mine.json", code=2).stderr
 
 
+def test_the_command_for_an_added_template_names_what_it_needs(sage: CommandLine, inside: Inside) -> None:
+    inputs = {"topic": {"type": "string"}, "depth": {"type": "integer"}, "style": {"default": "plain"}}
+    sage.write("mine.json", FLOW | {"inputs": inputs})
+    said = inside("templates", "add", "mine.json").stdout
+    assert said.endswith('Run it: sage-actors run mine "TOPIC" -i depth=VALUE\n')
+
+
 @pytest.mark.requirement("ORCH-012")
 def test_upstreams_shape_is_added_as_a_workflow(sage: CommandLine, inside: Inside) -> None:
     phases = [{"name": "look", "parallel": ["marketResearch", "patterns"]}]
