@@ -154,7 +154,12 @@ def is_beneath(path: str, root: str) -> bool:
 
 def is_beneath_any(path: str, roots: Iterable[str]) -> bool:
     """Whether `path` is one of `roots` or inside one, by name alone."""
-    return any(is_beneath(path, root) for root in roots)
+    known = set(
+        roots
+    )  # a project's mounts times its grants are thousands of pairs, and a path has few parents
+    while path and path not in known:
+        path = path.rpartition("/")[0]
+    return bool(path) or "/" in known
 
 
 def outermost(paths: Iterable[str]) -> list[str]:

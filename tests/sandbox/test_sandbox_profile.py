@@ -17,6 +17,7 @@ from sage_actors.sandbox.profile import (
     Profile,
     device_paths,
     is_beneath,
+    is_beneath_any,
     private_paths,
     system_paths,
 )
@@ -164,3 +165,12 @@ def test_keys_of_the_machine_are_no_system_paths() -> None:
 
 def test_devices_are_harmless_ones() -> None:
     assert set(device_paths()) == {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
+
+
+_few_paths = st.lists(st.sampled_from(["a", "b", "ab"]), max_size=4).map(lambda names: "/" + "/".join(names))
+
+
+@settings(max_examples=200, deadline=None)
+@given(_few_paths, st.lists(_few_paths, max_size=4))
+def test_to_be_beneath_any_is_to_be_beneath_one(path: str, roots: list[str]) -> None:
+    assert is_beneath_any(path, roots) == any(is_beneath(path, root) for root in roots)
