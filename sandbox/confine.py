@@ -64,7 +64,7 @@ class Preparation:
 
 
 def prepare(profile: Profile) -> Preparation:
-    """Makes ahead what `confine` needs for profiles that grant the same, for who is `alone`. Raises OSError."""
+    """Makes ahead what `confine` needs for profiles that grant the same, if the caller is `alone`. Raises OSError."""
     private, further = _look(profile)
     seccomp.program(sockets=profile.network, namespaces=True, own_pids=True)
     rules = _grants(profile, private)

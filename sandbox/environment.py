@@ -1,4 +1,4 @@
-"""The variables that a confined process gets: a list of what programs need, and nothing else of the user's own.
+"""The variables that a confined process gets: those that programs need, and none of the user's other ones.
 
 Tokens and keys live in variables, so what is not named is not passed on.
 """

@@ -63,7 +63,7 @@ _RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 2
 
 
 def abi() -> int:
-    """The version of the kernel's interface; 0 where there is none, or where it is switched off."""
+    """The version of the kernel's interface; 0 if the kernel has none, or it is switched off."""
     try:
         return max(0, kernel.call("landlock_create_ruleset", None, 0, 1))
     except OSError:

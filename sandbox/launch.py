@@ -1,4 +1,4 @@
-"""Starts programs that are to have less than the confined process that starts them: stdio MCP servers.
+"""Starts programs that may do less than the confined process that starts them: stdio MCP servers.
 
     starter = Starter()            forked while its process has one thread; it waits at a socket
     starter.start(order, stdio)    it forks again; that child confines itself by the order, and becomes the program

@@ -324,7 +324,7 @@ def _pass_on(forked: Apart) -> NoReturn:
 def _reap_until(inner: int, exit_write: int) -> NoReturn:
     """The namespace's first process: waits for whoever has no parent left, and ends when `inner` does."""
     try:
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # it is not confined, and in sight of who is
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # it is not confined, and processes that are can see it
         _hold_only(exit_write)
         while True:
             pid, status = os.wait()

@@ -1,4 +1,4 @@
-"""What this machine can confine, found out by doing it in a process that ends right after. Never by a version.
+"""What this machine can confine, found out by doing it in a process that ends right after, never by a version number.
 
 namespaces   a root, a network and process numbers of our own, then Landlock (where there is it), then seccomp
 landlock     Landlock and seccomp alone: no sockets, and the gaps that are listed

@@ -39,7 +39,7 @@ def create_server(name: str, settings: ServerSettings) -> MCPServer:
     """The sage server `name`, ready for an in-process client or for stdio.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is no server of that name.
     """
     module = SAGE_SERVERS.get(name)
     if module is None:

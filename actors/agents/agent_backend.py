@@ -45,7 +45,7 @@ class AgentBackend:
         """As `Backend.complete` says: the agent's answer, as text or as an object of `schema`.
 
         Raises:
-            AgentFailed: it failed, or its answer is none of the schema.
+            AgentFailed: it failed, or its answer does not match the schema.
             TimeoutExceeded: it took longer than the user's `timeout`.
             UsageError: it cannot be started.
         """

@@ -1,4 +1,4 @@
-"""Which backend drafts: what the user chose, never what happens to be installed, and never what a repository says."""
+"""Which backend drafts: the one that the user chose, never one that is merely installed or that a repository names."""
 
 from __future__ import annotations
 

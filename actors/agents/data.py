@@ -12,5 +12,5 @@ __all__ = ["built_in_tables"]
 
 @cache
 def built_in_tables() -> dict[str, dict[str, Any]]:
-    """Agent -> the fields that stand at the top of `agents.toml`."""
+    """Agent -> its fields; the top of `agents.toml` explains them."""
     return tomllib.loads(Path(__file__).with_name("agents.toml").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""git, as a command that is run so that nothing of the repository (hooks, filters, monitors) runs along."""
+"""Runs git in such a way that nothing of the repository (hooks, filters, monitors) runs with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FILTER = re.compile(r"filter\..*\.(clean|smudge|process|required)", re.IGNORECA
 
 
 class GitError(OperationError):
-    """git failed; the text holds what it said."""
+    """git failed; the message has its output."""
 
 
 def git(cwd: Path, env: Mapping[str, str], *arguments: str) -> str:

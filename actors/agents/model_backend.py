@@ -100,7 +100,7 @@ class ModelBackend:
         Raises:
             ModelFailed: see there.
             SandboxViolation, EgressFailed, BreakerOpenError: the egress proxy answered in place of the model.
-            UsageError: `schema` is none.
+            UsageError: `schema` is not a JSON Schema.
         """
         if schema is not None:
             check_schema(schema)

@@ -36,7 +36,7 @@ _FILES = frozenset({"prompt_file", "schema_file"})
 
 
 class AgentEntry(BaseModel):
-    """How one agent is called and read. What each field means stands at the top of `agents.toml`."""
+    """How one agent is called and read. The top of `agents.toml` says what each field means."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
 

@@ -85,7 +85,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Who held or awaited this call is gone; how the call ended says nothing about the endpoint."""
+    """Whoever held or awaited this call is gone; how the call ended says nothing about the endpoint."""
 
     token: Token
 
@@ -121,14 +121,14 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Answered with a Settled, behind every event of what was told before. run: whatever the asker wants back."""
+    """Answered with a Settled, after the events of every earlier message. run: handed back as it is."""
 
     run: int
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """All that was told before the Settle of this run has had its effect, and its events were delivered."""
+    """Every message before the Settle of this run has had its effect, and its events were delivered."""
 
     run: int
 

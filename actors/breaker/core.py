@@ -1,6 +1,6 @@
 """The circuit breaker's decisions: may this endpoint be called now? No clock, thread or randomness in here.
 
-`endpoint.py` draws the states of one endpoint; here are all of them, who holds which call, and time.
+`endpoint.py` draws the states of one endpoint; this file has all of them, who holds which call, and time.
 
 `now` is Unix time in seconds. When it goes back, all that is waited for moves back with it, so that a changed
 clock extends no wait. When it goes forward, waits end early: from here that looks like a machine that slept.

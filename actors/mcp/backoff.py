@@ -1,4 +1,4 @@
-"""How long to leave a server alone that fails again and again: 0, 0.5, 1, 2 ... 30 s."""
+"""How long to wait before starting a server again that keeps failing: 0, 0.5, 1, 2 ... 30 s."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST_DELAY_S = 30.0
 
 
 class Backoff:
-    """How long to leave a server alone after failures in a row. Plain arithmetic: the clock is handed in."""
+    """How long to wait after failures in a row. Plain arithmetic: the clock is handed in."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""Where an MCP server of a name is found, and a client for it.
+"""Finds the MCP server that has a name, and makes a client for it.
 
     a server of that name in `.mcp.json`, with the user's consent -> that one
     else a sage server of that name                               -> in this process
@@ -60,7 +60,7 @@ _SILENCE_S = 600.0  # between two bytes of an HTTP answer
 class OpenServer:
     """A server that can be entered.
 
-    ended: set when it is over, by whoever knows; who holds the client leaves it then. epitaph: how it ended.
+    ended: set by whoever knows that it is over; whoever holds the client then leaves it. epitaph: how it ended.
     last_words: the last lines of its stderr, or "". note: what may explain a failed start. refused: what the egress
     proxy said last in place of the server, if it did. is_own: a built-in server, whose answers are made by the models
     that its tools' schemas are made of; to check them again, and the schemas first, would cost 50 ms for each tool.
@@ -101,7 +101,7 @@ class ServerFinder:
         """The server `name`, not yet started.
 
         Raises:
-            UsageError: there is none of that name, it is disabled, the user did not consent to it, or the backend
+            UsageError: there is no server of that name, it is disabled, the user did not consent to it, or the backend
                 that was chosen for built-in servers cannot be used.
             DefinitionError: its entry, or the whole file, cannot be used.
         """

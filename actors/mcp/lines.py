@@ -20,7 +20,7 @@ _ID_LAST = re.compile(rb'"id"\s*:\s*(\d{1,18})\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s
 
 @dataclass(frozen=True, slots=True)
 class LongLine:
-    """A line of `size_bytes` that was not kept, but for its first and last bytes."""
+    """A line of `size_bytes` of which only the first and last bytes were kept."""
 
     head: bytes
     tail: bytes

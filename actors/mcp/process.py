@@ -1,4 +1,4 @@
-"""A server's process that something else than asyncio started: its pipes as streams, its end by asking."""
+"""A server's process that was not started by asyncio: its pipes as streams, and its end found out by polling."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ _OUTPUT_CHARS = 1024 * 1024  # of a server, of what belongs to no call
 
 
 class Listener(Protocol):
-    """Who made a call: hears of its progress and of what the server says meanwhile."""
+    """Whoever made a call: is told of its progress and of what the server says meanwhile."""
 
     def hear(self, level: str, text: str) -> None: ...
 
@@ -135,7 +135,7 @@ class _Server:
         self._last_failure = ""
 
     async def connection(self, listener: Listener) -> _Connection:
-        """The live connection; who comes while it starts waits for the same start."""
+        """The live connection; whoever asks while it starts waits for the same start."""
         current = self._connection
         if current is not None:
             if not current.is_over:

@@ -53,8 +53,8 @@ class _Choice:
 
 
 class AgentRunner:
-    """Asks whom the operation names. A blocking operation: an agent takes minutes, and a process of its own is what
-    a crash, a limit or a cancel ends without touching others."""
+    """Asks the agent or model that the operation names. It is a blocking operation: an agent takes minutes, and in a
+    process of its own it can crash, reach a limit or be cancelled without touching others."""
 
     is_async = False
 

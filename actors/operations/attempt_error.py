@@ -91,7 +91,7 @@ def _formatted(error: BaseException, trace: TracebackType) -> str:
 
 
 class _Frames(traceback.StackSummary):
-    """Frames whose text is made once: most of what a traceback costs is to find what its carets are to mark, and an
+    """Frames whose text is made once: most of the cost of a traceback is finding what its carets should mark, and an
     operation that fails for many nodes fails in the same places."""
 
     _texts: ClassVar[dict[tuple[Any, ...], str]] = {}

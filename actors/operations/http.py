@@ -233,7 +233,7 @@ def _parse(response: httpx.Response, content: bytes) -> Any:
         try:
             return json.loads(content)
         except ValueError:
-            pass  # it says JSON and is none: the text is more use than an error
+            pass  # it claims to be JSON and is not: the text is more useful than an error
     try:
         return content.decode(response.charset_encoding or "utf-8")
     except (UnicodeDecodeError, LookupError):

@@ -157,7 +157,7 @@ def _in_strings(lines: Sequence[str]) -> Set[int]:
 
 
 def _in_comments(lines: Sequence[str]) -> Set[int]:
-    """The lines inside comments of several lines, but for the first: an example in a comment defines nothing."""
+    """The lines inside comments of several lines, except the first: an example in a comment defines nothing."""
     found: set[int] = set()
     is_open = False
     for number, line in enumerate(lines):

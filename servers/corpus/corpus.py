@@ -57,7 +57,7 @@ class Corpus:
         return weigh(parsed, first_scores((self._searchable[each.passage], each) for each in ranked))
 
     def text(self, path: str) -> str | None:
-        """The text of a file of the project, as shown by `Passage.source`; None where it is none."""
+        """The text of a file of the project, as shown by `Passage.source`; None if there is no such text."""
         real = self._real_names.get(path)
         data = self.repository.read_bytes(real, MAX_FILE_BYTES) if real is not None else None
         return None if data is None else decoded(data)

@@ -20,7 +20,7 @@ _ASIDE = frozenset({"docs", "doc", "template", "templates", "skeleton", "website
 def parts(paths: Iterable[str]) -> list[str]:
     """The folders of the parts among a project's files, each with `/` behind it: at most twelve, the upper ones first.
 
-    The main folder is none of them.
+    The main folder is not among them.
     """
     folders = {
         folder + "/"

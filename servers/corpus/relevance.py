@@ -3,7 +3,7 @@
 A ranking by words alone prefers a passage that says one rare word often to one that is about all of them. Here its
 score is multiplied by the share of the query that it covers, and raised where the words stand in its title or
 side by side. What follows a preposition says where, not what, and counts half. Words of the trade count for each
-other a little: who asks for rate limiting wants the throttle.
+other a little: someone who asks for rate limiting wants the throttle.
 """
 
 from __future__ import annotations

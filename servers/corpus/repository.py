@@ -137,7 +137,7 @@ class Repository:
         return name if _COMMIT.fullmatch(name) else None
 
     def state_hash(self, exclude: Iterable[str] = EXCLUDED) -> str:
-        """A hash of the commit and of all contents, but for the folders `exclude` (each ends in `/`)."""
+        """A hash of the commit and of all contents, except the folders `exclude` (each ends in `/`)."""
         prefixes = tuple(exclude)
         digest = hashlib.sha256(f"{self.head or ''}\n".encode())
         for file in self.files:
@@ -363,7 +363,7 @@ class _Inside:
 
 
 def _walk(inside: _Inside) -> tuple[tuple[SourceFile, ...], tuple[str, ...]]:
-    """The files of a folder without git, but for what tools leave behind."""
+    """The files of a folder without git, except what tools leave behind."""
     found: list[SourceFile] = []
     for folder, names, files in os.walk(inside.root):
         relative = os.path.relpath(folder, inside.root)

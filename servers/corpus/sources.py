@@ -3,7 +3,7 @@
     project -> Repository (a look: names, times, ids of contents) -> state -> Sources -> once(Corpus), once(WordIndex)
 
 Reading a large repository costs seconds. So what was read is shared by all tools and calls as long as the files stay
-what they are; who asks while it is being made waits for it.
+what they are; whoever asks while it is being made waits for it.
 """
 
 from __future__ import annotations

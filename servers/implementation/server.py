@@ -137,7 +137,7 @@ def create_server(settings: ServerSettings) -> MCPServer:
 async def run_validation(
     settings: ServerSettings, *, slug: str | None = None, work: Any = None, limit_s: float = DEFAULT_LIMIT_S
 ) -> ValidationResult:
-    """What the tool does. Raises ValueError for a slug that is none."""
+    """What the tool does. Raises ValueError for a malformed slug."""
     if slug is not None:
         check_slug(slug)
     checks = await anyio.to_thread.run_sync(lambda: sources_of(settings.project).once(detect_checks))

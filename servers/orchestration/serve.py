@@ -43,7 +43,7 @@ def serve_sage(name: str, project: Path) -> NoReturn:
     """Serve the sage server of that name until the client goes away. Ends the process.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is no server of that name.
     """
     from sage_actors.actors.trust.consents import TrustStore, checks_item
     from sage_actors.servers.catalog import create_server

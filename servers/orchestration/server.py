@@ -381,7 +381,7 @@ _Result = TypeVar("_Result")
 
 
 async def _in_thread(function: Callable[[], _Result]) -> _Result:
-    """What blocks must not hold up other calls; who is cancelled does not wait for it."""
+    """A call that blocks must not hold up others; a caller that is cancelled does not wait for it."""
     return await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
 
 

@@ -24,7 +24,7 @@ def load_template(name: str, project: Path) -> WorkflowSpec:
     """The workflow of a template.
 
     Raises:
-        ToolRefused: there is none, or the user did not consent to what it would start.
+        ToolRefused: there is no such template, or the user did not consent to what it would start.
         DefinitionError: it is invalid.
     """
     template = named_template(name, project)

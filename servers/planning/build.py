@@ -117,7 +117,7 @@ def _groundwork(plan: Plan, needs: list[str]) -> list[str]:
 
 
 def _settings_in_use(study: Study) -> Place | None:
-    """The settings of the whole project, or of the thing, if its own files use them: a product for others is none."""
+    """The settings of the whole project, or of the thing, if its own files use them, not those of a product for others."""
     words = study.survey.words
     for place in study.settings:
         name = _name(place.text)

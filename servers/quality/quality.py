@@ -76,7 +76,7 @@ class FileQuality(_Data):
 
 
 class Repetition(_Data):
-    """Functions whose bodies are the same but for white space."""
+    """Functions whose bodies are the same except for white space."""
 
     lines: int
     places: list[str]

@@ -1,4 +1,4 @@
-"""Where the code is that matters to a topic: definitions first, then who calls them; and how it was changed before."""
+"""Where the code is that matters to a topic: definitions first, then their callers; and how it was changed before."""
 
 from __future__ import annotations
 

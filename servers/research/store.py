@@ -86,7 +86,7 @@ class ResearchStore:
         self._now_ms = now_ms
 
     def get(self, topic: str) -> ResearchEntry | None:
-        """The entry of exactly this topic (but for case and spaces), with this use counted; None when expired."""
+        """The entry of exactly this topic (except for case and spaces), with this use counted; None when expired."""
         path, entry = self._find(topic)
         if entry is None or entry.expiresAt < self._now_ms():
             self._count(None, entry)

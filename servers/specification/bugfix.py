@@ -1,4 +1,4 @@
-"""The specification of a bug's fix: the error, where it leads, who is suspected, how it is reproduced."""
+"""The specification of a bug's fix: the error, where it leads, which code is suspected, how to reproduce it."""
 
 from __future__ import annotations
 

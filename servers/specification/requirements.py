@@ -1,6 +1,6 @@
 """Requirements of a specification: what was asked, what the project's own files say, and what is proposed from them.
 
-None is invented: a requirement that no place of the project supports is left out, but for the first, which is the
+None is invented: a requirement that no place of the project supports is left out, except the first, which is the
 request itself.
 """
 

@@ -103,7 +103,7 @@ async def create_specification(
     Raises:
         UsageError: `output` or `slug` is no place in the project.
         StorageError: the document cannot be written.
-        ValueError: `slug` is none.
+        ValueError: `slug` is malformed.
     """
     name = choose_slug(topic, slug)
     handed = json.dumps([research, patterns, skills], ensure_ascii=False, default=str)

@@ -82,7 +82,7 @@ class Investigation:
 
     @property
     def foreign_frames(self) -> int:
-        """How many frames lead out of the project: to who calls it, or to what it calls."""
+        """How many frames lead out of the project: to its callers, or to what it calls."""
         return sum(self._file_of(frame) is None for frame in self.report.frames)
 
     @property

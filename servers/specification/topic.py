@@ -137,7 +137,7 @@ class Topic:
 
     @cached_property
     def kin(self) -> dict[str, frozenset[str]]:
-        """Of each stem of `thing` those of other words for it: who asks for a mailbox may mean the inbox."""
+        """Of each stem of `thing` those of other words for it: someone who asks for a mailbox may mean the inbox."""
         return {
             part: frozenset(_stems(" ".join(kindred(self.word_of(part))))) - {part}
             for part in self.thing_stems

@@ -209,7 +209,7 @@ def resolve_command(
 
 
 def _act(project: Path, run_id: str, request: dict[str, Any]) -> bool:
-    """Have it done, by the run's owner or in its stead; it is on disk then. Whether there is a live owner."""
+    """Have the run's owner do it, or do it here if there is none; it is then on disk. Whether there is an owner."""
     from sage_actors.supervisor.control.client import ControlClient, NoControlError
 
     by = user_name()

@@ -41,7 +41,7 @@ def audit_command() -> None:
 def _verify(run_id: str | None, heads: tuple[str, ...], project: Path, as_json: bool) -> int:
     """Check every record, the chain, and the journals of its runs (or of RUN); exit code 4 at the first that is bad.
 
-    Who holds the key can write a new log, and who can write both the log and the journals can put an old copy of both
+    Whoever holds the key can write a new log, and whoever can write log and journals can put an old copy of both
     back. Against that, keep what `audit head` prints where they cannot write, and give it with --head.
     """
     from sage_actors.actors.audit.check import verify_audit

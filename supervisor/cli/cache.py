@@ -1,4 +1,4 @@
-"""The command cache: what is kept of results, how often it helped, and how to be rid of it."""
+"""The command `cache`: which results are kept, how often they were used, and how to remove them."""
 
 from __future__ import annotations
 

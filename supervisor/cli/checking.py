@@ -32,7 +32,7 @@ def load_checked(path: Path, project: Path, warn: Callable[[Problem], None]) -> 
 
 @contextmanager
 def told_in_place(path: Path) -> Iterator[None]:
-    """What a supervisor finds wrong names nodes by their ids: it is told where they stand in the file."""
+    """Problems that a supervisor finds name nodes by their ids: adds where those are in the file."""
     try:
         yield
     except DefinitionError as error:
@@ -81,7 +81,7 @@ def _call_problems(path: Path, project: Path, known: set[str]) -> list[Problem]:
 
 
 class _File:
-    """A workflow file as it was read, whatever is wrong with it: where its nodes stand."""
+    """A workflow file as it was read, whatever is wrong with it: the lines where its nodes are."""
 
     def __init__(self, path: Path) -> None:
         from sage_actors.supervisor.definitions.loading import read_file

@@ -81,7 +81,7 @@ def error_text(error: object) -> str:
 
 
 def line_of(event: Event) -> str | None:
-    """The event as one line for people, or None if it is none of their business."""
+    """The event as one line for people, or None if it does not concern them."""
     describe = _LINES.get(event.event)
     return None if describe is None else describe(event)
 

@@ -78,7 +78,7 @@ class _Nothing:
 
 
 class _JsonLines(_Nothing):
-    """One event a line on stdout, flushed when nothing more is at hand; everything else on stderr."""
+    """One event a line on stdout, flushed when no more events are waiting; everything else on stderr."""
 
     def show(self, event: Event) -> None:
         sys.stdout.write(to_line(event.to_dict()) + "\n")

@@ -168,7 +168,7 @@ def _open_closed() -> None:
 
 
 class _LastWords(io.FileIO):
-    """Standard error on a full disk: what cannot be said there keeps nothing from being done."""
+    """Standard error on a full disk: a message that cannot be written there does not stop the work."""
 
     def write(self, data: Any) -> int:
         try:

@@ -1,4 +1,4 @@
-"""What several commands share: options, where a workflow is, who asks, and how to say what to do next."""
+"""What several commands share: options, finding a workflow and a run, asking the user, and naming the next command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of execution as people see it: batches, and what each node waits for.
+"""The order of execution as the command `graph` shows it: batches, and what each node waits for.
 
 Batch 1: [A, B]
 Batch 2: [C]  C depends on [A, B]

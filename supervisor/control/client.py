@@ -1,4 +1,4 @@
-"""The other end of the control socket: ask, and decide for, a run that another process owns."""
+"""The client of the control socket: asks about a run that another process owns, and decides for it."""
 
 from __future__ import annotations
 

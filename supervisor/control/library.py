@@ -1,4 +1,4 @@
-"""The control socket of a program that carries runs out with the library: opened with a run, gone with it."""
+"""The control socket of a program that carries runs out with the library: it is open as long as a run goes on."""
 
 from __future__ import annotations
 

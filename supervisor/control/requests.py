@@ -1,4 +1,4 @@
-"""What may be asked over the control socket, and what comes of it: requests as data, carried out on a run."""
+"""What may be asked over the control socket: requests as data, and how they are carried out on a run."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def read_request(line: bytes) -> Request:
     """The request that a line of JSON holds.
 
     Raises:
-        ValueError: it is none; says where and why.
+        ValueError: it holds none; the message says where and why.
     """
     try:
         return _ANY.validate_json(line)
