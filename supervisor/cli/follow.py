@@ -125,7 +125,7 @@ class Follower:
     def __init__(self) -> None:
         self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._signals = 0
-        self._asking = False
+        self._is_interruptible = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Follower:
@@ -144,14 +144,15 @@ class Follower:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
-    def asking(self) -> Iterator[None]:
-        """While a person is asked a signal is an answer: KeyboardInterrupt."""
+    def interruptible(self) -> Iterator[None]:
+        """While a person is asked, or the project's modules are imported, a signal is a KeyboardInterrupt: nothing has
+        begun."""
         self.check()
-        self._asking = True
+        self._is_interruptible = True
         try:
             yield
         finally:
-            self._asking = False
+            self._is_interruptible = False
 
     def follow(
         self,
@@ -219,7 +220,7 @@ class Follower:
             abort()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._asking:
+        if self._is_interruptible:
             raise KeyboardInterrupt
         self._signals += 1
         if self._signals > 2:

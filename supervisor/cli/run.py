@@ -210,10 +210,12 @@ def run_command(
 
     def start(supervisor: Supervisor, follower: Follower) -> Run:
         def ask(changes: list[str]) -> bool:
-            with follower.asking():
+            with follower.interruptible():
                 return _ask_about_changes(changes)
 
         with told_in_place(path):
+            with follower.interruptible():
+                supervisor.check(spec)
             return supervisor.start(
                 spec,
                 run_id=run_id,

@@ -750,6 +750,21 @@ def test_a_signal_before_a_run_begins_ends_the_command_as_an_interruption(
     assert "no run" in sage("status", "r", code=2).stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_module_is_imported_does_not_wait_for_it(sage: CommandLine, number: int) -> None:
+    (sage.project / "slow.py").write_text(
+        "import pathlib, time\npathlib.Path('importing').touch()\ntime.sleep(100)\ndef f(): pass\n"
+    )
+    process = sage.start("run", sage.flow({"id": "a", "type": "python", "call": "slow:f"}), "--run-id", "r")
+    wait_until((sage.project / "importing").exists)
+    begun = time.monotonic()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.strip()) == (130, "Interrupted.")
+    assert time.monotonic() - begun < 20
+    assert "no run" in sage("status", "r", code=2).stderr
+
+
 @pytest.mark.parametrize("delay_s", [0.0, 0.01, 0.03])
 def test_a_signal_while_a_run_is_being_made_stops_it_when_it_is(sage: CommandLine, delay_s: float) -> None:
     """Half a supervisor, or half an admission, cannot be stopped: it ran on to the end, or hung for 15 s."""
