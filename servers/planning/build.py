@@ -117,7 +117,7 @@ def _groundwork(plan: Plan, needs: list[str]) -> list[str]:
 
 
 def _settings_in_use(study: Study) -> Place | None:
-    """The settings of the whole project, or of the thing, if its own files use them, not those of a product for others."""
+    """The settings of the whole project or, if its own files use them, of the thing; not those of another product."""
     words = study.survey.words
     for place in study.settings:
         name = _name(place.text)
