@@ -30,7 +30,7 @@ __all__ = [
     "unshare",
 ]
 
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_READ, PR_CAPBSET_DROP = 1, 4, 23, 24
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP = 1, 4, 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 38, 47
 
@@ -259,14 +259,8 @@ def keep_capabilities(kept: frozenset[int]) -> None:
     """Drops every capability that is not in `kept`, for this process and for whatever it will execute."""
     with_right_to_bound = _effective() >> 8 & 1  # CAP_SETPCAP
     prctl(PR_CAP_AMBIENT, 4)  # clear all
-    for each in range(_LAST_CAPABILITY + 1):
-        try:
-            present = prctl(PR_CAPBSET_READ, each)
-        except OSError:  # past the last one that this kernel knows
-            break
-        # Without the right to drop them from the bounding set, no_new_privs keeps execve from giving them back.
-        if present and each not in kept and with_right_to_bound:
-            prctl(PR_CAPBSET_DROP, each)
+    if with_right_to_bound:  # otherwise no_new_privs keeps execve from giving them back
+        _bound_capabilities(kept)
     mask = sum(1 << each for each in kept) & _effective()
     header = ctypes.create_string_buffer(struct.pack("II", _CAPABILITY_VERSION_3, 0), 8)
     low, high = mask & 0xFFFFFFFF, mask >> 32
@@ -274,6 +268,17 @@ def keep_capabilities(kept: frozenset[int]) -> None:
     _checked(_libc().capset(header, data), "capset")
     if _effective() & ~mask:
         raise OSError(errno.EPERM, "capset left capabilities behind")
+
+
+def _bound_capabilities(kept: frozenset[int]) -> None:
+    for each in range(_LAST_CAPABILITY + 1):
+        if each not in kept:
+            try:
+                prctl(PR_CAPBSET_DROP, each)
+            except OSError as cause:
+                if cause.errno != errno.EINVAL:
+                    raise
+                return  # past the last one that this kernel knows
 
 
 def _effective() -> int:
