@@ -15,10 +15,13 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from egress_harness import Origin, World
 
 # Hundreds of processes are started here: where containers set this, each would compile the whole package.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -123,6 +126,24 @@ def web() -> Iterator[int]:
     yield server.server_address[1]
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def net() -> Iterator[World]:
+    """The egress proxy, with a network of its own."""
+    from egress_harness import world  # here, for most tests do without it
+
+    with world() as found:
+        yield found
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    """A web server to reach through that."""
+    from egress_harness import Origin
+
+    with Origin() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
