@@ -93,11 +93,12 @@ def call_problems(place: str, info: Mapping[str, Any], arguments: Iterable[str])
     parameters = info.get("parameters")
     if parameters is None:
         return
-    takes, given = parameters["takes"], list(arguments)
-    for name in given if takes is not None else ():
-        if name not in takes:
-            hint = nearest(name, takes, otherwise=f"it takes {', '.join(takes) or 'none'}")
-            yield Problem(f"{place}.arguments.{name}", f"{call} takes no argument {name!r}", hint)
+    given = list(arguments)
+    takes: list[str] | None = parameters["takes"]  # None: any
+    unknown = [] if takes is None else [name for name in given if name not in takes]
+    for name in unknown:
+        hint = nearest(name, takes or (), otherwise=f"it takes {', '.join(takes or ()) or 'none'}")
+        yield Problem(f"{place}.arguments.{name}", f"{call} takes no argument {name!r}", hint)
     for name in parameters["needs"]:
         if name not in given:
             yield Problem(f"{place}.arguments", f"{call} needs the argument {name!r}", f"add {name}: ...")
