@@ -90,7 +90,7 @@ def prune_command(age: str, yes: bool, dry_run: bool, audit_too: bool, project: 
     if not as_json:
         for name in names:
             click.echo(f"  {name}  last written {_day(state.root / name)}")
-    if not _may(f"Delete {counted(len(names), 'run')} for good?", yes):
+    if not _may(f"Delete {_told_apart(len(old), len(archived), len(logs))} for good?", yes):
         return 1
     leftovers = [_delete(state, run_id) for run_id in old]
     for path in archived:
@@ -101,6 +101,16 @@ def prune_command(age: str, yes: bool, dry_run: bool, audit_too: bool, project: 
             audit.drop_before(before)
     _tell(as_json, names, "deleted", leftovers)
     return 0
+
+
+def _told_apart(runs: int, archived: int, files: int) -> str:
+    """What is to be removed, as `2 runs and 1 archived run`."""
+    parts = [
+        counted(runs, "run") if runs else "",
+        counted(archived, "archived run") if archived else "",
+        counted(files, "file of the audit log", "files of the audit log") if files else "",
+    ]
+    return " and ".join(filter(None, parts))
 
 
 def _refuse_live(state: StateDirectory, run_ids: Iterable[str]) -> None:

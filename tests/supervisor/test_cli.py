@@ -1096,6 +1096,16 @@ def test_delete_asks_first_and_prune_goes_by_age(sage: CommandLine, inside: Insi
     assert [row["run_id"] for row in json.loads(inside("list", "--json").stdout)] == ["three"]
 
 
+def test_prune_tells_apart_what_it_asks_about(sage: CommandLine, inside: Inside) -> None:
+    inside("run", sage.flow(noted("a"), name="one"))
+    inside("run", sage.flow(noted("a"), name="one"), "--fresh")
+    for journal in (sage.project / ".sage/state").rglob("journal-*"):
+        os.utime(journal, (1_000_000_000, 1_000_000_000))
+    code, sent = on_terminal(sage, "prune", "--older-than", "30d", answer="n\n")
+    assert code == 1
+    assert "Delete 1 run and 1 archived run for good?" in sent
+
+
 def test_a_project_whose_path_is_no_text_is_refused(sage: CommandLine) -> None:
     project = os.path.join(os.fsencode(sage.project), b"\xff")
     os.mkdir(project)
